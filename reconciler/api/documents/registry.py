@@ -1,0 +1,24 @@
+"""Every document a command may print, by kind; ``schemas/documents`` is generated from it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from reconciler.api.documents import lists, plans, results, shapes
+
+DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
+    "Plan": plans.Plan,
+    "ImageList": lists.ImageList,
+    "CopyList": lists.CopyList,
+    "JobList": lists.JobList,
+    "ClientList": lists.ClientList,
+    "UnitList": lists.UnitList,
+    "PolicyList": lists.PolicyList,
+    "AuditList": lists.AuditList,
+    "ValidationResult": results.ValidationResult,
+    "RestoreResult": results.RestoreResult,
+    "PoolStats": results.PoolStats,
+    "ApplyResult": results.ApplyResult,
+    "Version": results.Version,
+    "Result": results.Message,
+}

@@ -1,0 +1,144 @@
+"""What single commands print: validation, restore, pool statistics, version, and the outcome of apply."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+from reconciler.api.documents import shapes
+from reconciler.base import diagnostics
+
+
+class DiagnosticItem(shapes.Shape):
+    """One finding; ``file`` is relative to the estate, line and column count from 1."""
+
+    severity: str
+    code: str
+    file: str | None
+    line: int | None
+    column: int | None
+    object: str | None
+    path: str | None
+    message: str
+    hint: str | None
+
+
+def diagnostic_item(found: diagnostics.Diagnostic) -> DiagnosticItem:
+    """The document form of a diagnostic."""
+    place = found.position
+    return DiagnosticItem(
+        severity=found.severity.value,
+        code=found.code,
+        file=place.file if place else None,
+        line=place.line if place else None,
+        column=place.column if place else None,
+        object=found.object,
+        path=found.path,
+        message=found.message,
+        hint=found.hint,
+    )
+
+
+class ValidationResult(shapes.Document):
+    """``validate``."""
+
+    kind: Literal["ValidationResult"] = "ValidationResult"
+    valid: bool
+    errors: int
+    warnings: int
+    objects: int
+    revision: str
+    diagnostics: tuple[DiagnosticItem, ...]
+
+
+class RestoredDisk(shapes.Shape):
+    """One disk of a restore."""
+
+    name: str
+    path: str
+    size_bytes: int
+    written_bytes: int
+    digest: str
+    verified: bool
+
+
+class RestoreResult(shapes.Document):
+    """``restore``."""
+
+    kind: Literal["RestoreResult"] = "RestoreResult"
+    client: str
+    image: str
+    image_time: shapes.Time
+    # ``copy`` is a method of every pydantic model, so the field has another name inside.
+    copy_number: Annotated[int, pydantic.Field(alias="copy")]
+    unit: str
+    format: str
+    target: str
+    dry_run: bool
+    state: str
+    wall_seconds: float
+    disks: tuple[RestoredDisk, ...]
+
+
+class PoolStats(shapes.Document):
+    """``pool stats``. ``ratio`` = logical / stored, ``nonZeroRatio`` = non-zero / stored, over all images."""
+
+    kind: Literal["PoolStats"] = "PoolStats"
+    unit: str
+    images: int
+    logical_bytes: int
+    non_zero_bytes: int
+    stored_bytes: int
+    ratio: float | None
+    non_zero_ratio: float | None
+    segments: int
+    containers: int
+    dead_bytes: int
+    reclaimable_bytes: int
+    cache_hit_ratio: float | None
+    generation: int
+
+
+class ActionOutcome(shapes.Shape):
+    """What became of one action of a pass."""
+
+    address: str
+    type: str
+    state: str
+    job: str | None
+    error: shapes.CodeMessage | None
+
+
+class ApplyResult(shapes.Document):
+    """``apply``, ``run --once`` and ``backup --wait``: what one pass did."""
+
+    kind: Literal["ApplyResult"] = "ApplyResult"
+    revision: str
+    configuration: int
+    succeeded: int
+    partial: int
+    failed: int
+    waiting: int
+    blocked: int
+    held: int
+    converged: bool
+    actions: tuple[ActionOutcome, ...]
+
+
+class Version(shapes.Document):
+    """``version``."""
+
+    kind: Literal["Version"] = "Version"
+    version: str
+    python: str
+    crash_points: tuple[str, ...]
+
+
+class Message(shapes.Document):
+    """A command whose whole result is that it was done."""
+
+    kind: Literal["Result"] = "Result"
+    done: bool
+    message: str
+    details: dict[str, Any] = pydantic.Field(default_factory=dict)

@@ -1,0 +1,74 @@
+"""Named points at which a process may be made to die, so that every crash point has a test.
+
+Obeyed only with ``HOLDFAST_TEST=1``: ``HOLDFAST_CRASH=POINT[:N]`` sends SIGKILL to the process itself at the N-th
+passage of the point. ``holdfast version -o json`` lists the points.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+from typing import Final
+
+#: Every point in the order in which a run of the loop meets it. ``passing`` refuses other names.
+POINTS: Final = (
+    "catalog.migrated",
+    "unit.identity-written",
+    "configuration.recorded",
+    "backup.frozen",
+    "backup.reading",
+    "backup.before-commit",
+    "backup.after-commit",
+    "backup.recorded",
+    "directory.disk-synced",
+    "directory.before-rename",
+    "directory.after-rename",
+    "directory.delete-renamed",
+    "pool.registered",
+    "pool.container-written",
+    "pool.container-renamed",
+    "pool.container-indexed",
+    "pool.before-manifest",
+    "pool.after-manifest",
+    "pool.manifest-removed",
+    "pool.condemned",
+    "pool.container-deleted",
+    "duplicate.reading",
+    "duplicate.before-commit",
+    "duplicate.after-commit",
+    "duplicate.recorded",
+    "expire.marked",
+    "expire.deleted",
+    "expire.recorded",
+    "reclaim.started",
+    "reclaim.done",
+    "restore.reading",
+    "restore.before-rename",
+    "dump.written",
+)
+
+_counter = itertools.count(1)
+_lock = threading.Lock()
+
+
+def _armed() -> tuple[str, int] | None:
+    if os.environ.get("HOLDFAST_TEST") != "1":
+        return None
+    name, _, count = os.environ.get("HOLDFAST_CRASH", "").partition(":")
+    return (name, int(count or "1")) if name else None
+
+
+_target = _armed()
+
+
+def passing(point: str) -> None:
+    """Say that the process passes ``point``: it dies here if told to. Raises ``ValueError`` for an unknown name."""
+    if point not in POINTS:
+        raise ValueError(f"{point} is not a named crash point")
+    if _target is None or point != _target[0]:
+        return
+    with _lock:
+        if next(_counter) == _target[1]:
+            os.kill(os.getpid(), signal.SIGKILL)
