@@ -1,0 +1,1 @@
+"""Where bytes come from, and where a restore puts them: ``machines`` is the port, each sub-package one kind of source."""

@@ -1,0 +1,210 @@
+"""What kind of disk a file is, and which files it may draw in.
+
+A guest writes the bytes of its own raw disk, so it can make that disk begin like a qcow2 whose backing file is any file
+of this host. Two rules keep that harmless:
+
+1. The name and the content decide together. Names ending in ``.img .raw .dd .bin .iso`` or ``-flat.vmdk``, and block
+   devices, are raw whatever they contain: their bytes are kept exactly, with a warning if they look like a container.
+   Names ending in ``.qcow2 .qcow .vmdk .vhdx`` must have that content, else the disk is unreadable. For any other name
+   the content alone decides.
+2. Nothing outside the machine's own folder is followed, ever: no backing file, no external data file, no extent. Each
+   layer is opened with a stated driver, so no tool guesses either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from reconciler.base import errors
+from reconciler.sources.diskimages import headers, servers
+
+_RAW_ENDINGS = (".img", ".raw", ".dd", ".bin", ".iso", "-flat.vmdk")
+_CONTAINER_ENDINGS = {".qcow2": "qcow2", ".qcow": "qcow2", ".vmdk": "vmdk", ".vhdx": "vhdx"}
+_DEEPEST_CHAIN = 32
+
+
+class ForeignReference(errors.SourceError):
+    """A disk image points at a file outside its machine's folder."""
+
+    retryable = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """One file of a chain that can be checked by itself."""
+
+    path: Path
+    format: str
+    #: Bytes per allocation unit.
+    cluster: int
+    #: Tree of block drivers that opens this layer without its backing file.
+    node: Mapping[str, Any]
+    #: Which file holds the data from which offset of the virtual disk on.
+    spans: tuple[tuple[int, Path], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """How to open one disk."""
+
+    #: ``raw``, ``qcow2``, ``vmdk`` or ``vhdx``.
+    format: str
+    #: Tree of qemu's block drivers, None for raw disks.
+    node: Mapping[str, Any] | None
+    #: Every file whose bytes are part of the disk, itself first.
+    files: tuple[Path, ...]
+    #: The files among them that are containers, itself first.
+    layers: tuple[Layer, ...] = ()
+    #: What the name says, where the content says otherwise and is not believed.
+    doubt: str | None = None
+
+
+def head(path: Path) -> bytes:
+    """The first bytes of a file. Raises ``SourceError``."""
+    try:
+        # Opening a pipe would wait for a writer; disks are files and block devices.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.pread(handle, headers.HEAD, 0)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise errors.SourceError(f"{path}: {error.strerror}", hint="check the file's permissions") from error
+
+
+def kind(path: Path) -> str:
+    """The format of a disk by its name and content, as described above. Raises ``SourceError`` if they contradict."""
+    name, content = path.name.lower(), headers.magic(head(path))
+    claimed = "raw" if name.endswith(_RAW_ENDINGS) else _CONTAINER_ENDINGS.get(path.suffix.lower())
+    if claimed is None:
+        return "raw" if path.is_block_device() else content
+    if claimed not in ("raw", content):
+        raise errors.SourceError(
+            f"{path}: is no {claimed}: it does not begin like one",
+            hint="the file is damaged or truncated; if it is a raw disk, give it a name that ends in .img",
+        )
+    return claimed
+
+
+def identify(path: Path, folder: Path) -> Image:
+    """How to open the disk at ``path`` of the machine in ``folder``. Raises ``SourceError`` or ``ForeignReference``."""
+    format_ = kind(path)
+    if format_ == "raw":
+        seen = headers.magic(head(path))
+        doubt = None
+        if seen != "raw":
+            doubt = f"{path.name} begins like a {seen}, and is kept byte for byte as the raw disk its name says it is"
+        return Image(format="raw", node=None, files=(path,), doubt=doubt)
+    files: list[Path] = []
+    layers: list[Layer] = []
+    try:
+        node = _open(path, format_, folder.resolve(), files, layers)
+    except errors.SourceError as error:
+        if str(path) in error.message:
+            raise
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
+    return Image(format=format_, node=node, files=tuple(files), layers=tuple(layers))
+
+
+def _file_node(path: Path) -> dict[str, Any]:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise errors.SourceError(f"{path!a}: the name is not valid UTF-8", hint="rename the file") from error
+    return {"driver": servers.file_driver(path), "filename": str(path)}
+
+
+def _open(path: Path, format_: str, folder: Path, files: list[Path], layers: list[Layer]) -> dict[str, Any]:
+    """The tree that opens ``path`` and all below it; adds to ``files`` and ``layers``."""
+    if len(files) >= _DEEPEST_CHAIN or any(path.samefile(other) for other in files):
+        raise errors.SourceError(f"the chain of backing files below {path.name} is endless or too deep")
+    files.append(path)
+    node: dict[str, Any] = {"driver": format_, "read-only": True, "force-share": True, "file": _file_node(path)}
+    if format_ == "raw":
+        return node
+    if format_ == "vhdx":
+        layers.append(Layer(path=path, format=format_, cluster=1 << 20, node=node, spans=((0, path),)))
+        return node
+    found = headers.qcow2(head(path)) if format_ == "qcow2" else headers.vmdk(head(path))
+    spans: tuple[tuple[int, Path], ...] = ((0, path),)
+    if found.data_file is not None:
+        data = _inside(found.data_file, path, folder)
+        files.append(data)
+        spans = ((0, data),)
+        node["data-file"] = {"driver": "raw", "read-only": True, "force-share": True, "file": _file_node(data)}
+    if found.extents:
+        spans = tuple(_vmdk_extents(found.extents, path, folder))
+        files += (extent for _, extent in spans)
+    node["backing"] = None
+    layers.append(Layer(path=path, format=format_, cluster=found.cluster, node=dict(node), spans=spans))
+    if found.backing is not None:
+        below = _inside(found.backing, path, folder)
+        node["backing"] = _open(below, _backing_format(below, found.backing_format), folder, files, layers)
+    return node
+
+
+def _inside(name: str, referrer: Path, folder: Path) -> Path:
+    """The file that ``referrer`` names, if it lies in the machine's folder."""
+    target = referrer.parent / name
+    try:
+        mode = target.stat().st_mode
+        real = target.resolve(strict=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        if not _lexically_inside(target, folder):
+            raise _foreign(name, referrer) from error
+        raise errors.SourceError(f"{referrer.name} needs {name!a}, which is not there") from error
+    if not real.is_relative_to(folder) or not stat.S_ISREG(mode):
+        raise _foreign(name, referrer)
+    return target
+
+
+def _lexically_inside(target: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(target.parent.resolve() / target.name)).is_relative_to(folder)
+
+
+def _foreign(name: str, referrer: Path) -> ForeignReference:
+    return ForeignReference(
+        f"{referrer.name} points at {name!a}, which is no regular file in the machine's folder, and is not followed",
+        hint="flatten the image with qemu-img convert, or put what it needs into the machine's folder",
+    )
+
+
+def _vmdk_extents(found: Iterable[headers.Extent], descriptor: Path, folder: Path) -> Iterator[tuple[int, Path]]:
+    start = 0
+    for extent in found:
+        # The vmdk driver resolves these names by itself, so only the plainest form is let through to it.
+        if extent.name != Path(extent.name).name or ":" in extent.name or extent.name in (".", ".."):
+            raise _foreign(extent.name, descriptor)
+        path = _inside(extent.name, descriptor, folder)
+        size = path.stat().st_size
+        if size < extent.needed:
+            raise errors.SourceError(f"{path.name} is truncated: {size} bytes, its descriptor says {extent.needed}")
+        yield start, path
+        start += extent.length
+
+
+def _backing_format(path: Path, declared: str | None) -> str:
+    if declared is None:
+        return kind(path)
+    if declared not in ("raw", "qcow2", "vmdk", "vhdx"):
+        raise errors.SourceError(f"{path.name} is declared as {declared!a}, which is not supported as a backing file")
+    if declared not in ("raw", headers.magic(head(path))):
+        raise errors.SourceError(f"{path.name} is declared as {declared}, and does not begin like one")
+    return declared
+
+
+def belonging(path: Path) -> frozenset[str]:
+    """Names beside a vmdk descriptor that are part of it, and so no disks of their own; none for any other file."""
+    try:
+        if kind(path) != "vmdk":
+            return frozenset()
+        found = headers.vmdk(head(path))
+    except errors.SourceError:
+        # Whoever opens the disk says what is wrong with it; here it only means that nothing is known to belong to it.
+        return frozenset()
+    return frozenset(extent.name for extent in found.extents) | frozenset(found.companions)

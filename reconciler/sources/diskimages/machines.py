@@ -1,0 +1,157 @@
+"""The source ``diskImages``: every matching sub-folder is a machine, every matching file in it a disk.
+
+``sources.opening`` builds it from a policy. A machine is known by the real path of its folder. Files that a vmdk
+descriptor draws in are part of that disk and no disks of their own. Names that begin with a dot are never looked at.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from reconciler.base import errors
+from reconciler.sources import machines
+from reconciler.sources.diskimages import bindings, formats, hooks, readings
+
+_PREFIX = "diskimages:"
+
+
+def machine_id(folder: Path) -> str:
+    """The identity of the machine in ``folder``: its real path."""
+    return f"{_PREFIX}{folder.resolve()}"
+
+
+class DiskImages:
+    """Machines as folders below ``path``. Implements ``machines.Source``."""
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        machines: str,
+        disks: Sequence[str],
+        hooks: hooks.Hooks | None = None,
+        allow_live: bool = False,
+        changed_blocks_bitmap: str | None = None,
+    ) -> None:
+        """``machines`` is a glob over folder names, ``disks`` globs over file names; both mind case."""
+        self._path = path
+        self._machines = machines
+        self._globs = tuple(disks)
+        self._hooks = hooks
+        self._allow_live = allow_live
+        self._bitmap = changed_blocks_bitmap
+
+    def _folders(self) -> list[Path]:
+        """Matching sub-folders by name. Raises ``OSError`` when the path cannot be listed."""
+        found = [entry for entry in self._path.iterdir() if _visible(entry, (self._machines,)) and entry.is_dir()]
+        return sorted(found, key=lambda folder: folder.name)
+
+    def _disks(self, folder: Path) -> list[Path]:
+        """Disks of one machine by name. Raises ``OSError`` when the folder cannot be listed."""
+        matching = [entry for entry in folder.iterdir() if _visible(entry, self._globs) and _is_disk(entry)]
+        parts = frozenset[str]().union(*(formats.belonging(path) for path in matching))
+        return sorted((path for path in matching if path.name not in parts), key=lambda path: path.name)
+
+    def inventory(self) -> machines.Inventory:
+        """The machines that match now; ``unreachable`` when the path cannot be listed."""
+        try:
+            folders = self._folders()
+        except OSError as error:
+            message = f"{self._path}: {error.strerror}; check that it is mounted and readable"
+            return machines.Inventory(
+                machines=(), unreachable=machines.Found(code="SourceUnreachable", message=message)
+            )
+        return machines.Inventory(machines=tuple(self._look(folder) for folder in folders))
+
+    def _look(self, folder: Path) -> machines.Machine:
+        names: tuple[str, ...] = ()
+        problem: machines.Found | None = None
+        try:
+            disks = self._disks(folder)
+            names = tuple(path.name for path in disks)
+            if not disks:
+                wanted = ", ".join(self._globs)
+                problem = machines.Found(code="NoDisks", message=f"no file in {folder} matches {wanted}")
+            elif any(_needs_tools(path) for path in disks):
+                lacking = bindings.missing()
+                problem = machines.Found(code="MissingPackage", message=lacking) if lacking else None
+        except OSError as error:
+            problem = machines.Found(code="UnreadableFolder", message=f"{folder}: {error.strerror}")
+        identity = machine_id(folder)
+        return machines.Machine(id=identity, name=folder.name, source=identity, disks=names, problem=problem)
+
+    def freeze(self, machine_id: str) -> machines.Reading:
+        """Run the before hook, then open every disk. Raises ``SourceError`` or ``HookFailed``, after the after hook."""
+        folder = self._find(machine_id)
+        disks = self._list(folder)
+        thaw = self._thaw(folder, disks)
+        try:
+            if self._hooks and self._hooks.before:
+                hooks.run("before", self._hooks.before, self._hooks.timeout, machine=folder.name, disks=disks)
+                disks = self._list(folder)
+            return readings.MachineReading(
+                folder,
+                disks,
+                allow_live=self._allow_live,
+                hooked=bool(self._hooks and self._hooks.before),
+                bitmap=self._bitmap,
+                thaw=thaw,
+            )
+        except BaseException as error:
+            try:
+                thaw()
+            except errors.HookFailed as second:
+                error.add_note(str(second))
+            raise
+
+    def _thaw(self, folder: Path, disks: Sequence[Path]) -> Callable[[], None]:
+        def run() -> None:
+            if self._hooks and self._hooks.after:
+                hooks.run("after", self._hooks.after, self._hooks.timeout, machine=folder.name, disks=disks)
+
+        return run
+
+    def _find(self, wanted: str) -> Path:
+        try:
+            for folder in self._folders():
+                if machine_id(folder) == wanted:
+                    return folder
+        except OSError as error:
+            raise errors.SourceError(f"{self._path}: {error.strerror}", hint="check that it is mounted") from error
+        raise errors.SourceError(
+            f"{wanted.removeprefix(_PREFIX)}: no such machine below {self._path}",
+            hint="was its folder moved or renamed?",
+        )
+
+    def _list(self, folder: Path) -> list[Path]:
+        try:
+            disks = self._disks(folder)
+        except OSError as error:
+            raise errors.SourceError(f"{folder}: {error.strerror}", hint="check the folder's permissions") from error
+        if not disks:
+            raise errors.SourceError(f"no file in {folder} matches {', '.join(self._globs)}")
+        return disks
+
+
+def _visible(entry: Path, globs: Sequence[str]) -> bool:
+    return not entry.name.startswith(".") and any(fnmatch.fnmatchcase(entry.name, glob) for glob in globs)
+
+
+def _is_disk(entry: Path) -> bool:
+    try:
+        mode = entry.stat().st_mode
+    except OSError:
+        # A link that leads nowhere promises a disk: opening it fails, and says why.
+        return entry.is_symlink()
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
+def _needs_tools(path: Path) -> bool:
+    try:
+        return formats.kind(path) != "raw"
+    except errors.SourceError:
+        # Not readable as what its name says: the reading tells why, and needs no tool for that.
+        return False

@@ -1,0 +1,334 @@
+"""Disks by 1 MiB blocks: reading a source once while its digests are made, and reading a stored disk with proof.
+
+``BlockWalk`` is the way in. A unit's writer iterates over it and stores what it yields; the walk decides what has to
+be read, knows zeros, fills the digest list, compares it with the parent's, counts on the meter and stops when asked.
+``ProvenDisk`` is the way out. A unit gives it a function that loads one block; every block is proven against its
+digest before a byte of it is handed on. ``prove`` is the same as a report. ``check_list`` proves a stored list itself.
+Shared by all unit types, so that equal disks have equal digests wherever they lie.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import errno
+import threading
+from collections.abc import Callable, Iterator
+
+from blake3 import blake3
+
+from reconciler.base import digests, disks, errors, extents, meters
+from reconciler.storage import units
+
+#: On the left of a comparison a bytearray compares with any buffer as fast as memory can be read.
+_ZEROS = bytearray(digests.BLOCK)
+#: Zeros fed to the plain digest at once where the disk has a hole: 16 MiB.
+_HOLE_STEP = 16 * digests.BLOCK
+#: Blocks a ``ProvenDisk`` keeps for reads smaller than a block.
+_KEPT = 4
+#: What the operating system says of a medium that lost bytes; anything else may be the way to it, and pass.
+_LOST = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EILSEQ})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """One block that a unit has to store."""
+
+    #: Position in the digest list.
+    index: int
+    #: Bytes from the start of the disk, a multiple of 1 MiB.
+    offset: int
+    #: Bytes in the block: 1 MiB, less in the last one.
+    length: int
+    #: The bytes, or None where they are all zero (yielded only where the parent's are not).
+    data: disks.Buffer | None
+
+
+def is_zero(data: disks.Buffer) -> bool:
+    """Whether ``data`` holds nothing but zeros."""
+    return (_ZEROS if len(data) == digests.BLOCK else bytearray(len(data))) == data
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether the bytes themselves are lost; else the unit cannot be reached as it should, which is no damage."""
+    return error.errno in _LOST
+
+
+def entry(block_digests: bytes | bytearray | memoryview, index: int) -> bytes:
+    """The digest of block ``index`` in a list."""
+    return bytes(block_digests[index * digests.DIGEST_SIZE : (index + 1) * digests.DIGEST_SIZE])
+
+
+class BlockWalk:
+    """One reading of one disk. Iterate it once, to the end; then ask for ``digests``, ``record`` and ``changed``.
+
+    ``parent`` is the digest list of the same disk in the parent image, ``changed`` the ranges that may differ from
+    it (used with ``parent`` only). Without ``parent`` every block that is not zero is yielded; with it, every block
+    whose digest differs, zero ones included. Blocks come in ascending order and their ``data`` stays valid.
+    On the meter: ``scanned`` is what was looked at (holes included; with ``changed`` the blocks around it only),
+    ``non_zero`` the bytes of blocks that are not zero. ``sent`` and ``stored`` are left to the unit.
+    """
+
+    def __init__(
+        self,
+        disk: disks.Disk,
+        *,
+        meter: meters.Meter,
+        parent: bytes | None = None,
+        changed: extents.Extents | None = None,
+    ) -> None:
+        if parent is not None and len(parent) != digests.block_count(disk.size) * digests.DIGEST_SIZE:
+            raise errors.UnitError(
+                f"disk {disk.name}: the parent's digest list does not fit {disk.size} bytes",
+                hint="a disk whose size changed is written without parent",
+            )
+        self._disk = disk
+        self._meter = meter
+        self._parent = parent
+        self._ranges = None if parent is None or changed is None else extents.align(changed, digests.BLOCK, disk.size)
+        self._list = digests.zero_list(disk.size) if self._ranges is None else bytearray(parent or b"")
+        self._plain = blake3() if self._ranges is None else None
+        self._changed: list[extents.Extent] = []
+        self._finished = False
+
+    @property
+    def digests(self) -> bytes:
+        """The disk's list of 32-byte block digests, after the walk."""
+        self._require_finished()
+        return bytes(self._list)
+
+    @property
+    def changed(self) -> extents.Extents | None:
+        """The blocks that differ from the parent's, as ranges; None where there was no parent. After the walk."""
+        self._require_finished()
+        return None if self._parent is None else tuple(self._changed)
+
+    def record(self) -> units.DiskRecord:
+        """What the image's label says of the disk. After the walk."""
+        self._require_finished()
+        return units.DiskRecord(
+            name=self._disk.name,
+            size=self._disk.size,
+            sector=self._disk.sector,
+            digest=digests.disk_digest(self._list),
+            blake3=None if self._plain is None else self._plain.hexdigest(),
+        )
+
+    def written(self) -> units.WrittenDisk:
+        """What a unit's ``write`` returns. After the walk."""
+        return units.WrittenDisk(record=self.record(), changed=self.changed)
+
+    def __iter__(self) -> Iterator[Block]:
+        """The blocks to store. Raises ``Cancelled``, and ``SourceError`` where the disk gives less than it promised."""
+        size = self._disk.size
+        try:
+            data_ranges = extents.align(self._disk.extents(), digests.BLOCK, size)
+        except OSError as error:
+            raise errors.SourceError(f"disk {self._disk.name}: its extents cannot be read: {error.strerror}") from error
+        for start, length in ((0, size),) if self._ranges is None else self._ranges:
+            position = start
+            for offset, run in extents.intersect(((start, length),), data_ranges):
+                yield from self._hole(position, offset)
+                for piece, step in extents.pieces(((offset, run),), digests.BLOCK):
+                    yield from self._read(piece, step)
+                position = offset + run
+            yield from self._hole(position, start + length)
+        self._finished = True
+
+    def _read(self, offset: int, length: int) -> Iterator[Block]:
+        self._meter.check()
+        try:
+            data = self._disk.pread(offset, length)
+        except OSError as error:
+            raise errors.SourceError(f"disk {self._disk.name}: read at {offset}: {error.strerror}") from error
+        if len(data) != length:
+            raise errors.SourceError(f"disk {self._disk.name}: read at {offset} gave {len(data)} of {length} bytes")
+        if self._plain is not None:
+            self._plain.update(data)
+        zero = is_zero(data)
+        self._meter.add(scanned=length, non_zero=0 if zero else length)
+        if self._differs(offset, length, digests.zero_digest(length) if zero else digests.digest(data), zero):
+            yield Block(index=offset // digests.BLOCK, offset=offset, length=length, data=None if zero else data)
+
+    def _hole(self, start: int, end: int) -> Iterator[Block]:
+        for offset in range(start, end, _HOLE_STEP):
+            self._meter.check()
+            step = min(_HOLE_STEP, end - offset)
+            if self._plain is not None:
+                for _, length in extents.pieces(((offset, step),), digests.BLOCK):
+                    self._plain.update(memoryview(_ZEROS)[:length])
+            self._meter.add(scanned=step)
+            if self._parent is not None:
+                yield from self._emptied(offset, step)
+
+    def _emptied(self, start: int, run: int) -> Iterator[Block]:
+        for offset, length in extents.pieces(((start, run),), digests.BLOCK):
+            if self._differs(offset, length, digests.zero_digest(length), True):
+                yield Block(index=offset // digests.BLOCK, offset=offset, length=length, data=None)
+
+    def _differs(self, offset: int, length: int, found: bytes, zero: bool) -> bool:
+        index = offset // digests.BLOCK
+        self._list[index * digests.DIGEST_SIZE : (index + 1) * digests.DIGEST_SIZE] = found
+        if self._parent is None:
+            return not zero
+        if entry(self._parent, index) == found:
+            return False
+        _extend(self._changed, offset, length)
+        return True
+
+    def _require_finished(self) -> None:
+        if not self._finished:
+            raise RuntimeError(f"disk {self._disk.name} has not been walked to its end")
+
+
+#: Loads one block that is not zero: index -> its bytes. Raises ``OSError`` or ``UnitError``.
+Loader = Callable[[int], disks.Buffer]
+
+
+class ProvenDisk(disks.Closing):
+    """A disk of a stored image. ``load`` is called for blocks that are not zero, from any thread, and never trusted.
+
+    Blocks read in part stay in a small cache, so that many small reads in a row load and prove a block once.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: str,
+        record: units.DiskRecord,
+        block_digests: bytes,
+        load: Loader,
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = record.name
+        self.size = record.size
+        self.sector = record.sector
+        self._image = image
+        self._digests = block_digests
+        self._load = load
+        self._release = release
+        self._kept: collections.OrderedDict[int, disks.Buffer] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def extents(self) -> extents.Extents:
+        """The blocks that are not zero, merged; known from the digest list alone."""
+        return data_extents(self._digests, self.size)
+
+    def pread(self, offset: int, length: int) -> disks.Buffer:
+        """Exactly ``length`` bytes. Raises ``ImageDamaged`` naming image, disk and offset, or ``UnitError``."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"read of {length} bytes at {offset} beyond {self.size}")
+        first = offset // digests.BLOCK
+        if length and offset + length <= first * digests.BLOCK + digests.block_length(first, self.size):
+            return self._part(first, offset - first * digests.BLOCK, length)
+        result = bytearray(length)
+        for start, step in extents.pieces(((offset, length),), digests.BLOCK):
+            index = start // digests.BLOCK
+            if not self.is_hole(index):
+                result[start - offset : start - offset + step] = self._part(index, start % digests.BLOCK, step)
+        return result
+
+    def close(self) -> None:
+        """Drop the cache and release what loading holds."""
+        with self._lock:
+            self._kept.clear()
+            release, self._release = self._release, None
+        if release is not None:
+            release()
+
+    def is_hole(self, index: int) -> bool:
+        """Whether block ``index`` is known to be zero."""
+        return entry(self._digests, index) == digests.zero_digest(digests.block_length(index, self.size))
+
+    def block(self, index: int) -> disks.Buffer:
+        """Block ``index``, loaded and proven, past the cache. Raises ``ImageDamaged`` or ``UnitError``."""
+        length = digests.block_length(index, self.size)
+        if self.is_hole(index):
+            return bytes(length)
+        try:
+            data = self._load(index)
+        except OSError as error:
+            if is_damage(error):
+                raise self._damaged(index, error.strerror or str(error)) from error
+            raise errors.UnitError(f"image {self._image}, disk {self.name}: {error.strerror}") from error
+        if len(data) != length:
+            raise self._damaged(index, f"{len(data)} of {length} bytes are there")
+        if digests.digest(data) != entry(self._digests, index):
+            raise self._damaged(index, "the bytes contradict their digest")
+        return data
+
+    def _part(self, index: int, start: int, length: int) -> disks.Buffer:
+        with self._lock:
+            kept = self._kept.get(index)
+            if kept is not None:
+                self._kept.move_to_end(index)
+        if kept is None:
+            kept = self.block(index)
+            if length == len(kept):
+                return kept
+            with self._lock:
+                self._kept[index] = kept
+                if len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+        return kept if length == len(kept) else memoryview(kept)[start : start + length]
+
+    def _damaged(self, index: int, cause: str) -> errors.ImageDamaged:
+        return errors.ImageDamaged(
+            f"image {self._image}, disk {self.name}: block at offset {index * digests.BLOCK} is damaged: {cause}",
+            hint="use another copy of the image",
+        )
+
+
+def data_extents(block_digests: bytes, size: int) -> extents.Extents:
+    """The blocks of a digest list that are not zero, as merged ranges."""
+    result: list[extents.Extent] = []
+    for index in range(digests.block_count(size)):
+        length = digests.block_length(index, size)
+        if entry(block_digests, index) != digests.zero_digest(length):
+            _extend(result, index * digests.BLOCK, length)
+    return tuple(result)
+
+
+def _extend(ranges: list[extents.Extent], offset: int, length: int) -> None:
+    if ranges and sum(ranges[-1]) == offset:
+        ranges[-1] = (ranges[-1][0], ranges[-1][1] + length)
+    else:
+        ranges.append((offset, length))
+
+
+def check_list(block_digests: bytes, record: units.DiskRecord, image: str) -> bytes:
+    """A stored digest list, proven against the record's digest. Raises ``ImageDamaged``."""
+    if (
+        len(block_digests) != digests.block_count(record.size) * digests.DIGEST_SIZE
+        or digests.disk_digest(block_digests) != record.digest
+    ):
+        raise errors.ImageDamaged(
+            f"image {image}, disk {record.name}: its list of block digests is damaged",
+            hint="use another copy of the image",
+        )
+    return block_digests
+
+
+def prove(disk: ProvenDisk, *, image: str, meter: meters.Meter) -> tuple[units.Damage, ...]:
+    """Load every block that is not zero and prove it; adjacent damaged blocks are one finding.
+
+    Raises ``Cancelled``, and ``UnitError`` where the unit cannot be reached, which proves nothing.
+    """
+    found: list[units.Damage] = []
+    for index in range(digests.block_count(disk.size)):
+        meter.check()
+        length = digests.block_length(index, disk.size)
+        offset = index * digests.BLOCK
+        try:
+            hole = disk.is_hole(index)
+            if not hole:
+                disk.block(index)
+            meter.add(scanned=length, non_zero=0 if hole else length)
+        except errors.ImageDamaged as error:
+            if found and found[-1].offset + found[-1].length == offset:
+                found[-1] = dataclasses.replace(found[-1], length=found[-1].length + length)
+            else:
+                found.append(
+                    units.Damage(image=image, disk=disk.name, offset=offset, length=length, message=error.message)
+                )
+    return tuple(found)

@@ -1,0 +1,224 @@
+"""Stored images of a pool: their recipes read page by page, and their disks with every block proven.
+
+``Recipe`` is one disk's tree of spans, pages and pieces, read lazily and from any thread; the writer reads a parent
+through it, ``StoredPoolImage`` serves whole disks, comparisons and digest lists.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import threading
+
+from reconciler.base import digests, disks, errors, extents
+from reconciler.storage import blocks, units
+from reconciler.storage.dedupe import containers, manifests, recipes, stores
+
+#: Blocks fetched before a reader asks for them: 4 MiB.
+_AHEAD = 4
+#: Decoded pages kept per open disk: 2 GiB of disk.
+_PAGES_KEPT = 64
+
+
+class Recipe:
+    """Where each byte of one stored disk is. Thread-safe."""
+
+    def __init__(self, store: stores.Store, image: str, disk: manifests.DiskRecipe) -> None:
+        self.image = image
+        self.disk = disk
+        self._store = store
+        self._spans: dict[int, recipes.Span] = {}
+        self._pages: collections.OrderedDict[int, tuple[recipes.Piece, ...]] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def span(self, index: int) -> recipes.Span:
+        """Span ``index``. Raises ``ImageDamaged``."""
+        with self._lock:
+            known = self._spans.get(index)
+        if known is not None:
+            return known
+        length = recipes.span_length(index, self.disk.size)
+        fingerprint = self.disk.spans[index]
+        if fingerprint == recipes.NOTHING:
+            span = recipes.empty_span(length)
+        else:
+            try:
+                span = recipes.decode_span(self._store.fetch_meta(fingerprint), length)
+            except containers.Damaged as error:
+                raise self.damaged(index * recipes.SPAN, error) from error
+        with self._lock:
+            return self._spans.setdefault(index, span)
+
+    def page_fingerprint(self, index: int) -> bytes:
+        """Fingerprint of page ``index`` of the disk, ``recipes.NOTHING`` for zeros. Raises ``ImageDamaged``."""
+        return self.span(index * recipes.PAGE // recipes.SPAN).pages[index % (recipes.SPAN // recipes.PAGE)]
+
+    def page(self, index: int) -> tuple[recipes.Piece, ...]:
+        """The pieces of page ``index``. Raises ``ImageDamaged``."""
+        with self._lock:
+            known = self._pages.get(index)
+            if known is not None:
+                self._pages.move_to_end(index)
+                return known
+        fingerprint = self.page_fingerprint(index)
+        pieces: tuple[recipes.Piece, ...] = ()
+        if fingerprint != recipes.NOTHING:
+            try:
+                pieces = recipes.decode_page(self._store.fetch_meta(fingerprint), index * recipes.PAGE)
+            except containers.Damaged as error:
+                raise self.damaged(index * recipes.PAGE, error) from error
+        with self._lock:
+            self._pages[index] = pieces
+            if len(self._pages) > _PAGES_KEPT:
+                self._pages.popitem(last=False)
+        return pieces
+
+    def block(self, index: int) -> bytes:
+        """The bytes of 1 MiB block ``index``, each segment proven. Raises ``ImageDamaged``."""
+        offset, length = index * digests.BLOCK, digests.block_length(index, self.disk.size)
+        pieces = recipes.within(self.page(offset // recipes.PAGE), offset, length)
+        try:
+            segments = self._store.fetch([piece.fingerprint for piece in pieces])
+        except containers.Damaged as error:
+            raise self.damaged(offset, error) from error
+        parts: list[disks.Buffer] = []
+        position = offset
+        for start, size, fingerprint, within in pieces:
+            if start > position:
+                parts.append(bytes(start - position))
+            segment = segments[fingerprint]
+            if within + size > len(segment):
+                raise self.damaged(start, "the recipe goes beyond a segment")
+            if size == len(segment):
+                parts.append(segment)
+            else:
+                self._store.keep(fingerprint, segment)
+                parts.append(memoryview(segment)[within : within + size])
+            position = start + size
+        if position < offset + length:
+            parts.append(bytes(offset + length - position))
+        return b"".join(parts)
+
+    def block_digests(self) -> bytes:
+        """The disk's list of block digests. Raises ``ImageDamaged``."""
+        return b"".join(self.span(index).block_digests for index in range(len(self.disk.spans)))
+
+    def damaged(self, offset: int, cause: object) -> errors.ImageDamaged:
+        """The error for damage at ``offset`` of this disk."""
+        return errors.ImageDamaged(
+            f"image {self.image}, disk {self.disk.name}: damaged at offset {offset}: {cause}",
+            hint="use another copy of the image",
+        )
+
+
+class _ReadAhead:
+    """Blocks of a recipe for one reader: while it goes forward, the pool's workers fetch the next ones."""
+
+    def __init__(self, store: stores.Store, recipe: Recipe) -> None:
+        self._store = store
+        self._recipe = recipe
+        self._count = digests.block_count(recipe.disk.size)
+        self._lock = threading.Lock()
+        self._next = -1
+        self._running: dict[int, concurrent.futures.Future[bytes]] = {}
+
+    def block(self, index: int) -> bytes:
+        """The bytes of block ``index``. Raises ``ImageDamaged``."""
+        with self._lock:
+            future = self._running.pop(index, None)
+            # Holes are not asked for, so forward is more than one step at times.
+            forward = self._next <= index <= self._next + _AHEAD
+            self._next = index + 1
+            if not forward:
+                self._running.clear()
+            else:
+                for passed in [number for number in self._running if number < index]:
+                    del self._running[passed]
+                for number in range(index + 1, min(index + 1 + _AHEAD, self._count)):
+                    if number not in self._running:
+                        self._running[number] = self._store.workers.submit(self._recipe.block, number)
+        return self._recipe.block(index) if future is None else future.result()
+
+
+def differences(left: Recipe, right: Recipe) -> extents.Extents:
+    """The blocks in which two recipes of disks of one size differ; what they share is not read.
+
+    Raises ``ImageDamaged``.
+    """
+    found: list[extents.Extent] = []
+    pages_per_span = recipes.SPAN // recipes.PAGE
+    for index, (ours, theirs) in enumerate(zip(left.disk.spans, right.disk.spans, strict=True)):
+        if ours == theirs:
+            continue
+        first = index * pages_per_span
+        for page in range(first, min(first + pages_per_span, recipes.page_count(left.disk.size))):
+            if left.page_fingerprint(page) != right.page_fingerprint(page):
+                found += recipes.differences(left.page(page), right.page(page))
+    return extents.align(found, digests.BLOCK, left.disk.size)
+
+
+class StoredPoolImage:
+    """An opened image. Its disks are readable until it is closed."""
+
+    def __init__(self, store: stores.Store, manifest: manifests.Manifest) -> None:
+        """Takes over one reference to ``store``."""
+        self._store = store
+        self._manifest = manifest
+        self._recipes = {disk.name: Recipe(store, manifest.label.id, disk) for disk in manifest.disks}
+        self._records = {record.name: record for record in manifest.label.disks}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def label(self) -> units.ImageLabel:
+        """What the image says of itself."""
+        return self._manifest.label
+
+    @property
+    def base(self) -> str | None:
+        """None: every image of a pool stands alone."""
+        return None
+
+    def disk(self, name: str) -> blocks.ProvenDisk:
+        """One disk, whole. Raises ``NotFound`` or ``ImageDamaged``."""
+        recipe = self.recipe(name)
+        block_digests = self.block_digests(name)
+        return blocks.ProvenDisk(
+            image=self.label.id,
+            record=self._records[name],
+            block_digests=block_digests,
+            load=_ReadAhead(self._store, recipe).block,
+        )
+
+    def changed(self, name: str, parent: str) -> extents.Extents | None:
+        """Where the disk differs from the same disk of ``parent``; None where the pool does not hold that."""
+        recipe = self.recipe(name)
+        settings = self._store.settings
+        try:
+            manifest = manifests.read(settings.root / "manifests", parent, self._store.header.id, settings.name)
+        except (errors.ImageMissing, errors.ImageDamaged):
+            return None
+        for disk in manifest.disks:
+            if disk.name == name and disk.size == recipe.disk.size:
+                return differences(recipe, Recipe(self._store, parent, disk))
+        return None
+
+    def block_digests(self, name: str) -> bytes:
+        """The disk's list of 32-byte block digests, proven. Raises ``NotFound`` or ``ImageDamaged``."""
+        return blocks.check_list(self.recipe(name).block_digests(), self._records[name], self.label.id)
+
+    def recipe(self, name: str) -> Recipe:
+        """One disk's recipe. Raises ``NotFound``."""
+        try:
+            return self._recipes[name]
+        except KeyError:
+            raise errors.NotFound(
+                f"image {self.label.id} has no disk {name}", hint=f"it has {', '.join(self._recipes)}"
+            ) from None
+
+    def close(self) -> None:
+        """Release the image, and with it its disks. Idempotent."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if not closed:
+            stores.release(self._store)

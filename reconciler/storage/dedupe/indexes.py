@@ -1,0 +1,246 @@
+"""The fingerprint index: which container holds a segment, and where. A cache in lmdb, rebuilt from the footers.
+
+One environment per folder and process (``stores`` sees to that). Nothing in it is believed further than it can be
+proven: each value carries a check, a location in a container that is not there is a miss, a record read through it
+is proven by its fingerprint. Commits to it are not synced; ``marker.json`` tells whether a power cut may have torn it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import lmdb
+
+from reconciler.base import errors, files
+from reconciler.storage.dedupe import containers, registrations
+
+VERSION: Final = 1
+#: Virtual size to begin with; doubled when full. The file on disk grows with its contents only.
+_FIRST_MAP: Final = 256 << 20
+_VALUE: Final = struct.Struct("<QIII")
+_CHECK: Final = struct.Struct("<I")
+_CONTAINER: Final = struct.Struct("<BIQ")
+_MARKER: Final = "marker.json"
+_USERS: Final = "users"
+_FILES: Final = ("data.mdb", "lock.mdb")
+
+_T = TypeVar("_T")
+
+
+class Location(NamedTuple):
+    """Where a record lies; a tuple, as there are millions of them."""
+
+    container: int
+    #: Bytes from the start of the file.
+    offset: int
+    #: Bytes of the record, header and payload.
+    length: int
+    #: Position in the container's footer, from 0.
+    number: int
+
+
+class Known(NamedTuple):
+    """What the index knows of a container."""
+
+    kind: int
+    records: int
+    #: Bytes of the file.
+    size: int
+
+
+class Index:
+    """An opened index. Thread-safe."""
+
+    def __init__(self, folder: Path, pool: str, unit: str) -> None:
+        """Open or make the index in ``folder``. The caller keeps other processes from opening or closing meanwhile."""
+        self._folder = folder
+        self._unit = unit
+        self._lock = threading.Lock()
+        self._marker = {"version": VERSION, "pool": pool, "boot": registrations.boot_id()}
+        folder.mkdir(parents=True, exist_ok=True)
+        self._users = os.open(folder / _USERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._sole = _try_lock(self._users)
+            if self._sole:
+                if not self._trusted():
+                    self._wipe()
+                self._mark(clean=False)
+            self._environment = self._open()
+            fcntl.flock(self._users, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(self._users)
+            raise
+
+    def _trusted(self) -> bool:
+        try:
+            marker = json.loads((self._folder / _MARKER).read_bytes())
+            same = (marker["version"], marker["pool"]) == (VERSION, self._marker["pool"])
+            return bool(same and (marker["clean"] or marker["boot"] == self._marker["boot"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _mark(self, *, clean: bool) -> None:
+        files.write_atomically(self._folder / _MARKER, json.dumps({**self._marker, "clean": clean}).encode())
+
+    def _wipe(self) -> None:
+        for name in _FILES:
+            (self._folder / name).unlink(missing_ok=True)
+
+    def _open(self) -> Any:
+        data = self._folder / _FILES[0]
+        try:
+            return self._open_environment(data)
+        except lmdb.Error as error:
+            if not self._sole:
+                raise errors.UnitError(
+                    f"storage unit {self._unit}: index {self._folder}: {error}", hint="delete the folder"
+                ) from error
+        self._wipe()
+        return self._open_environment(data)
+
+    def _open_environment(self, data: Path) -> Any:
+        size = data.stat().st_size if data.exists() else 0
+        environment = lmdb.open(
+            str(self._folder),
+            map_size=max(_FIRST_MAP, 2 * size),
+            max_dbs=8,
+            sync=False,
+            metasync=False,
+            readahead=False,
+            max_readers=1024,
+        )
+        try:
+            # Pages beyond the end of the file would be a bus error, not an exception.
+            if size and (environment.info()["last_pgno"] + 1) * environment.stat()["psize"] > data.stat().st_size:
+                raise lmdb.CorruptedError(f"{data} is cut off")
+            self._tables = {kind: environment.open_db(name.encode()) for kind, name in containers.SUFFIXES.items()}
+            self._containers = environment.open_db(b"containers")
+        except BaseException:
+            environment.close()
+            raise
+        return environment
+
+    def close(self) -> None:
+        """Close; where no other process has it open, in such a way that a power cut cannot tear it. Idempotent."""
+        with self._lock:
+            if self._users < 0:
+                return
+            sole = _try_lock(self._users)
+            if sole:
+                self._environment.sync(True)
+            self._environment.close()
+            if sole:
+                with contextlib.suppress(OSError):
+                    self._mark(clean=True)
+            os.close(self._users)
+            self._users = -1
+
+    def find(self, kind: int, fingerprints: Sequence[bytes]) -> list[Location | None]:
+        """Where each segment lies, None where that is not known."""
+
+        def look(transaction: Any) -> list[Location | None]:
+            table, get = self._tables[kind], transaction.get
+            return [_location(fingerprint, get(fingerprint, db=table)) for fingerprint in fingerprints]
+
+        return self._run(look, write=False)
+
+    def add(self, footer: containers.Footer, present: Collection[int]) -> None:
+        """Note a container. A segment that another present container holds stays known there."""
+
+        def put(transaction: Any) -> None:
+            table = self._tables[footer.kind]
+            for number, record in enumerate(footer.records):
+                known = _location(record.fingerprint, transaction.get(record.fingerprint, db=table))
+                if known is None or known.container not in present:
+                    value = _VALUE.pack(footer.container, record.offset, containers.RECORD.size + record.stored, number)
+                    transaction.put(record.fingerprint, value + _check(record.fingerprint, value), db=table)
+            row = _CONTAINER.pack(footer.kind, len(footer.records), footer.size)
+            key = footer.container.to_bytes(8, "big")
+            transaction.put(key, row + _check(key, row), db=self._containers)
+
+        self._run(put, write=True)
+
+    def forget(self, container: int, kind: int, fingerprints: Collection[bytes]) -> None:
+        """Drop a container and those of ``fingerprints`` that are known there."""
+
+        def drop(transaction: Any) -> None:
+            table = self._tables[kind]
+            for fingerprint in fingerprints:
+                known = _location(fingerprint, transaction.get(fingerprint, db=table))
+                if known is None or known.container == container:
+                    transaction.delete(fingerprint, db=table)
+            transaction.delete(container.to_bytes(8, "big"), db=self._containers)
+
+        self._run(drop, write=True)
+
+    def known(self) -> dict[int, Known]:
+        """Every container noted."""
+
+        def read(transaction: Any) -> dict[int, Known]:
+            result = {}
+            for key, value in transaction.cursor(db=self._containers):
+                row = value[: _CONTAINER.size]
+                if value[_CONTAINER.size :] == _check(key, row):
+                    result[int.from_bytes(key, "big")] = Known(*_CONTAINER.unpack(row))
+            return result
+
+        return self._run(read, write=False)
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+        def drop(transaction: Any) -> None:
+            for table in (*self._tables.values(), self._containers):
+                transaction.drop(table, delete=False)
+
+        self._run(drop, write=True)
+
+    def _run(self, work: Callable[[Any], _T], *, write: bool) -> _T:
+        with self._lock:
+            while True:
+                try:
+                    with self._environment.begin(write=write) as transaction:
+                        return work(transaction)
+                except lmdb.MapFullError:
+                    self._environment.set_mapsize(2 * self._environment.info()["map_size"])
+                except lmdb.MapResizedError:
+                    self._environment.set_mapsize(0)
+                except lmdb.DiskError as error:
+                    raise errors.UnitFull(
+                        f"storage unit {self._unit}: no space left for the index {self._folder}", hint="free space there"
+                    ) from error
+                except lmdb.Error as error:
+                    raise errors.UnitError(
+                        f"storage unit {self._unit}: index {self._folder}: {error}",
+                        hint="stop Holdfast and delete the folder: it is a cache",
+                    ) from error
+
+
+def _check(key: bytes, value: bytes) -> bytes:
+    return _CHECK.pack(zlib.crc32(key + value))
+
+
+def _location(fingerprint: bytes, value: bytes | None) -> Location | None:
+    if value is None:
+        return None
+    body = value[: _VALUE.size]
+    if value[_VALUE.size :] != _check(fingerprint, body):
+        return None
+    return Location._make(_VALUE.unpack(body))
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,248 @@
+"""The pool's lock and its log: who may change what images need, and a durable line before each such change.
+
+A line is the intent: appended and fsynced with the lock held, then acted on. So a crash leaves at most the last line
+unfinished, and whoever takes the lock next settles it before doing anything else. Marking compares the log with the
+manifests, so a manifest that vanished stops a collection instead of costing its segments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from reconciler.base import clocks, crashes, digests, errors, files, times
+from reconciler.storage.dedupe import manifests
+
+LOCK_NAME: Final = "lock"
+LOG_NAME: Final = "log"
+_TAIL: Final = 64 << 10
+_CHECK: Final = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line of the log."""
+
+    #: Counted from 1.
+    sequence: int
+    generation: int
+    #: ``create``, ``commit``, ``void``, ``delete``, ``condemn`` or ``remove``.
+    do: str
+    #: The image concerned, empty where the line concerns none.
+    image: str
+    #: Fingerprint lookups of the committed image's writing, a count.
+    lookups: int
+    #: Lookups that found their segment, a count.
+    hits: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class History:
+    """The log from its first line to its last."""
+
+    #: Ids of the images that were committed and not deleted.
+    images: frozenset[str]
+    generation: int
+    #: Over all commits, a count.
+    lookups: int
+    #: Over all commits, a count.
+    hits: int
+    #: Of the last line.
+    sequence: int
+
+
+class Journal:
+    """The lock and the log of one pool. Thread-safe; the lock also excludes other processes of the host."""
+
+    def __init__(self, root: Path, unit: str, clock: clocks.Clock) -> None:
+        self._root = root
+        self._unit = unit
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._stamp: tuple[int, int] | None = None
+        self._last: Line | None = None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the pool's lock, with the log's last line settled. Raises ``UnitError``. Not to be nested."""
+        with self._mutex, files.unit_errors(self._unit):
+            handle = os.open(self._root / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                self._settle()
+                yield
+            finally:
+                os.close(handle)
+
+    def create(self) -> None:
+        """Make the lock, and the log with its first line, unless they are there. Raises ``OSError``."""
+        (self._root / LOCK_NAME).touch()
+        log = self._root / LOG_NAME
+        if not log.exists():
+            files.write_atomically(log, _encode({"sequence": 1, "generation": 1, "at": self._now(), "do": "create"}))
+
+    def append(self, do: str, **fields: Any) -> Line:
+        """Add a line, durably, with the lock held. ``condemn`` and ``remove`` raise the generation."""
+        last = self.last()
+        generation = last.generation + (do in ("condemn", "remove"))
+        document = {"sequence": last.sequence + 1, "generation": generation, "at": self._now(), "do": do, **fields}
+        handle = os.open(self._root / LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            before = os.fstat(handle).st_size
+            try:
+                _write_all(handle, _encode(document))
+                os.fsync(handle)
+            except OSError:
+                # Half a line would be cut off by the next holder of the lock; better that it never sees one.
+                os.ftruncate(handle, before)
+                raise
+        finally:
+            os.close(handle)
+        return self.last()
+
+    def last(self) -> Line:
+        """The last line that is whole; read again only when the file changed. Raises ``UnitError`` or ``OSError``."""
+        log = self._root / LOG_NAME
+        try:
+            found = log.stat()
+        except FileNotFoundError as error:
+            raise errors.UnitError(
+                f"storage unit {self._unit}: {log} is missing",
+                hint="put the pool's log back from where it went; nothing is written without it",
+            ) from error
+        stamp = (found.st_ino, found.st_size)
+        last = self._last
+        if last is None or stamp != self._stamp:
+            last = self._read_last(log, found.st_size)
+            self._last, self._stamp = last, stamp
+        return last
+
+    def replay(self) -> History:
+        """Everything the log says. Raises ``UnitError`` where a line before the last is false or missing."""
+        images: set[str] = set()
+        lookups = hits = 0
+        line = None
+        with (self._root / LOG_NAME).open("rb") as file:
+            expected = 1
+            for text in file:
+                decoded = _decode(text)
+                if decoded is None:
+                    if file.read(1):
+                        raise self._false(expected)
+                    break
+                line, expected = decoded, expected + 1
+                if line.sequence != expected - 1:
+                    raise self._false(expected - 1)
+                if line.do == "commit":
+                    images.add(line.image)
+                    lookups, hits = lookups + line.lookups, hits + line.hits
+                elif line.do in ("void", "delete"):
+                    images.discard(line.image)
+        if line is None:
+            raise self._false(1)
+        return History(
+            images=frozenset(images), generation=line.generation, lookups=lookups, hits=hits, sequence=line.sequence
+        )
+
+    def _settle(self) -> None:
+        log = self._root / LOG_NAME
+        self._cut_tail(log)
+        last = self.last()
+        folder = self._root / "manifests"
+        if last.do == "commit" and not manifests.path(folder, last.image).exists():
+            self.append("void", image=last.image)
+        elif last.do == "delete" and manifests.path(folder, last.image).exists():
+            remove_manifest(folder, last.image)
+
+    def _cut_tail(self, log: Path) -> None:
+        """Remove a last line that a crash left unfinished: nothing was done on its behalf."""
+        with contextlib.suppress(FileNotFoundError), log.open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            end = _whole(file.fileno(), size)[0]
+            if end != size:
+                file.truncate(end)
+                os.fsync(file.fileno())
+
+    def _read_last(self, log: Path, size: int) -> Line:
+        handle = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            line = _whole(handle, size)[1]
+        finally:
+            os.close(handle)
+        if line is None:
+            raise self._false(None)
+        return line
+
+    def _false(self, line: int | None) -> errors.UnitError:
+        where = "its end" if line is None else f"line {line}"
+        return errors.UnitError(
+            f"storage unit {self._unit}: {self._root / LOG_NAME} is damaged at {where}",
+            hint="nothing is collected until it is restored",
+        )
+
+    def _now(self) -> str:
+        return times.show(self._clock.now())
+
+
+def remove_manifest(folder: Path, image: str) -> None:
+    """The act that a ``delete`` line announces. Raises ``OSError``."""
+    manifests.path(folder, image).unlink(missing_ok=True)
+    files.sync_folder(folder)
+    crashes.passing("pool.manifest-removed")
+
+
+def _whole(handle: int, size: int) -> tuple[int, Line | None]:
+    """Where the last whole and true line of the file ends, and that line; only the very last line may be false."""
+    reach = _TAIL
+    while True:
+        start = max(size - reach, 0)
+        lines = os.pread(handle, size - start, start).splitlines(keepends=True)
+        if start:
+            lines = lines[1:]  # it began before what was read
+        end = size
+        for text in lines[:-3:-1]:
+            line = _decode(text)
+            if line is not None:
+                return end, line
+            end -= len(text)
+        if start == 0:
+            return size, None
+        reach *= 8
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    text = digests.canonical_json(document)
+    return blake3(text).hexdigest()[:_CHECK].encode() + b" " + text + b"\n"
+
+
+def _decode(text: bytes) -> Line | None:
+    check, _, body = text.partition(b" ")
+    if not body.endswith(b"\n") or blake3(body[:-1]).hexdigest()[:_CHECK].encode() != check:
+        return None
+    try:
+        document = json.loads(body)
+        return Line(
+            sequence=int(document["sequence"]),
+            generation=int(document["generation"]),
+            do=str(document["do"]),
+            image=str(document.get("image", "")),
+            lookups=int(document.get("lookups", 0)),
+            hits=int(document.get("hits", 0)),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None

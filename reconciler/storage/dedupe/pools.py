@@ -1,0 +1,325 @@
+"""The DedupePool as a storage unit: every image stands alone, and costs what no other image holds.
+
+A thin face over the parts of this package; it decides who may write, and counts. ``Store`` references are taken per
+open image and per writer, so closing the unit does not pull the floor from under a restore.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from reconciler.base import clocks, errors, files, meters
+from reconciler.storage import blocks, identities, labels, units
+from reconciler.storage.dedupe import containers, headers, images, journals, manifests, marks, reclaims, stores, writers
+
+TYPE = "DedupePool"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class PoolStatistics:
+    """What a pool holds and what it saves; sizes in bytes."""
+
+    images: int
+    #: Of the disks of all images, holes included.
+    logical_bytes: int
+    #: Of those, what is not zero.
+    non_zero_bytes: int
+    #: Of all containers.
+    stored_bytes: int
+    #: Data segments, a count.
+    segments: int
+    #: Files, a count.
+    containers: int
+    #: In containers, records that no image needs.
+    dead_bytes: int
+    #: Of ``dead_bytes``, what a collection would give back now.
+    reclaimable_bytes: int
+    #: Share of fingerprint lookups that found their segment, over all commits so far; None before the first.
+    cache_hit_ratio: float | None
+    generation: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One thing that is wrong in a pool."""
+
+    #: Image id or container file name.
+    object: str
+    message: str
+
+
+def create(
+    root: Path,
+    identity: identities.Identity,
+    *,
+    segment_size: int = headers.DEFAULT_SEGMENT_SIZE,
+    algorithm: str = "zstd",
+    level: int = 3,
+) -> None:
+    """Make an empty pool in the folder ``root``, durably. ``unit.json`` is the caller's, written after this.
+
+    May be repeated after a crash. Raises ``UnitError`` for impossible parameters, or where another pool lies.
+    """
+    headers.create(root, identity, segment_size=segment_size, algorithm=algorithm, level=level)
+    with files.unit_errors(str(root)):
+        journals.Journal(root, str(root), clocks.from_environment()).create()
+
+
+class DedupePool:
+    """One pool, opened. Thread-safe."""
+
+    standalone = True
+
+    def __init__(
+        self,
+        name: str,
+        root: Path,
+        identity: identities.Identity,
+        owner: str | None,
+        cache: Path | None = None,
+        *,
+        container_size: int = containers.TARGET_SIZE,
+    ) -> None:
+        """Writable where ``owner`` (the caller's catalog) is the pool's and the file system allows it.
+
+        ``cache``: local folder for the fingerprint index, ``root/index`` by default; a pool opened read-only never
+        writes there but builds its index in a temporary folder. Nothing is opened before it is needed.
+        """
+        self.name = name
+        self.root = root
+        self._identity = identity
+        owned = owner is not None and owner == identity.owner
+        self._refusal = (
+            ""
+            if owned and os.access(root, os.W_OK)
+            else "its folder is not writable"
+            if owned
+            else "it belongs to another catalog"
+        )
+        self._settings = stores.Settings(
+            root=root, name=name, writable=not self._refusal, cache=cache, container_size=container_size
+        )
+        self._store: stores.Store | None = None
+        self._lock = threading.Lock()
+        self._surveyed: tuple[int, int] | None = None
+
+    def begin(self, label: units.ImageLabel, disk_names: Collection[str]) -> writers.PoolWriter:
+        """Start an image. Raises ``UnitReadOnly``, ``UnitFull``, or ``UnitError`` if the id is committed already."""
+        self._require_writable()
+        labels.require_safe(label, self.name)
+        store = self._take()
+        try:
+            store.require_room(0)
+            store.follow()
+            return writers.PoolWriter(store, label, disk_names)
+        except BaseException:
+            stores.release(store)
+            raise
+
+    def open(self, image_id: str) -> images.StoredPoolImage:
+        """Open a committed image. Raises ``ImageMissing``, ``ImageDamaged`` or ``FormatTooNew``."""
+        manifest = self._manifest(image_id)
+        store = self._take()
+        try:
+            store.follow()
+            return images.StoredPoolImage(store, manifest)
+        except BaseException:
+            stores.release(store)
+            raise
+
+    def delete(self, image_id: str) -> None:
+        """Take an image away, durably; its space comes back at ``reclaim``. One that is gone already is no error."""
+        self._require_writable()
+        if not labels.is_safe(image_id):
+            return
+        store = self._opened()
+        folder = self.root / "manifests"
+        with store.journal.locked():
+            # An image that lost its manifest is still in the log, and stops every collection until this is settled.
+            if manifests.path(folder, image_id).exists() or image_id in store.journal.replay().images:
+                store.journal.append("delete", image=image_id)
+                journals.remove_manifest(folder, image_id)
+
+    def list(self) -> Iterator[units.Held]:
+        """Every committed image whose manifest can be read."""
+        for image in self._names():
+            try:
+                manifest = self._manifest(image)
+            except (errors.ImageMissing, errors.ImageDamaged, errors.FormatTooNew):
+                continue
+            yield units.Held(label=manifest.label, stored_bytes=manifest.stored, base=None)
+
+    def unreadable(self) -> tuple[str, ...]:
+        """Images whose manifest cannot be read."""
+        result = []
+        for image in self._names():
+            try:
+                self._manifest(image)
+            except errors.ImageMissing:
+                continue
+            except (errors.ImageDamaged, errors.FormatTooNew):
+                result.append(image)
+        return tuple(sorted(result))
+
+    def verify(self, image_id: str, *, meter: meters.Meter) -> tuple[units.Damage, ...]:
+        """Re-read every block of an image and prove its digest."""
+        found: list[units.Damage] = []
+        image = self.open(image_id)
+        try:
+            for record in image.label.disks:
+                try:
+                    with image.disk(record.name) as disk:
+                        found += blocks.prove(disk, image=image_id, meter=meter)
+                except errors.ImageDamaged as error:
+                    found.append(
+                        units.Damage(
+                            image=image_id, disk=record.name, offset=0, length=record.size, message=error.message
+                        )
+                    )
+        finally:
+            image.close()
+        return tuple(found)
+
+    def capacity(self) -> units.Capacity:
+        """Space, measured now. ``reclaimable`` is what the last survey found, 0 where the log moved since."""
+        with files.unit_errors(self.name):
+            space = os.statvfs(self.root)
+            used = _size(self.root)
+            kept_free = stores.reserve(self.root)
+        reclaimable = 0
+        with self._lock:
+            if self._store is not None and self._surveyed is not None:
+                sequence, dead = self._surveyed
+                reclaimable = dead if self._store.journal.last().sequence == sequence else 0
+        return units.Capacity(
+            total=space.f_blocks * space.f_frsize,
+            free=max(space.f_bavail * space.f_frsize - kept_free, 0),
+            used=used,
+            reclaimable=reclaimable,
+        )
+
+    def sweep(self, alive: Collection[str]) -> int:
+        """Remove leftovers of writers whose image ids are not in ``alive``; the bytes freed."""
+        self._require_writable()
+        with files.unit_errors(self.name):
+            return reclaims.sweep(self._opened(), alive)
+
+    def reclaim(self, *, meter: meters.Meter) -> int:
+        """Give back the space of deleted images; the bytes freed. Raises ``ImageDamaged`` with nothing deleted."""
+        self._require_writable()
+        with files.unit_errors(self.name):
+            return reclaims.reclaim(self._opened(), meter)
+
+    def stats(self, *, meter: meters.Meter) -> PoolStatistics:
+        """What the pool holds. Reads every recipe, no data. Raises ``ImageDamaged`` where one cannot be followed."""
+        store = self._opened()
+        with files.unit_errors(self.name):
+            plan = reclaims.survey(store, meter)
+            known = store.index.known()
+            waiting = sum(entry.stat().st_size for entry in reclaims.condemned(store))
+        history = plan.history
+        reclaimable = plan.dead_bytes + waiting
+        with self._lock:
+            self._surveyed = (history.sequence, reclaimable)
+        return PoolStatistics(
+            images=len(history.images),
+            logical_bytes=plan.mark.logical,
+            non_zero_bytes=plan.mark.non_zero,
+            stored_bytes=sum(row.size for row in known.values()) + waiting,
+            segments=sum(row.records for row in known.values() if row.kind == containers.DATA),
+            containers=len(known),
+            dead_bytes=reclaimable + plan.dead_in_live,
+            reclaimable_bytes=reclaimable,
+            cache_hit_ratio=history.hits / history.lookups if history.lookups else None,
+            generation=history.generation,
+        )
+
+    def check(self, *, meter: meters.Meter) -> tuple[Finding, ...]:
+        """Follow every image to its segments and prove every byte of every container."""
+        store = self._opened()
+        store.follow()
+        mark = marks.Mark(store, meter)
+        for image in self._names():
+            mark.add(image, self.root / "manifests")
+        found = [Finding(object=problem.image, message=problem.message) for problem in mark.problems]
+        found += [Finding(object=name, message=message) for name, message in store.damaged.items()]
+        for number, kind in list(store.present.items()):
+            meter.check()
+            path = containers.path(store.folder, number, kind)
+            try:
+                meter.add(scanned=containers.prove(path, store.header.id).size)
+            except containers.Damaged as error:
+                found.append(Finding(object=path.name, message=str(error)))
+            except OSError as error:
+                found.append(Finding(object=path.name, message=f"{path}: {error.strerror}"))
+        return tuple(found)
+
+    def close(self) -> None:
+        """Release what the unit holds; open images and writers go on. Idempotent."""
+        with self._lock:
+            store, self._store = self._store, None
+        if store is not None:
+            stores.release(store)
+
+    def _names(self) -> tuple[str, ...]:
+        self._require_online()
+        with files.unit_errors(self.name):
+            return tuple(manifests.names(self.root / "manifests"))
+
+    def _manifest(self, image: str) -> manifests.Manifest:
+        return manifests.read(self.root / "manifests", image, uuid.UUID(self._identity.id), self.name)
+
+    def _require_online(self) -> None:
+        """A folder without the identity, such as a mount point without its mount, is offline and not to be touched."""
+        found = identities.read(self.root, self.name)
+        if found.id != self._identity.id:
+            raise errors.UnitOffline(
+                f"storage unit {self.name}: {self.root} holds unit {found.id}", hint="mount the unit's own file system"
+            )
+
+    def _require_writable(self) -> None:
+        self._require_online()
+        if self._refusal:
+            raise errors.UnitReadOnly(
+                f"storage unit {self.name} is read-only: {self._refusal}",
+                hint="holdfast unit adopt, or check the mount",
+            )
+
+    def _opened(self) -> stores.Store:
+        """The unit's own reference, for calls that end before the unit is closed."""
+        self._require_online()
+        with self._lock:
+            if self._store is None:
+                store = stores.share(self._settings)
+                if str(store.header.id) != self._identity.id:
+                    stores.release(store)
+                    raise errors.UnitError(
+                        f"storage unit {self.name}: unit.json and pool.json name different pools",
+                        hint="put the files of one pool together",
+                    )
+                self._store = store
+            return self._store
+
+    def _take(self) -> stores.Store:
+        """One more reference, for what may outlive the unit."""
+        self._opened()
+        return stores.share(self._settings)
+
+
+def _size(root: Path) -> int:
+    """Bytes that the files under ``root`` occupy."""
+    total = 0
+    for entry in os.scandir(root):
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                total += _size(Path(entry.path))
+            else:
+                total += entry.stat(follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:
+            continue  # gone since it was listed
+    return total

@@ -1,0 +1,362 @@
+"""What all users of one pool share in one process: its containers, its index, the segments being written and read.
+
+``share`` hands out one ``Store`` per folder and access, counted; the last ``release`` closes it. ``place`` is the way
+in for segments, ``fetch`` the way out; both go by fingerprint alone and know nothing of disks and images.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from reconciler.base import clocks, disks, errors, files
+from reconciler.storage.dedupe import appenders, containers, headers, indexes, journals
+
+#: Segments further apart than this in a container are read in two reads.
+_GAP: Final = 64 << 10
+#: Bytes read at once.
+_RUN: Final = 4 << 20
+#: Bytes of decoded data segments kept.
+_KEPT: Final = 32 << 20
+_META: Final = (containers.META_A, containers.META_B)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """How a process uses a pool."""
+
+    root: Path
+    #: The unit's name in the manifests, for messages.
+    name: str
+    writable: bool
+    #: Folder of the fingerprint index, None for the default.
+    cache: Path | None
+    #: Bytes at which a container is closed.
+    container_size: int = containers.TARGET_SIZE
+
+
+class Store:
+    """One pool in one process. Thread-safe. Made by ``share`` alone."""
+
+    def __init__(self, settings: Settings, header: headers.Header) -> None:
+        self.settings = settings
+        self.header = header
+        self.journal = journals.Journal(settings.root, settings.name, clocks.from_environment())
+        self.folder = settings.root / "containers"
+        self.references = 0
+        #: Guards ``present``, ``damaged`` and ``_users``; a lookup and its claim are one step under it.
+        self.mutex = threading.RLock()
+        #: Containers that lookups may lead to: id -> kind.
+        self.present: dict[int, int] = {}
+        #: Container files whose footer cannot be proven, and why.
+        self.damaged: dict[str, str] = {}
+        self._users: set[appenders.Claims] = set()
+        self._generation = -1
+        self._kept: collections.OrderedDict[bytes, bytes] = collections.OrderedDict()
+        self._kept_bytes = 0
+        self._kept_lock = threading.Lock()
+        self._temporary = None if settings.writable else Path(tempfile.mkdtemp(prefix="holdfast-index-"))
+        folder = self._temporary or settings.cache or settings.root / "index"
+        with self._exclusive():
+            self.index = indexes.Index(folder, str(header.id), settings.name)
+        self.workers = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "pool-worker")
+        self._sealers = concurrent.futures.ThreadPoolExecutor(len(containers.SUFFIXES), "pool-sealer")
+        self._appenders = {
+            kind: appenders.Appender(
+                folder=self.folder,
+                pool=header.id,
+                kind=kind,
+                target=settings.container_size,
+                sealed=self._sealed,
+                room=self.require_room,
+                executor=self._sealers,
+            )
+            for kind in containers.SUFFIXES
+        }
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self.settings.writable:
+            with self.journal.locked():
+                yield
+        else:
+            yield
+
+    def close(self) -> None:
+        """Close for good; called by ``release``."""
+        for appender in self._appenders.values():
+            appender.discard(())
+        self._sealers.shutdown()
+        self.workers.shutdown()
+        try:
+            with self._exclusive():
+                self.index.close()
+        except errors.UnitError:
+            # The unit's folder went away under it; what the index knows goes with it.
+            self.index.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    # What is there
+
+    def follow(self) -> None:
+        """Take note of what others did to the containers since the last look. Raises ``UnitError``."""
+        with self.mutex:
+            generation = self.journal.last().generation
+            if generation != self._generation:
+                self._reconcile()
+                self._generation = generation
+
+    def distrust(self) -> None:
+        """Compare with the folder at the next look, whatever the log says."""
+        with self.mutex:
+            self._generation = -1
+
+    def _reconcile(self) -> None:
+        before = set(self.present)
+        known = self.index.known()
+        found = dict(self.files())
+        lost = sum(row.records for number, row in known.items() if number not in found)
+        if lost > 1000 and lost * 4 > sum(row.records for row in known.values()):
+            # Entries that lead nowhere are misses, so harmless; but that many of them are a waste.
+            self.index.clear()
+            known = {}
+        for number in before - set(found):
+            del self.present[number]
+        self.damaged.clear()
+        for number, kind in found.items():
+            row = known.get(number)
+            if row is not None and row.kind == kind:
+                self.present[number] = kind
+        for number, kind in found.items():
+            if number not in self.present:
+                self._learn(number, kind)
+        for number, row in known.items():
+            if number not in found:
+                self.index.forget(number, row.kind, ())
+
+    def _learn(self, number: int, kind: int) -> None:
+        path = containers.path(self.folder, number, kind)
+        try:
+            footer = containers.read_footer(path, self.header.id)
+        except FileNotFoundError:
+            return
+        except (containers.Damaged, OSError) as error:
+            self.damaged[path.name] = str(error)
+            return
+        self.index.add(footer, self.present)
+        self.present[number] = kind
+
+    def files(self) -> Iterator[tuple[int, int]]:
+        """Id and kind of every container in place, condemned ones left out. Raises ``OSError``."""
+        for shard in os.scandir(self.folder):
+            for entry in os.scandir(shard.path) if shard.is_dir() else ():
+                parsed = containers.parse_name(entry.name)
+                if parsed is not None:
+                    yield parsed
+
+    # Segments in
+
+    def join(self, claims: appenders.Claims) -> None:
+        """Begin to write: what ``claims`` rely on is safe from collections until ``leave``."""
+        with self.mutex:
+            self._users.add(claims)
+
+    def leave(self, claims: appenders.Claims) -> None:
+        """End of a writer; open containers that nobody else relies on are dropped. Idempotent."""
+        with self.mutex:
+            self._users.discard(claims)
+            others = list(self._users)
+        for appender in self._appenders.values():
+            appender.discard(others)
+
+    def users(self) -> list[appenders.Claims]:
+        """The writers of this process."""
+        with self.mutex:
+            return list(self._users)
+
+    def place(
+        self, kind: int, segments: Mapping[bytes, disks.Buffer], claims: appenders.Claims
+    ) -> tuple[int, int, int]:
+        """Store what is missing of ``segments`` (by fingerprint): raw bytes and file bytes added, segments missed.
+
+        Raises ``UnitFull`` or ``UnitError``.
+        """
+        with files.unit_errors(self.settings.name):
+            missing = self._missing(kind, segments.keys(), claims)
+            if not missing:
+                return 0, 0, 0
+            level = self.header.level
+            records = [
+                (fingerprint, *containers.compress(segments[fingerprint], level), len(segments[fingerprint]))
+                for fingerprint in missing
+            ]
+            raw, stored = self._appenders[kind].append(records, claims)
+        claims.count(stored=stored)
+        return raw, stored, len(missing)
+
+    def _missing(self, kind: int, fingerprints: Collection[bytes], claims: appenders.Claims) -> list[bytes]:
+        pending = self._appenders[kind].pending(fingerprints, claims)
+        rest = [fingerprint for fingerprint in fingerprints if fingerprint not in pending]
+        locations = self.index.find(kind, rest)
+        with self.mutex:
+            present = self.present
+            hits = {
+                location.container for location in locations if location is not None and location.container in present
+            }
+            claims.use(hits)
+        return [
+            fingerprint
+            for fingerprint, location in zip(rest, locations, strict=True)
+            if location is None or location.container not in hits
+        ]
+
+    def flush(self, claims: appenders.Claims) -> None:
+        """Make everything that ``claims`` rely on durable. Raises ``UnitFull`` or ``UnitError``."""
+        for appender in self._appenders.values():
+            appender.flush(claims)
+        appenders.wait(claims, self.settings.name)
+
+    def _sealed(self, footer: containers.Footer) -> None:
+        with self.mutex:
+            self.index.add(footer, self.present)
+            self.present[footer.container] = footer.kind
+
+    def require_room(self, needed: int) -> None:
+        """Raise ``UnitFull`` where ``needed`` bytes more would use up the reserve that collecting needs."""
+        space = os.statvfs(self.settings.root)
+        if space.f_bavail * space.f_frsize < needed + reserve(self.settings.root):
+            raise errors.UnitFull(
+                f"storage unit {self.settings.name}: no space left",
+                hint="free space, or let copies expire and collect, then the next attempt goes on",
+            )
+
+    # Segments out
+
+    def fetch_meta(self, fingerprint: bytes) -> bytes:
+        """One page or span, from whichever of its two copies is good. Raises ``containers.Damaged``."""
+        problem: containers.Damaged | None = None
+        for kind in _META:
+            try:
+                return bytes(self._fetch(kind, [fingerprint])[fingerprint])
+            except containers.Damaged as error:
+                problem = error
+        raise problem or containers.Damaged("a page of the recipe is missing")
+
+    def fetch(self, fingerprints: Collection[bytes]) -> dict[bytes, disks.Buffer]:
+        """Data segments, each proven. Raises ``containers.Damaged`` for one that is missing or false."""
+        result: dict[bytes, disks.Buffer] = {}
+        with self._kept_lock:
+            for fingerprint in fingerprints:
+                kept = self._kept.get(fingerprint)
+                if kept is not None:
+                    self._kept.move_to_end(fingerprint)
+                    result[fingerprint] = kept
+        rest = [fingerprint for fingerprint in dict.fromkeys(fingerprints) if fingerprint not in result]
+        if rest:
+            result.update(self._fetch(containers.DATA, rest))
+        return result
+
+    def keep(self, fingerprint: bytes, segment: disks.Buffer) -> None:
+        """Keep a data segment in memory for a while: only a part of it was wanted, the rest will be soon."""
+        with self._kept_lock:
+            if fingerprint not in self._kept:
+                self._kept[fingerprint] = bytes(segment)
+                self._kept_bytes += len(segment)
+            while self._kept_bytes > _KEPT:
+                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+
+    def _fetch(self, kind: int, fingerprints: list[bytes]) -> dict[bytes, disks.Buffer]:
+        try:
+            return self._read(kind, fingerprints)
+        except (FileNotFoundError, containers.Damaged):
+            # A collection may have moved it since it was looked up.
+            self.follow()
+        try:
+            return self._read(kind, fingerprints)
+        except FileNotFoundError as error:
+            raise containers.Damaged(f"container {error.filename} is gone") from error
+
+    def _read(self, kind: int, fingerprints: list[bytes]) -> dict[bytes, disks.Buffer]:
+        wanted = []
+        locations = self.index.find(kind, fingerprints)
+        for fingerprint, location in zip(fingerprints, locations, strict=True):
+            if location is None or location.container not in self.present:
+                raise containers.Damaged(f"segment {fingerprint.hex()[:16]} is in no container")
+            wanted.append((location.container, location.offset, location.length, fingerprint))
+        wanted.sort()
+        result: dict[bytes, disks.Buffer] = {}
+        for run in _runs(wanted):
+            container, start = run[0][:2]
+            data = self._read_run(container, kind, start, run[-1][1] + run[-1][2] - start)
+            for _, offset, length, fingerprint in run:
+                record = data[offset - start : offset - start + length]
+                try:
+                    result[fingerprint] = containers.decode(record, fingerprint, self.header.key)
+                except containers.Damaged as error:
+                    raise containers.Damaged(
+                        f"container {containers.file_name(container, kind)} at {offset}: {error}"
+                    ) from error
+        return result
+
+    def _read_run(self, container: int, kind: int, offset: int, length: int) -> memoryview:
+        handle = os.open(containers.path(self.folder, container, kind), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return memoryview(os.pread(handle, length, offset))
+        finally:
+            os.close(handle)
+
+
+def _runs(wanted: Iterable[tuple[int, int, int, bytes]]) -> Iterator[list[tuple[int, int, int, bytes]]]:
+    run: list[tuple[int, int, int, bytes]] = []
+    for item in wanted:
+        if run:
+            container, offset, length, _ = run[-1]
+            if item[0] != container or item[1] > offset + length + _GAP or item[1] + item[2] - run[0][1] > _RUN:
+                yield run
+                run = []
+        run.append(item)
+    if run:
+        yield run
+
+
+def reserve(root: Path) -> int:
+    """Bytes that writers leave free, so that a full pool can still be collected."""
+    space = os.statvfs(root)
+    return min(2 * containers.TARGET_SIZE, space.f_blocks * space.f_frsize // 20)
+
+
+_shared: dict[tuple[str, bool], Store] = {}
+_shared_lock = threading.Lock()
+
+
+def share(settings: Settings) -> Store:
+    """The process's store for a pool; every call is paid back by ``release``. Raises ``UnitError`` kinds."""
+    key = (os.path.realpath(settings.root), settings.writable)
+    with _shared_lock:
+        store = _shared.get(key)
+        if store is None:
+            with files.unit_errors(settings.name):
+                store = Store(settings, headers.read(settings.root, settings.name))
+            _shared[key] = store
+        store.references += 1
+    return store
+
+
+def release(store: Store) -> None:
+    """Give a store back; the last one closes it."""
+    key = (os.path.realpath(store.settings.root), store.settings.writable)
+    with _shared_lock:
+        store.references -= 1
+        if store.references == 0:
+            del _shared[key]
+            store.close()

@@ -1,0 +1,141 @@
+"""Which folders a Directory unit has: clients, their images, and what crashes left between them.
+
+``unit`` asks here where an image lies and what there is to list or sweep. Separate from it since nothing here knows
+what is in an image. Names that Holdfast would not have given are passed over, so a stray folder hurts nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from reconciler.base import errors, files
+from reconciler.storage import identities, labels
+from reconciler.storage.directory import formats
+
+#: Made by mkfs in the root of ext file systems; never a client.
+_FOREIGN = frozenset({"lost+found"})
+
+
+class Places:
+    """The folders under the root of unit ``name``, which must carry the identity ``unit_id``."""
+
+    def __init__(self, *, name: str, root: Path, unit_id: str) -> None:
+        self._name = name
+        self._root = root
+        self._unit_id = unit_id
+        #: Where an image was last seen; checked before use.
+        self._seen: dict[str, Path] = {}
+
+    def require_online(self) -> None:
+        """Raise ``UnitOffline`` unless the root still is the unit: an empty mount point is Offline, not empty."""
+        found = identities.read(self._root, self._name)
+        if found.id != self._unit_id:
+            raise errors.UnitOffline(
+                f"storage unit {self._name}: {self._root} holds unit {found.id}, not {self._unit_id}",
+                hint="mount the unit's file system, or correct its path",
+            )
+
+    def images(self) -> Iterator[Path]:
+        """Every folder that has the place and the name of a committed image. Raises ``UnitError``."""
+        self.require_online()
+        for client in self._clients():
+            for folder in self._entries(client):
+                if labels.is_safe(folder.name):
+                    yield folder
+
+    def find(self, image_id: str) -> Path | None:
+        """The folder of a committed image, if there is one. Raises ``UnitError``."""
+        if not labels.is_safe(image_id):
+            return None
+        known = self._seen.get(image_id)
+        if known is not None and known.is_dir():
+            return known
+        for client in self._clients():
+            if (client / image_id).is_dir():
+                self._seen[image_id] = client / image_id
+                return client / image_id
+        return None
+
+    def make(self, folder: Path) -> None:
+        """Make ``folder`` and, durably, the client's folder around it. Raises ``OSError``."""
+        try:
+            folder.parent.mkdir(mode=formats.FOLDER_MODE)
+        except FileExistsError:
+            known = True
+        else:
+            known = False
+        if not known:
+            files.sync_folder(self._root)
+        folder.mkdir(mode=formats.FOLDER_MODE)
+
+    def drop_empty(self, client: Path) -> None:
+        """Remove a client's folder that holds nothing any more. Raises ``UnitError``."""
+        with files.unit_errors(self._name):
+            try:
+                client.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                    raise
+
+    def remove_leftovers(self, wanted: Callable[[str], bool], prefix: str = ".") -> int:
+        """Remove unfinished and deleted folders whose image id is ``wanted``; the bytes freed. Raises ``UnitError``."""
+        freed = 0
+        for client in self._clients():
+            leftovers = [entry for entry in self._entries(client) if entry.name.startswith(prefix)]
+            for entry in leftovers:
+                image_id = formats.leftover_of(entry.name)
+                if image_id is not None and wanted(image_id):
+                    with files.unit_errors(self._name):
+                        freed += remove_folder(entry)
+            self.drop_empty(client)
+        return freed
+
+    def _clients(self) -> list[Path]:
+        with files.unit_errors(self._name), os.scandir(self._root) as entries:
+            return sorted(
+                self._root / entry.name
+                for entry in entries
+                if labels.is_safe(entry.name) and entry.name not in _FOREIGN and entry.is_dir(follow_symlinks=False)
+            )
+
+    def _entries(self, client: Path) -> list[Path]:
+        with files.unit_errors(self._name):
+            try:
+                with os.scandir(client) as entries:
+                    return sorted(client / entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            except FileNotFoundError:
+                return []  # its last image was deleted since the root was read
+
+
+def remove_folder(folder: Path) -> int:
+    """Remove a folder and what is in it, tolerating others who remove it too; the bytes freed. Raises ``OSError``."""
+    freed = 0
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for name in names:
+            freed += _remove_file(Path(parent, name))
+        for name in folders:
+            _remove_empty(Path(parent, name))
+    _remove_empty(folder)
+    return freed
+
+
+def _remove_file(path: Path) -> int:
+    try:
+        found = path.lstat()
+        path.unlink()
+    except FileNotFoundError:
+        return 0
+    return found.st_blocks * 512 if found.st_nlink == 1 else 0
+
+
+def _remove_empty(path: Path) -> None:
+    try:
+        if path.is_symlink():
+            path.unlink()
+        else:
+            path.rmdir()
+    except FileNotFoundError:
+        return

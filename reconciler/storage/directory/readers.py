@@ -1,0 +1,194 @@
+"""Reading one image from a Directory unit, through whatever chain lies under it.
+
+A disk of an incremental holds only its changed blocks; the others are its parent's, which may again be an
+incremental. Which image of the chain holds which block is resolved once per opened disk into an array of four bytes
+per 1 MiB block; the files that hold any stay open, so that a block is one ``pread``. Every block is proven against
+the digest list of the image asked for, never against that of the image it lies in.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import threading
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+from reconciler.base import digests, disks, errors, extents, files, meters
+from reconciler.storage import blocks, units
+from reconciler.storage.directory import formats
+
+#: Folder and ``image.json`` of a committed image. Raises ``ImageMissing``, ``ImageDamaged`` or ``FormatTooNew``.
+Finder = Callable[[str], tuple[Path, formats.Document]]
+
+
+class DirectoryImage(disks.Closing):
+    """An image opened for reading; see ``units.StoredImage``."""
+
+    def __init__(self, *, unit: str, folder: Path, document: formats.Document, find: Finder) -> None:
+        self.label = document.label
+        self.base = document.base
+        self._unit = unit
+        self._folder = folder
+        self._stored = {disk.name: disk for disk in document.disks}
+        self._records = {record.name: record for record in document.label.disks}
+        self._find = find
+        self._lock = threading.Lock()
+        self._open: list[_Chain] = []
+
+    def disk(self, name: str) -> blocks.ProvenDisk:
+        """One disk, whole. Raises ``NotFound``, or ``ImageDamaged`` where an image of its chain is not there."""
+        block_digests = self.block_digests(name)
+        record = self._records[name]
+        with files.unit_errors(self._unit):
+            chain = _Chain(record=record, image=self.label.id, members=self._members(name))
+        with self._lock:
+            self._open.append(chain)
+        return blocks.ProvenDisk(
+            image=self.label.id, record=record, block_digests=block_digests, load=chain.load, release=chain.close
+        )
+
+    def changed(self, name: str, parent: str) -> extents.Extents | None:
+        """The ranges that this image stores of a disk, where ``parent`` is its direct base; else None."""
+        stored = self._require(name)
+        if stored.parent != parent:
+            return None
+        with files.unit_errors(self._unit):
+            return formats.read_ranges(self._folder, stored)
+
+    def block_digests(self, name: str) -> bytes:
+        """The disk's list of block digests, proven. Raises ``NotFound`` or ``ImageDamaged``."""
+        stored = self._require(name)
+        with files.unit_errors(self._unit):
+            return blocks.check_list(formats.read_digests(self._folder, stored), self._records[name], self.label.id)
+
+    def verify(self, name: str, meter: meters.Meter) -> tuple[units.Damage, ...]:
+        """Prove every block of one disk, and that what should be a hole in its own file is none but zeros."""
+        size = self._records[name].size
+        try:
+            with self.disk(name) as disk:
+                found = blocks.prove(disk, image=self.label.id, meter=meter)
+                return found + self._stray(name, disk, meter)
+        except (errors.ImageDamaged, errors.ImageMissing) as error:
+            return (units.Damage(image=self.label.id, disk=name, offset=0, length=size, message=error.message),)
+
+    def close(self) -> None:
+        """Close every file of every disk that was handed out."""
+        with self._lock:
+            chains, self._open = self._open, []
+        for chain in chains:
+            chain.close()
+
+    def _require(self, name: str) -> formats.StoredDisk:
+        if name not in self._stored:
+            raise errors.NotFound(f"image {self.label.id} has no disk {name}", hint=f"it has {', '.join(self._stored)}")
+        return self._stored[name]
+
+    def _members(self, name: str) -> list[tuple[Path, formats.StoredDisk]]:
+        """The images that hold the disk's blocks, youngest first, the last one whole."""
+        members = [(self._folder, self._require(name))]
+        seen = {self.label.id}
+        while (parent := members[-1][1].parent) is not None:
+            if parent in seen:
+                raise errors.ImageDamaged(f"image {self.label.id}, disk {name}: its chain comes back to {parent}")
+            seen.add(parent)
+            members.append(self._member(parent, name))
+        return members
+
+    def _member(self, image_id: str, name: str) -> tuple[Path, formats.StoredDisk]:
+        try:
+            folder, document = self._find(image_id)
+        except (errors.ImageMissing, errors.ImageDamaged) as error:
+            raise errors.ImageDamaged(
+                f"image {self.label.id}, disk {name}: its base {image_id} cannot be used: {error.message}",
+                hint="use another copy of the image; the next backup of this series must be a full",
+            ) from error
+        for record, stored in zip(document.label.disks, document.disks, strict=True):
+            if stored.name == name and record.size == self._records[name].size:
+                return folder, stored
+        raise errors.ImageDamaged(f"image {self.label.id}, disk {name}: its base {image_id} has no such disk")
+
+    def _stray(self, name: str, disk: blocks.ProvenDisk, meter: meters.Meter) -> tuple[units.Damage, ...]:
+        """Bytes in what should be holes: the digests never ask for them, but whoever mounts the raw file sees them."""
+        stored = self._stored[name]
+        if stored.parent is not None:
+            return ()
+        found: list[units.Damage] = []
+        with files.unit_errors(self._unit), (self._folder / stored.data).open("rb", buffering=0) as file:
+            for offset, length in extents.pieces(_data_ranges(file.fileno(), disk.size), digests.BLOCK):
+                meter.check()
+                if disk.is_hole(offset // digests.BLOCK) and not blocks.is_zero(
+                    os.pread(file.fileno(), length, offset)
+                ):
+                    message = f"image {self.label.id}, disk {name}: data at offset {offset}, where the disk is zero"
+                    found.append(
+                        units.Damage(image=self.label.id, disk=name, offset=offset, length=length, message=message)
+                    )
+        return tuple(found)
+
+
+class _Chain:
+    """Which file holds which block of a disk, and those files, open."""
+
+    def __init__(self, *, record: units.DiskRecord, image: str, members: list[tuple[Path, formats.StoredDisk]]) -> None:
+        self._size = record.size
+        self._owners = _owners(record.size, members)
+        self._files: dict[int, io.FileIO] = {}
+        try:
+            for owner in sorted(set(self._owners)):
+                folder, stored = members[owner]
+                self._files[owner] = _open(folder / stored.data, image, record.name)
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self, index: int) -> bytes:
+        """The bytes of one block as they lie there; the caller proves them. Raises ``OSError``."""
+        handle = self._files[self._owners[index]].fileno()
+        return os.pread(handle, digests.block_length(index, self._size), index * digests.BLOCK)
+
+    def close(self) -> None:
+        """Close the files. Idempotent."""
+        for file in self._files.values():
+            file.close()
+
+
+def _owners(size: int, members: list[tuple[Path, formats.StoredDisk]]) -> array[int]:
+    """For each block the position of the image in ``members`` that holds it."""
+    last = len(members) - 1
+    owners = array("I", [last]) * digests.block_count(size)
+    for position in range(last - 1, -1, -1):
+        for offset, length in formats.read_ranges(*members[position]):
+            first, end = offset // digests.BLOCK, digests.block_count(offset + length)
+            if end > len(owners):
+                raise errors.ImageDamaged(f"disk {members[position][1].name}: changes beyond its end")
+            owners[first:end] = array("I", [position]) * (end - first)
+    return owners
+
+
+def _open(path: Path, image: str, disk: str) -> io.FileIO:
+    try:
+        return io.FileIO(path)
+    except FileNotFoundError as error:
+        raise errors.ImageDamaged(
+            f"image {image}, disk {disk}: {path} is missing", hint="use another copy of the image"
+        ) from error
+
+
+def _data_ranges(handle: int, size: int) -> extents.Extents:
+    """Where a sparse file has data. Raises ``OSError``."""
+    result: list[extents.Extent] = []
+    position = 0
+    end = min(size, os.fstat(handle).st_size)
+    while position < end:
+        try:
+            start = os.lseek(handle, position, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            raise
+        position = os.lseek(handle, start, os.SEEK_HOLE)
+        result.append((start, min(position, end) - start))
+    return tuple(result)

@@ -1,0 +1,141 @@
+"""Walking a disk by blocks, and reading a stored disk with proof."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import unit_samples as samples
+from unit_samples import MIB, SampleDisk
+
+from reconciler.base import digests, disks, errors, meters
+from reconciler.storage import blocks, units
+
+
+def _stored(data: bytes, load: blocks.Loader) -> blocks.ProvenDisk:
+    record = units.DiskRecord(name="d", size=len(data), sector=512, digest=samples.digest(data), blake3=None)
+    return blocks.ProvenDisk(image="img", record=record, block_digests=samples.block_list(data), load=load)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+@pytest.mark.parametrize("size", [0, 1, 512, MIB - 1, MIB])
+def test_zeros_are_recognised_in_any_buffer(kind: type, size: int) -> None:
+    assert blocks.is_zero(kind(bytes(size)))
+    if size:
+        assert not blocks.is_zero(kind(bytes(size - 1) + b"\1"))
+
+
+def test_a_walk_yields_what_is_not_zero_in_order() -> None:
+    data = samples.patch(bytes(5 * MIB + 3), MIB, samples.noise(MIB, 1)) + b"end"
+    walk = blocks.BlockWalk(SampleDisk("d", data), meter=meters.Meter())
+    found = list(walk)
+    assert [(block.index, block.offset, block.length) for block in found] == [(1, MIB, MIB), (5, 5 * MIB, 6)]
+    assert [bytes(block.data or b"") for block in found] == [data[MIB : 2 * MIB], data[5 * MIB :]]
+    assert walk.digests == samples.block_list(data)
+    assert walk.changed is None
+
+
+def test_a_walk_over_a_parent_yields_emptied_blocks_without_data() -> None:
+    old = samples.noise(4 * MIB, 2)
+    new = samples.patch(old, MIB, bytes(2 * MIB))
+    disk = SampleDisk("d", new, data_extents=[(0, 2 * MIB), (3 * MIB, MIB)])
+    walk = blocks.BlockWalk(disk, meter=meters.Meter(), parent=samples.block_list(old))
+    assert [(block.index, block.data) for block in walk] == [(1, None), (2, None)]
+    assert walk.changed == ((MIB, 2 * MIB),)
+    assert walk.digests == samples.block_list(new)
+
+
+def test_a_walk_must_end_before_it_is_asked() -> None:
+    walk = blocks.BlockWalk(SampleDisk("d", samples.noise(2 * MIB, 3)), meter=meters.Meter())
+    next(iter(walk))
+    with pytest.raises(RuntimeError):
+        walk.record()
+
+
+def test_a_walk_over_a_hole_can_be_cancelled() -> None:
+    meter = meters.Meter()
+    meter.cancel()
+    walk = blocks.BlockWalk(SampleDisk("d", bytes(MIB), data_extents=[]), meter=meter)
+    with pytest.raises(errors.Cancelled):
+        list(walk)
+
+
+def test_a_list_of_another_size_is_no_parent() -> None:
+    with pytest.raises(errors.UnitError):
+        blocks.BlockWalk(SampleDisk("d", bytes(2 * MIB)), meter=meters.Meter(), parent=bytes(32))
+
+
+def test_small_reads_in_a_row_load_a_block_once() -> None:
+    data = samples.noise(3 * MIB, 4)
+    loaded: list[int] = []
+
+    def load(index: int) -> bytes:
+        loaded.append(index)
+        return data[index * MIB : (index + 1) * MIB]
+
+    disk = _stored(data, load)
+    assert b"".join(bytes(disk.pread(at, 65536)) for at in range(0, 3 * MIB, 65536)) == data
+    assert loaded == [0, 1, 2]
+    assert bytes(disk.pread(5, 2 * MIB)) == data[5 : 5 + 2 * MIB]
+    assert loaded == [0, 1, 2]
+
+
+def test_zero_blocks_are_never_loaded() -> None:
+    def load(index: int) -> bytes:
+        raise AssertionError(index)
+
+    disk = _stored(bytes(3 * MIB + 7), load)
+    assert bytes(disk.pread(0, 3 * MIB + 7)) == bytes(3 * MIB + 7)
+    assert disk.extents() == ()
+    assert blocks.prove(disk, image="img", meter=meters.Meter()) == ()
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(errno.EIO, errors.ImageDamaged), (errno.ESTALE, errors.UnitError), (errno.ETIMEDOUT, errors.UnitError)],
+)
+def test_only_lost_bytes_are_damage_an_unreachable_unit_is_not(number: int, expected: type[Exception]) -> None:
+    def load(index: int) -> bytes:
+        raise OSError(number, "no")
+
+    disk = _stored(samples.noise(2 * MIB, 5), load)
+    with pytest.raises(expected) as caught:
+        disk.pread(0, 10)
+    assert type(caught.value) is expected
+    if expected is errors.ImageDamaged:
+        (damage,) = blocks.prove(disk, image="img", meter=meters.Meter())
+        assert (damage.offset, damage.length) == (0, 2 * MIB)
+    else:
+        with pytest.raises(expected):
+            blocks.prove(disk, image="img", meter=meters.Meter())
+
+
+def test_damaged_blocks_apart_are_findings_of_their_own() -> None:
+    data = samples.noise(5 * MIB, 6)
+
+    def load(index: int) -> bytes:
+        return bytes(MIB) if index in (1, 2, 4) else data[index * MIB : (index + 1) * MIB]
+
+    found = blocks.prove(_stored(data, load), image="img", meter=meters.Meter())
+    assert [(damage.offset, damage.length) for damage in found] == [(MIB, 2 * MIB), (4 * MIB, MIB)]
+
+
+def test_a_false_list_is_refused() -> None:
+    data = samples.noise(2 * MIB, 7)
+    record = units.DiskRecord(name="d", size=len(data), sector=512, digest=samples.digest(data), blake3=None)
+    good = samples.block_list(data)
+    assert blocks.check_list(good, record, "img") == good
+    for bad in (good[:-32], good + bytes(32), bytes([good[0] ^ 1]) + good[1:]):
+        with pytest.raises(errors.ImageDamaged, match=r"img.*d"):
+            blocks.check_list(bad, record, "img")
+
+
+def test_data_extents_are_merged_and_end_with_the_disk() -> None:
+    data = samples.noise(2 * MIB, 8) + bytes(MIB) + samples.noise(MIB + 9, 9)
+    assert blocks.data_extents(samples.block_list(data), len(data)) == ((0, 2 * MIB), (3 * MIB, MIB + 9))
+    assert blocks.data_extents(b"", 0) == ()
+    assert blocks.data_extents(digests.digest(b"x"), 1) == ((0, 1),)
+
+
+def test_a_stored_disk_is_a_disk() -> None:
+    assert isinstance(_stored(b"x", lambda _: b"x"), disks.Disk)
