@@ -1,0 +1,61 @@
+"""Who did what, when: an append-only trail, written in the transaction that did it.
+
+Every module that changes a fact worth asking about calls ``record`` with its own connection, so that the trail and the
+facts cannot disagree. Triggers in the database refuse to change or delete a line. The number of the newest line also
+tells whether anything worth a dump has happened (``dumps.changed_since``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from reconciler.catalog import database, tables
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One line of the trail."""
+
+    #: Counts up from 1.
+    number: int
+    at: dt.datetime
+    #: Who: a user, or the name of a part of Holdfast.
+    actor: str
+    #: What, in CamelCase.
+    event: str
+    #: To what, such as ``StorageUnit/emprise-a`` or ``copy/img-1/2``.
+    object: str
+    details: Mapping[str, Any]
+
+
+def record(
+    connection: sa.Connection,
+    *,
+    now: dt.datetime,
+    actor: str,
+    event: str,
+    object: str,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Add one line within the caller's writing transaction."""
+    connection.execute(
+        tables.AUDIT.insert().values(at=now, actor=actor, event=event, object=object, details=dict(details or {}))
+    )
+
+
+def entries(db: database.Database, limit: int | None = None) -> tuple[Entry, ...]:
+    """The trail in order; with ``limit``, its newest lines only."""
+    newest = sa.select(tables.AUDIT).order_by(tables.AUDIT.c.number.desc()).limit(limit)
+    with db.reading() as connection:
+        rows = connection.execute(newest).all()
+    return tuple(Entry(**row._mapping) for row in reversed(rows))
+
+
+def newest(connection: sa.Connection) -> int:
+    """Number of the newest line, 0 where there is none."""
+    return int(connection.scalar(sa.select(sa.func.max(tables.AUDIT.c.number))) or 0)

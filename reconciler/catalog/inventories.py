@@ -1,0 +1,23 @@
+"""What is applied, seen and known: the configuration in force, the machines its sources show, the units it uses.
+
+One door for the controller and the reports; the rooms behind it are ``configurations`` and ``machines``.
+"""
+
+from __future__ import annotations
+
+from reconciler.catalog import configurations, machines
+
+apply_configuration = configurations.apply_configuration
+applied = configurations.applied
+in_force = configurations.in_force
+anchors = configurations.anchors
+promises = configurations.promises
+owed = configurations.owed
+
+KnownUnit = machines.KnownUnit
+see_machines = machines.see_machines
+inventories = machines.inventories
+clients = machines.clients
+find_client = machines.find_client
+known_units = machines.known_units
+learn_unit = machines.learn_unit

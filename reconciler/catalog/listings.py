@@ -1,0 +1,153 @@
+"""Images and copies as plain rows, with every field that ``get images`` and ``get copies`` show but a plan's words.
+
+Read by the command line and the reports; decisions read ``histories``. An image whose last copy expired is no longer
+listed unless asked for; its copies are, as Expired.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from reconciler.catalog import database, histories, tables
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class DiskFacts:
+    """One disk of an image."""
+
+    name: str
+    #: Virtual size in bytes.
+    size: int
+    #: Logical sector size in bytes.
+    sector: int
+    #: ``blake3-1m:<hex>``, None where it was not read.
+    digest: str | None
+    #: Hex of the plain BLAKE3 of the whole disk, where the whole disk was read.
+    blake3: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRow:
+    """One committed image."""
+
+    id: str
+    #: Slug of the client.
+    client: str
+    client_id: str
+    policy: str
+    schedule: str
+    lifecycle: str
+    #: Full, Incremental or Cumulative.
+    type: str
+    #: Complete or Partial.
+    state: str
+    time: dt.datetime
+    slot: dt.datetime
+    sequence: int
+    revision: str
+    parent: str | None
+    #: Known or FullRead.
+    changes: str
+    consistency: str
+    size_bytes: int
+    disks: tuple[DiskFacts, ...]
+    #: ``{"code": ..., "message": ...}`` each.
+    warnings: tuple[Mapping[str, str], ...]
+    #: Numbers of the copies that are not Expired.
+    copies: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class CopyRow:
+    """One copy, in whatever state."""
+
+    image: str
+    number: int
+    #: Slug of the client.
+    client: str
+    client_id: str
+    policy: str
+    operation: str
+    unit: str
+    #: Writing, Complete, Damaged, Lost, Expiring or Expired.
+    state: str
+    created_at: dt.datetime
+    stored_bytes: int
+    #: Image on the same unit that this copy needs, None where it stands alone.
+    base: str | None
+    imported: bool
+    #: When the state last changed, and why.
+    changed_at: dt.datetime
+    message: str
+
+
+def list_images(
+    db: database.Database,
+    *,
+    client_id: str | None = None,
+    policy: str | None = None,
+    image_id: str | None = None,
+    expired: bool = False,
+) -> tuple[ImageRow, ...]:
+    """Committed images that match all that is given, by id; with ``expired``, those without any copy left too."""
+    image = tables.IMAGES.c
+    chosen = _chosen({image.client_id: client_id, image.policy: policy, image.id: image_id})
+    slug = tables.CLIENTS.c.slug.label("client")
+    images = (
+        sa.select(tables.IMAGES, slug)
+        .join_from(tables.IMAGES, tables.CLIENTS, image.client_id == tables.CLIENTS.c.id)
+        .where(image.state.in_(histories.COMMITTED), *chosen)
+        .order_by(image.id)
+    )
+    copy = tables.COPIES.c
+    copies = (
+        sa.select(copy.image_id, copy.number)
+        .join_from(tables.COPIES, tables.IMAGES, copy.image_id == image.id)
+        .where(copy.state != "Expired", *chosen)
+        .order_by(copy.image_id, copy.number)
+    )
+    numbers: dict[str, list[int]] = {}
+    with db.reading() as connection:
+        for id, number in connection.execute(copies):
+            numbers.setdefault(id, []).append(number)
+        rows = connection.execute(images).all()
+    return tuple(_image(row._mapping, numbers.get(row.id, [])) for row in rows if expired or row.id in numbers)
+
+
+def list_copies(
+    db: database.Database, *, image_id: str | None = None, client_id: str | None = None, unit: str | None = None
+) -> tuple[CopyRow, ...]:
+    """Copies in every state that match all that is given, by image and number."""
+    image, copy = tables.IMAGES.c, tables.COPIES.c
+    query = (
+        sa.select(
+            copy.image_id.label("image"), copy.number, tables.CLIENTS.c.slug.label("client"), image.client_id,
+            image.policy, copy.operation, copy.unit, copy.state, copy.created_at, copy.stored_bytes, copy.base,
+            copy.imported, copy.changed_at, copy.message,
+        )
+        .join_from(tables.COPIES, tables.IMAGES, copy.image_id == image.id)
+        .join(tables.CLIENTS, image.client_id == tables.CLIENTS.c.id)
+        .where(*_chosen({copy.image_id: image_id, image.client_id: client_id, copy.unit: unit}))
+        .order_by(copy.image_id, copy.number)
+    )  # fmt: skip
+    with db.reading() as connection:
+        return tuple(CopyRow(**row._mapping) for row in connection.execute(query))
+
+
+def _chosen(wanted: Mapping[sa.ColumnElement[Any], str | None]) -> list[sa.ColumnElement[bool]]:
+    return [column == value for column, value in wanted.items() if value is not None]
+
+
+def _image(row: Mapping[Any, Any], copies: list[int]) -> ImageRow:
+    names = [field.name for field in dataclasses.fields(ImageRow) if field.name not in ("disks", "warnings", "copies")]
+    return ImageRow(
+        disks=tuple(DiskFacts(**disk) for disk in row["disks"]),
+        warnings=tuple(row["warnings"]),
+        copies=tuple(copies),
+        **{name: row[name] for name in names},
+    )

@@ -1,0 +1,160 @@
+"""Clients, what the sources last showed of them, and the storage units that were used at least once.
+
+A client gets its slug at first sight and keeps it for ever; its name and place may change. What a policy's selection
+matched is kept with its time, so that a source that cannot be asked does not look like a source without machines.
+``know`` is shared with ``imports``, which meets clients in the labels of images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import difflib
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+import sqlmodel
+
+from reconciler.base import errors
+from reconciler.catalog import audits, database, tables
+from reconciler.planning import clients as slugs
+from reconciler.planning import observed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class KnownUnit:
+    """A storage unit as it was at its first use."""
+
+    name: str
+    #: The UUID in its ``unit.json``.
+    id: str
+    #: Directory or DedupePool.
+    type: str
+    #: Absolute path of its root folder.
+    path: str
+
+
+def see_machines(db: database.Database, policy: str, machines: Iterable[observed.Machine], now: dt.datetime) -> None:
+    """A source has shown what a policy matches: remember it, and the clients in it. Nothing is written where nothing
+    is new, not even the time."""
+    seen = tuple(machines)
+    documents = [dataclasses.asdict(machine) for machine in seen]
+    inventory = tables.INVENTORIES
+    query = sa.select(inventory.c.machines, inventory.c.seen).where(inventory.c.policy == policy)
+    with db.reading() as connection:
+        before = connection.execute(query).first()
+    if before is not None and before.seen == now and before.machines == _plain(documents):
+        return
+    with db.writing() as connection:
+        # Two machines that claim one id are the plan's problem; here the first one stands.
+        for machine in {machine.id: machine for machine in reversed(seen)}.values():
+            know(connection, id=machine.id, name=machine.name, source=machine.source, slug=None, now=now)
+        connection.execute(inventory.delete().where(inventory.c.policy == policy))
+        connection.execute(inventory.insert().values(policy=policy, machines=documents, seen=now))
+
+
+def know(connection: sa.Connection, *, id: str, name: str, source: str, slug: str | None, now: dt.datetime) -> None:
+    """Make or refresh a client. ``slug`` is the one wished for by an image's label, None to derive it from the name."""
+    client = tables.CLIENTS
+    known = connection.execute(sa.select(client).where(client.c.id == id)).first()
+    if known is None:
+        taken = set(connection.scalars(sa.select(client.c.slug)))
+        given = slug if slug and slug not in taken else slugs.slug(slug or name, taken)
+        connection.execute(client.insert().values(id=id, slug=given, name=name, source=source, first_seen=now))
+        audits.record(
+            connection, now=now, actor="catalog", event="ClientSeen", object=f"client/{given}",
+            details={"id": id, "name": name, "source": source},
+        )  # fmt: skip
+    elif (known.name, known.source) != (name, source):
+        connection.execute(client.update().where(client.c.id == id).values(name=name, source=source))
+        audits.record(
+            connection, now=now, actor="catalog", event="ClientChanged", object=f"client/{known.slug}",
+            details={"name": [known.name, name], "source": [known.source, source]},
+        )  # fmt: skip
+
+
+def inventories(db: database.Database) -> dict[str, observed.Inventory]:
+    """What each policy's selection matched when its source last answered."""
+    with db.reading() as connection:
+        rows = connection.execute(sa.select(tables.INVENTORIES)).all()
+    return {
+        row.policy: observed.Inventory(machines=tuple(_machine(**one) for one in row.machines), seen=row.seen)
+        for row in rows
+    }
+
+
+def clients(db: database.Database) -> dict[str, observed.Client]:
+    """Every client, by id."""
+    with db.reading() as connection:
+        rows = connection.execute(sa.select(tables.CLIENTS).order_by(tables.CLIENTS.c.slug)).all()
+    return {row.id: observed.Client(**row._mapping) for row in rows}
+
+
+def find_client(db: database.Database, text: str) -> observed.Client:
+    """The client with this slug, else this id, else this name.
+
+    Raises ``NotFound``: with near names where nothing fits, with the slugs where several clients have the name.
+    """
+    known = clients(db).values()
+    for matches in (
+        [one for one in known if one.slug == text],
+        [one for one in known if one.id == text],
+        [one for one in known if one.name == text],
+    ):
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            listed = ", ".join(one.slug for one in matches)
+            raise errors.NotFound(f"{len(matches)} clients are named {text}", hint=f"name one by its slug: {listed}")
+    words = sorted({one.slug for one in known} | {one.name for one in known})
+    near = difflib.get_close_matches(text, words, 3) or difflib.get_close_matches(text.lower(), words, 3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "holdfast get clients lists them"
+    raise errors.NotFound(f"there is no client {text}", hint=hint)
+
+
+def known_units(db: database.Database) -> dict[str, KnownUnit]:
+    """Storage units that were used at least once, by name."""
+    with db.reading() as connection:
+        rows = connection.execute(sa.select(tables.UNITS).order_by(tables.UNITS.c.name)).all()
+    return {row.name: KnownUnit(name=row.name, id=row.id, type=row.type, path=row.path) for row in rows}
+
+
+def learn_unit(db: database.Database, unit: KnownUnit, now: dt.datetime, actor: str) -> None:
+    """Remember who a unit is; repeating it changes nothing, a new path of the same unit is remembered.
+
+    Raises ``CatalogError`` where the name belongs to another unit, or the unit is known under another name.
+    """
+    with db.writing() as connection, sqlmodel.Session(connection) as session:
+        same = session.exec(sqlmodel.select(tables.UnitRow).where(tables.UnitRow.id == unit.id)).first()
+        if same is not None and same.name != unit.name:
+            raise errors.CatalogError(
+                f"storage unit {unit.name} at {unit.path} is known as {same.name}",
+                hint=f"add previousNames: [{same.name}] to it, or give each its own folder",
+            )
+        found = session.get(tables.UnitRow, unit.name)
+        if found is not None and found.id != unit.id:
+            raise errors.CatalogError(
+                f"storage unit {unit.name}: {unit.path} holds unit {unit.id}, and the catalog knows {found.id}",
+                hint="mount the right file system, or declare this one under a new name",
+            )
+        if found is not None and (found.type, found.path) == (unit.type, unit.path):
+            return
+        row = found or tables.UnitRow(name=unit.name, id=unit.id, type=unit.type, path=unit.path, learned=now)
+        row.type, row.path = unit.type, unit.path
+        session.add(row)
+        session.flush()
+        details = {"id": unit.id, "type": unit.type, "path": unit.path}
+        object = f"StorageUnit/{unit.name}"
+        audits.record(connection, now=now, actor=actor, event="UnitLearned", object=object, details=details)
+
+
+def _plain(documents: list[dict[str, object]]) -> list[dict[str, object]]:
+    """As JSON gives them back: lists for tuples."""
+    return [{key: list(v) if isinstance(v, tuple) else v for key, v in one.items()} for one in documents]
+
+
+def _machine(
+    id: str, name: str, source: str, disks: Iterable[str], problem: tuple[str, str] | None = None
+) -> observed.Machine:
+    known = (problem[0], problem[1]) if problem else None
+    return observed.Machine(id=id, name=name, source=source, disks=tuple(disks), problem=known)

@@ -1,0 +1,352 @@
+"""The schema of the catalog as SQLModel tables; ``migrations`` builds the same, and a test compares the two.
+
+Read by every module of this package and by nobody outside it. Columns keep times as integer microseconds since 1970
+(``Moment``) and JSON as canonical text (``Document``), so that SQLite and PostgreSQL order and compare them alike.
+The upper-case names at the end are the same tables for Core statements, which everything that touches sets uses.
+Constraints carry names by convention, because SQLite can only change a table whose constraints are named.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any, Final
+
+import sqlalchemy as sa
+import sqlmodel
+from sqlmodel import Field
+
+from reconciler.base import digests, times
+
+EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=times.UTC)
+_MICROSECOND: Final = dt.timedelta(microseconds=1)
+
+#: Job states in which a job holds its address and keeps copies from expiring.
+LIVE: Final = ("Queued", "Running")
+_LIVE_CLAUSE: Final = "state IN ('Queued', 'Running')"
+
+
+def to_number(moment: dt.datetime) -> int:
+    """Microseconds since 1970 of an aware time."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def to_moment(number: int) -> dt.datetime:
+    """The aware UTC time of a number of microseconds since 1970."""
+    return EPOCH + dt.timedelta(microseconds=number)
+
+
+class Moment(sa.types.TypeDecorator[dt.datetime]):
+    """An aware time, kept as microseconds since 1970."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
+        """To the stored number."""
+        return None if value is None else to_number(value)
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> dt.datetime | None:  # noqa: ARG002
+        """From the stored number."""
+        return None if value is None else to_moment(value)
+
+
+class Document(sa.types.TypeDecorator[Any]):
+    """JSON values, kept as canonical text: equal values are equal texts."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
+        """To the stored text."""
+        return None if value is None else digests.canonical_json(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002
+        """From the stored text."""
+        return None if value is None else json.loads(value)
+
+
+#: A row number that the database counts up.
+RowNumber: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+METADATA: Final = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+
+class Row(sqlmodel.SQLModel):
+    """What all tables share: the metadata with the naming convention."""
+
+    metadata = METADATA
+
+
+class Fact(Row, table=True):
+    """Single facts of the catalog itself: its id, the revision in force."""
+
+    __tablename__ = "facts"
+    key: str = Field(primary_key=True)
+    value: str
+
+
+class Counter(Row, table=True):
+    """Numbers that only grow."""
+
+    __tablename__ = "counters"
+    name: str = Field(primary_key=True)
+    value: int = Field(sa_type=sa.BigInteger)
+
+
+class ManifestObject(Row, table=True):
+    """An object in force, or orphaned."""
+
+    __tablename__ = "objects"
+    kind: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    #: The whole manifest as users write it, defaults included.
+    document: Any = Field(sa_type=Document)
+    #: Since when this document is in force.
+    since: dt.datetime = Field(sa_type=Moment)
+    orphaned: bool
+    revision: str
+
+
+class Anchor(Row, table=True):
+    """From when the slots of a schedule count."""
+
+    __tablename__ = "anchors"
+    policy: str = Field(primary_key=True)
+    schedule: str = Field(primary_key=True)
+    at: dt.datetime = Field(sa_type=Moment)
+
+
+class RetentionPromise(Row, table=True):
+    """A retention that a revision replaced, and the images it was promised to."""
+
+    __tablename__ = "promises"
+    __table_args__ = (sa.UniqueConstraint("lifecycle", "operation", "digest"),)
+    number: int | None = Field(default=None, sa_type=RowNumber, primary_key=True)
+    lifecycle: str
+    operation: str
+    #: Of ``retention``.
+    digest: str
+    retention: Any = Field(sa_type=Document)
+    #: Sequence number of the newest image it covers.
+    up_to: int = Field(sa_type=sa.BigInteger)
+
+
+class ClientRow(Row, table=True):
+    """A machine that was seen at least once."""
+
+    __tablename__ = "clients"
+    id: str = Field(primary_key=True)
+    slug: str = Field(unique=True)
+    name: str
+    source: str
+    first_seen: dt.datetime = Field(sa_type=Moment)
+
+
+class InventoryRow(Row, table=True):
+    """What a policy's selection matched when its source last answered."""
+
+    __tablename__ = "inventories"
+    policy: str = Field(primary_key=True)
+    machines: Any = Field(sa_type=Document)
+    seen: dt.datetime = Field(sa_type=Moment)
+
+
+class UnitRow(Row, table=True):
+    """A storage unit that was used at least once, and who it was then."""
+
+    __tablename__ = "units"
+    name: str = Field(primary_key=True)
+    id: str = Field(unique=True)
+    type: str
+    path: str
+    learned: dt.datetime = Field(sa_type=Moment)
+
+
+class LifecycleVersion(Row, table=True):
+    """A lifecycle spec as some image's revision had it."""
+
+    __tablename__ = "lifecycle_versions"
+    digest: str = Field(primary_key=True)
+    spec: Any = Field(sa_type=Document)
+
+
+class ImageRecord(Row, table=True):
+    """One backup of one client at one time."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        sa.Index(None, "spent", "client_id", "policy", "sequence"),
+        sa.Index(None, "owed"),
+    )
+    id: str = Field(primary_key=True)
+    client_id: str = Field(foreign_key="clients.id")
+    policy: str
+    schedule: str
+    lifecycle: str
+    owed: str = Field(foreign_key="lifecycle_versions.digest")
+    #: Full, Incremental or Cumulative.
+    type: str
+    #: Writing (never committed), Complete or Partial.
+    state: str
+    time: dt.datetime = Field(sa_type=Moment)
+    sequence: int = Field(sa_type=sa.BigInteger)
+    slot: dt.datetime = Field(sa_type=Moment)
+    revision: str
+    parent: str | None
+    #: Known or FullRead.
+    changes: str
+    consistency: str
+    size_bytes: int = Field(sa_type=sa.BigInteger)
+    #: Apart from ``disks`` because decisions read names alone.
+    disk_names: Any = Field(sa_type=Document)
+    #: List of name, size, sector, digest, blake3.
+    disks: Any = Field(sa_type=Document)
+    warnings: Any = Field(sa_type=Document)
+    #: What the source needs to know of this reading at the next incremental, by disk.
+    source_state: Any = Field(sa_type=Document)
+    #: No copy is left, and a newer image of its schedule and type remembers the slots: decisions need it no more.
+    spent: bool = False
+
+
+class CopyRecord(Row, table=True):
+    """One image on one storage unit."""
+
+    __tablename__ = "copies"
+    __table_args__ = (sa.Index(None, "state", "unit"),)
+    image_id: str = Field(primary_key=True, foreign_key="images.id")
+    number: int = Field(primary_key=True)
+    operation: str
+    unit: str
+    #: Writing, Complete, Damaged, Lost, Expiring or Expired.
+    state: str
+    created_at: dt.datetime = Field(sa_type=Moment)
+    stored_bytes: int = Field(sa_type=sa.BigInteger)
+    base: str | None
+    imported: bool
+    #: The job that wrote it last.
+    job: str | None
+    #: When ``state`` last changed, and why.
+    changed_at: dt.datetime = Field(sa_type=Moment)
+    message: str
+
+
+class JobRecord(Row, table=True):
+    """One attempt at one action."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        sa.Index(
+            "uq_jobs_live_address",
+            "address",
+            unique=True,
+            sqlite_where=sa.text(_LIVE_CLAUSE),
+            postgresql_where=sa.text(_LIVE_CLAUSE),
+        ),
+        sa.Index(None, "address", "number"),
+        sa.Index(None, "state", "finished_at"),
+    )
+    number: int | None = Field(default=None, sa_type=RowNumber, primary_key=True)
+    address: str
+    type: str
+    #: Queued, Running, Succeeded, Partial, Failed, Cancelled or Lost.
+    state: str
+    attempt: int
+    worker: str
+    client_id: str | None
+    policy: str | None
+    image: str | None
+    copy_number: int | None
+    unit: str | None
+    source_unit: str | None
+    media_server: str | None
+    #: Image whose changes are asked for.
+    parent: str | None
+    queued_at: dt.datetime = Field(sa_type=Moment)
+    started_at: dt.datetime | None = Field(sa_type=Moment)
+    finished_at: dt.datetime | None = Field(sa_type=Moment)
+    wall_seconds: float | None
+    #: The counters of ``meters.Reading`` by name.
+    reading: Any = Field(sa_type=Document)
+    error_code: str | None
+    error_message: str | None
+    cancel_requested: bool
+    heartbeat: dt.datetime = Field(sa_type=Moment)
+
+
+class JobLine(Row, table=True):
+    """One line of a job's log."""
+
+    __tablename__ = "job_lines"
+    __table_args__ = (sa.Index(None, "job"),)
+    number: int | None = Field(default=None, sa_type=RowNumber, primary_key=True)
+    job: int = Field(sa_type=RowNumber, foreign_key="jobs.number")
+    at: dt.datetime = Field(sa_type=Moment)
+    line: str
+
+
+class RequestRecord(Row, table=True):
+    """Something that the living controller is asked to do."""
+
+    __tablename__ = "requests"
+    number: int | None = Field(default=None, sa_type=RowNumber, primary_key=True)
+    kind: str
+    payload: Any = Field(sa_type=Document)
+    at: dt.datetime = Field(sa_type=Moment)
+    actor: str
+    finished_at: dt.datetime | None = Field(default=None, sa_type=Moment, index=True)
+    outcome: Any = Field(default=None, sa_type=Document, nullable=True)
+
+
+class AuditEntry(Row, table=True):
+    """Who did what, when. Triggers refuse UPDATE and DELETE."""
+
+    __tablename__ = "audit"
+    number: int | None = Field(default=None, sa_type=RowNumber, primary_key=True)
+    at: dt.datetime = Field(sa_type=Moment)
+    actor: str
+    event: str
+    object: str
+    details: Any = Field(sa_type=Document)
+
+
+class LeaseRecord(Row, table=True):
+    """Who leads, under which fencing token."""
+
+    __tablename__ = "leases"
+    name: str = Field(primary_key=True)
+    #: Grows by one with every holder, never falls.
+    token: int = Field(sa_type=sa.BigInteger)
+    #: Empty once released.
+    worker: str
+    actor: str
+    estate: str
+    revision: str | None
+    since: dt.datetime = Field(sa_type=Moment)
+    next_event: dt.datetime | None = Field(sa_type=Moment)
+
+
+FACTS: Final = METADATA.tables["facts"]
+COUNTERS: Final = METADATA.tables["counters"]
+OBJECTS: Final = METADATA.tables["objects"]
+ANCHORS: Final = METADATA.tables["anchors"]
+PROMISES: Final = METADATA.tables["promises"]
+CLIENTS: Final = METADATA.tables["clients"]
+INVENTORIES: Final = METADATA.tables["inventories"]
+UNITS: Final = METADATA.tables["units"]
+LIFECYCLE_VERSIONS: Final = METADATA.tables["lifecycle_versions"]
+IMAGES: Final = METADATA.tables["images"]
+COPIES: Final = METADATA.tables["copies"]
+JOBS: Final = METADATA.tables["jobs"]
+JOB_LINES: Final = METADATA.tables["job_lines"]
+REQUESTS: Final = METADATA.tables["requests"]
+AUDIT: Final = METADATA.tables["audit"]
+LEASES: Final = METADATA.tables["leases"]

@@ -1,0 +1,221 @@
+"""The default engine: jobs are threads of the calling process, one each, under rows of its catalog.
+
+``controller`` holds one ``Engine`` as long as it leads; commands that work without a controller (restore) run in the
+foreground under a row of their own, so that others see their progress, can cancel them, and keep their hands off the
+copies they read. Nothing is installed and nothing survives the process: a killed one leaves rows that name it as their
+worker, and ``catalog.jobs.lose_dead`` declares those ``Lost``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+from reconciler.base import clocks, errors
+from reconciler.catalog import database
+from reconciler.jobs import engines, heartbeats, rows, runs
+
+_LOGGER = logging.getLogger(__name__)
+_UNRECORDED = "job %s (%s) ended %s, which its row does not say: %s"
+
+#: Seconds that leaving ``with Engine(...)`` gives its jobs.
+GRACE = 30.0
+
+
+class Engine:
+    """Implements ``engines.Engine``. As a context manager it stops at the end of the block."""
+
+    def __init__(
+        self,
+        db: database.Database,
+        *,
+        clock: clocks.Clock,
+        interval: float = heartbeats.INTERVAL,
+        patience: float = rows.PATIENCE,
+    ) -> None:
+        """``interval`` and ``patience`` are seconds between beats, and until a catalog that refuses counts as lost."""
+        self._rows = rows.Rows(db, clock=clock, patience=patience)
+        self._heartbeat = heartbeats.Heartbeat(self._rows, self._lose, interval=interval)
+        self._changed = threading.Condition()
+        self._live: dict[str, runs.Run] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._told: list[engines.Finished] = []
+        self._draining = False
+        self._lost: errors.CatalogError | None = None
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for address in self.stop(GRACE):
+            _LOGGER.error("job %s has not stopped within %.0f s; the process ends when it does", address, GRACE)
+
+    def start(self, task: engines.Task) -> str:
+        """See ``engines.Engine.start``."""
+        with self._changed:
+            if self._lost is not None:
+                raise self._lost
+            if self._draining:
+                raise errors.CatalogError(f"{task.address}: the engine is stopping and begins nothing more")
+        run = runs.Run(self._rows.enqueue(task), task, self._rows)
+        thread = threading.Thread(target=self._work, args=(run, task), name=f"holdfast-{run.id}")
+        with self._changed:
+            self._live[run.id] = run
+            self._threads[run.id] = thread
+            if self._draining:  # stop came while the row was written
+                run.ask(runs.STOPPED)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread left: the row must not stay live
+            reason = f"no thread could be started: {error}"
+            self._end(run, runs.ended(engines.State.FAILED, engines.UNEXPECTED, reason))
+        return run.id
+
+    def live(self) -> frozenset[str]:
+        """See ``engines.Engine.live``."""
+        with self._changed:
+            return frozenset(run.order.address for run in self._live.values())
+
+    def wait(self, timeout: float) -> bool:
+        """See ``engines.Engine.wait``."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._told or (self._lost is not None and not self._live), timeout)
+            if not self._told and self._lost is not None and not self._live:
+                raise self._lost
+            return bool(self._told)
+
+    def finished(self) -> tuple[engines.Finished, ...]:
+        """See ``engines.Engine.finished``."""
+        with self._changed:
+            told, self._told = tuple(self._told), []
+            return told
+
+    def cancel(self, job_id: str, failure: engines.Failure | None = None) -> None:
+        """See ``engines.Engine.cancel``."""
+        with self._changed:
+            run = self._live.get(job_id)
+        if run is not None:
+            ending = runs.CANCELLED if failure is None else runs.Ending(state=engines.State.CANCELLED, failure=failure)
+            run.ask(ending)
+
+    def drain(self) -> None:
+        """See ``engines.Engine.drain``."""
+        with self._changed:
+            self._draining = True
+
+    def stop(self, grace: float) -> tuple[str, ...]:
+        """See ``engines.Engine.stop``."""
+        self.drain()
+        self._ask_all(runs.STOPPED)
+        deadline = time.monotonic() + grace
+        with self._changed:
+            self._changed.wait_for(lambda: not self._live, grace)
+            threads = list(self._threads.values())
+        for thread in threads:
+            if thread is not threading.current_thread() and thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return tuple(sorted(self.live()))
+
+    def _ask_all(self, ending: runs.Ending) -> None:
+        with self._changed:
+            live = list(self._live.values())
+        for run in live:
+            run.ask(ending)
+
+    def _lose(self, reason: errors.CatalogError) -> None:
+        """The catalog is lost: work that nobody can record, and nobody can protect from expiry, must not go on."""
+        with self._changed:
+            self._lost = reason
+            self._draining = True
+            self._changed.notify_all()
+        self._ask_all(runs.ended(engines.State.LOST, reason.code, str(reason)))
+
+    def _work(self, run: runs.Run, task: engines.Task) -> None:
+        self._end(run, _attempt(run, task, self._heartbeat))
+
+    def _end(self, run: runs.Run, ending: runs.Ending) -> None:
+        """Record how ``run`` ended, and tell."""
+        try:
+            ending = run.record(ending)
+        except Exception as error:
+            reason = self._rows.lost(error)
+            surprise = None if error is reason else error
+            _LOGGER.error(_UNRECORDED, run.id, run.order.address, ending.state, reason, exc_info=surprise)
+            self._lose(reason)
+            ending = runs.ended(engines.State.LOST, reason.code, str(reason))
+        finally:
+            self._heartbeat.forget(run)
+        told = engines.Finished(
+            job_id=run.id,
+            address=run.order.address,
+            type=run.order.type,
+            state=ending.state,
+            failure=ending.failure,
+            wall_seconds=run.wall_seconds,
+        )
+        with self._changed:
+            del self._live[run.id]
+            del self._threads[run.id]
+            self._told.append(told)
+            self._changed.notify_all()
+
+
+def _attempt(run: runs.Run, task: engines.Task, heartbeat: heartbeats.Heartbeat) -> runs.Ending:
+    """Call the callable and say how it ended. Catches everything: a row must never outlive its thread."""
+    try:
+        run.begin()
+        heartbeat.watch(run)
+        run.meter.check()  # stopped before it began
+        outcome = task.run(run)
+        return runs.Ending(state=outcome.state, failure=outcome.failure)
+    except BaseException as error:
+        ending = run.ending(error)
+        run.explain(error, ending)
+        if ending.failure is not None and ending.failure.code == engines.UNEXPECTED:
+            _LOGGER.error("job %s (%s) failed unexpectedly", run.id, task.address, exc_info=error)
+        return ending
+
+
+@contextlib.contextmanager
+def foreground(
+    db: database.Database,
+    order: engines.Order,
+    *,
+    clock: clocks.Clock,
+    interval: float = heartbeats.INTERVAL,
+    patience: float = rows.PATIENCE,
+) -> Iterator[engines.JobContext]:
+    """Run the block as a job of the calling process; its context. What the block raises is recorded and raised on.
+
+    Unlike an engine's jobs, the block goes on when the catalog is lost while it runs, and succeeds without its row:
+    a restore needs the catalog least when it is needed most. Raises ``CatalogError`` where the row cannot be made.
+    """
+    job_rows = rows.Rows(db, clock=clock, patience=patience)
+    heartbeat = heartbeats.Heartbeat(
+        job_rows,
+        lambda reason: _LOGGER.error("%s goes on without its row in the catalog: %s", order.address, reason),
+        interval=interval,
+    )
+    run = runs.Run(job_rows.enqueue(order), order, job_rows)
+    ending = runs.Ending(state=engines.State.SUCCEEDED)
+    try:
+        run.begin()
+        heartbeat.watch(run)
+        yield run
+    except BaseException as error:
+        ending = run.ending(error)
+        run.explain(error, ending)
+        raise
+    finally:
+        try:
+            run.record(ending)
+        except errors.CatalogError as error:
+            _LOGGER.error(_UNRECORDED, run.id, order.address, ending.state, error)
+        finally:
+            heartbeat.forget(run)

@@ -1,0 +1,331 @@
+"""A catalog is made whole or not at all, migrated once, and read without leaving a trace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import catalog_samples as samples
+import pytest
+import sqlalchemy as sa
+from alembic import autogenerate, config, migration, script
+
+from reconciler.base import errors
+from reconciler.catalog import database, images, migrations, tables, upgrades
+
+ROOT = Path(__file__).parents[2]
+
+
+def trace(folder: Path) -> dict[str, tuple[str, int, int]]:
+    """Everything a read could have changed: names, contents, times, inodes; of the folder too."""
+    found = {}
+    for path in (folder, *sorted(folder.iterdir())):
+        stat = path.stat()
+        data = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[path.name] = (data, stat.st_mtime_ns, stat.st_ino)
+    return found
+
+
+def test_a_catalog_is_made_with_its_folder_and_keeps_its_id(tmp_path: Path) -> None:
+    location = str(tmp_path / "deep" / "state" / "catalog.sqlite")
+    first = database.open_writing(location)
+    id = first.id
+    first.close()
+    again = database.open_writing(location)
+    assert again.id == id
+    assert len(id) == 36
+    again.close()
+
+
+def test_the_migrations_make_exactly_the_tables(db: database.Database) -> None:
+    with db.reading() as connection:
+        context = migration.MigrationContext.configure(connection, opts={"compare_type": True})
+        assert autogenerate.compare_metadata(context, tables.METADATA) == []
+
+
+def test_every_constraint_and_index_has_a_name(location: str) -> None:
+    for table in tables.METADATA.tables.values():
+        for item in (*table.constraints, *table.indexes):
+            assert item.name, f"{table.name}: {item}"
+    with sqlite3.connect(location) as plain:
+        partial = plain.execute("SELECT sql FROM sqlite_master WHERE name = 'uq_jobs_live_address'").fetchone()[0]
+    plain.close()
+    assert "UNIQUE" in partial
+    assert "WHERE state IN ('Queued', 'Running')" in partial
+
+
+def test_the_list_of_revisions_is_the_files() -> None:
+    settings = config.Config()
+    settings.set_main_option("script_location", str(Path(upgrades.__file__).with_name("migrations")))
+    settings.set_main_option("path_separator", "os")
+    folder = script.ScriptDirectory.from_config(settings)
+    assert tuple(step.revision for step in reversed(list(folder.walk_revisions()))) == migrations.REVISIONS
+    assert folder.get_heads() == [migrations.HEAD]
+
+
+def test_every_step_can_be_taken_back(tmp_path: Path) -> None:
+    from alembic import command
+
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'x.sqlite'}")
+    with engine.begin() as connection:
+        upgrades.upgrade(connection)
+        settings = config.Config(attributes={"connection": connection})
+        settings.set_main_option("script_location", str(Path(upgrades.__file__).with_name("migrations")))
+        settings.set_main_option("path_separator", "os")
+        command.downgrade(settings, "base")
+        assert sa.inspect(connection).get_table_names() == ["alembic_version"]
+    engine.dispose()
+
+
+def test_the_wheel_carries_the_migrations(tmp_path: Path) -> None:
+    if not (ROOT / "README.md").exists():
+        pytest.skip("the package is not complete enough to be built")
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    folder = ROOT / "reconciler/catalog/migrations"
+    for path in (*folder.rglob("*.py"), *folder.rglob("*.mako")):
+        assert str(path.relative_to(ROOT)) in names
+
+
+@pytest.mark.parametrize("kill_at", ["catalog.migrated"])
+def test_a_crash_right_after_the_migration_leaves_a_whole_catalog(tmp_path: Path, kill_at: str) -> None:
+    location = str(tmp_path / "catalog.sqlite")
+    process = samples.child("create", location, HOLDFAST_TEST="1", HOLDFAST_CRASH=kill_at)
+    samples.tell(process)
+    assert samples.finish(process) == -signal.SIGKILL
+    found = database.read(location, lambda db: db.id)
+    assert found is not None
+    again = database.open_writing(location)
+    assert again.id == found
+    again.close()
+
+
+def test_a_migration_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = str(tmp_path / "catalog.sqlite")
+
+    def broken(connection: sa.Connection) -> None:
+        upgrade(connection)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    upgrade = upgrades.upgrade
+    monkeypatch.setattr(upgrades, "upgrade", broken)
+    with pytest.raises(errors.CatalogError, match="free space"):
+        database.open_writing(location)
+    monkeypatch.undo()
+    assert database.open_reading(location) is None
+    database.open_writing(location).close()
+
+
+def test_processes_that_make_it_at_once_agree(tmp_path: Path) -> None:
+    location = str(tmp_path / "catalog.sqlite")
+    children = [samples.child("create", location) for _ in range(3)]
+    assert [samples.heard(one) for one in children] == ["ready"] * 3
+    for one in children:
+        samples.tell(one)
+    ids = {samples.heard(one) for one in children}
+    assert [samples.finish(one) for one in children] == [0, 0, 0]
+    assert len(ids) == 1
+
+
+def test_a_newer_schema_is_refused(location: str) -> None:
+    with sqlite3.connect(location) as plain:
+        plain.execute("UPDATE alembic_version SET version_num = '9999'")
+    plain.close()
+    for opened in (database.open_writing, database.open_reading):
+        with pytest.raises(errors.FormatTooNew, match="upgrade Holdfast"):
+            opened(location)
+
+
+def test_an_older_schema_is_migrated_by_writers_alone(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "REVISIONS", (*migrations.REVISIONS, "0002"))
+    monkeypatch.setattr(migrations, "HEAD", "0002")
+    with pytest.raises(errors.CatalogError, match="holdfast apply migrates it"):
+        database.open_reading(location)
+
+
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but long enough to look at" * 100, b"SQLite format 3\0" + b"\xff" * 8192]
+)
+def test_a_damaged_file_is_named_with_the_next_step(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "catalog.sqlite"
+    path.write_bytes(content)
+    for opened in (database.open_writing, database.open_reading):
+        with pytest.raises(errors.CatalogError, match=r"catalog\.sqlite.*move it aside"):
+            opened(str(path))
+    assert path.read_bytes() == content
+
+
+def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    plain = sqlite3.connect(path)
+    plain.execute("CREATE TABLE theirs (x)")
+    plain.commit()
+    plain.close()
+    for opened in (database.open_writing, database.open_reading):
+        with pytest.raises(errors.CatalogError, match="not a Holdfast catalog"):
+            opened(str(path))
+
+
+def test_a_missing_driver_is_named() -> None:
+    with pytest.raises(errors.CatalogError, match="needs the Python package psycopg"):
+        database.open_writing("postgresql://nowhere.invalid/catalog")
+
+
+def test_reading_where_there_is_nothing_makes_nothing(tmp_path: Path) -> None:
+    assert database.open_reading(str(tmp_path / "state" / "catalog.sqlite")) is None
+    (tmp_path / "catalog.sqlite").touch()
+    assert database.open_reading(str(tmp_path / "catalog.sqlite")) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["catalog.sqlite"]
+
+
+def test_reading_a_resting_catalog_changes_nothing(location: str) -> None:
+    writer = database.open_writing(location)
+    samples.see(writer, "oblVM1")
+    samples.image(writer, "img-1")
+    writer.close()
+    folder = Path(location).parent
+    before = trace(folder)
+    reader = database.open_reading(location)
+    assert reader is not None
+    assert [row.id for row in images.list_images(reader)] == ["img-1"]
+    assert len(list(images.series(reader))) == 1
+    assert reader.still_valid()
+    reader.close()
+    assert trace(folder) == before
+    assert list(before) == ["state", "catalog.sqlite"]
+
+
+def test_a_reader_cannot_write(location: str) -> None:
+    reader = database.open_reading(location)
+    assert reader is not None
+    with pytest.raises(errors.CatalogError, match="cannot be opened: attempt to write a readonly database"):
+        samples.see(reader, "oblVM1")
+    reader.close()
+
+
+@pytest.mark.parametrize("left_behind", [False, True], ids=["resting", "killed writer"])
+def test_an_unprivileged_user_reads_a_folder_that_is_read_only(
+    tmp_path: Path, location: str, left_behind: bool
+) -> None:
+    folder = Path(location).parent
+    id = database.read(location, lambda db: db.id)
+    writer = database.open_writing(location)
+    samples.see(writer, "oblVM1")
+    samples.image(writer, "img-1")
+    writer.close()
+    if left_behind:
+        process = samples.child("committing", location)
+        assert samples.heard(process) == "1"
+        samples.kill(process)
+        assert (folder / "catalog.sqlite-wal").exists()
+    for path in (folder, *folder.parents):
+        if path != Path("/") and path.stat().st_uid == os.getuid() and path.is_relative_to(tmp_path.parents[1]):
+            path.chmod(0o555 if path == folder else 0o755)
+    before = trace(folder)
+    process = samples.child("read_as_nobody", location)
+    assert samples.heard(process) == f"('{id}', ['img-1'])"
+    assert samples.finish(process) == 0
+    assert trace(folder) == before
+
+
+def test_reading_what_a_killed_writer_left_finds_all_it_committed(location: str) -> None:
+    process = samples.child("committing", location)
+    committed = 0
+    while committed < 5:
+        committed = int(samples.heard(process))
+    samples.kill(process)
+    folder = Path(location).parent
+    before = trace(folder)
+    reader = database.open_reading(location)
+    assert reader is not None
+    assert _pair(reader)[0] >= committed
+    reader.close()
+    assert trace(folder) == before
+
+
+def _pair(db: database.Database) -> tuple[int, int]:
+    with db.reading() as connection:
+        rows = connection.execute(sa.select(tables.COUNTERS.c.name, tables.COUNTERS.c.value)).all()
+    found = {name: value for name, value in rows}
+    return (found.get("left", 0), found.get("right", 0))
+
+
+def test_readers_beside_a_writer_see_whole_transactions_and_never_go_back(location: str) -> None:
+    process = samples.child("committing", location)
+    assert samples.heard(process) == "1"
+    reader = database.open_reading(location)
+    assert reader is not None
+    last = 0
+    for _ in range(300):
+        left, right = _pair(reader)
+        assert left == right >= last
+        last = left
+    assert last > 1
+    assert reader.still_valid()
+    reader.close()
+    samples.kill(process)
+
+
+def test_one_reading_transaction_is_one_moment(db: database.Database, location: str) -> None:
+    samples.see(db, "oblVM1")
+    samples.image(db, "img-1")
+    reader = database.open_reading(location)
+    assert reader is not None
+    count = sa.select(sa.func.count()).select_from(tables.IMAGES)
+    with reader.reading() as connection:
+        assert connection.scalar(count) == 1
+        samples.image(db, "img-2")
+        assert connection.scalar(count) == 1
+    with reader.reading() as connection:
+        assert connection.scalar(count) == 2
+    reader.close()
+
+
+def test_an_immutable_reader_learns_that_a_writer_came_up(location: str) -> None:
+    reader = database.open_reading(location)
+    assert reader is not None
+    assert reader.still_valid()
+    writer = database.open_writing(location)
+    samples.see(writer, "oblVM1")
+    assert not reader.still_valid()
+    writer.close()
+    assert not reader.still_valid()
+    reader.close()
+
+
+def test_read_looks_again_when_a_writer_came_up_under_it(location: str) -> None:
+    looks = []
+
+    def look(db: database.Database) -> int:
+        looks.append(db.still_valid())
+        if len(looks) == 1:
+            writer = database.open_writing(location)
+            samples.see(writer, "oblVM1")
+            writer.close()
+        with db.reading() as connection:
+            return int(connection.scalar(sa.select(sa.func.count()).select_from(tables.CLIENTS)) or 0)
+
+    assert database.read(location, look) == 1
+    assert len(looks) == 2
+
+
+def test_opening_an_up_to_date_catalog_is_quick_and_needs_no_alembic(location: str) -> None:
+    program = (
+        "import sys, time; began = time.monotonic()\n"
+        "from reconciler.catalog import database, images, inventories, jobs, requests\n"
+        f"db = database.open_writing({location!r}); images.list_images(db); jobs.list_jobs(db); db.close()\n"
+        "assert not [name for name in sys.modules if name.startswith('alembic')]\n"
+        "print(time.monotonic() - began)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 5
