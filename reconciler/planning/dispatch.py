@@ -1,0 +1,161 @@
+"""Which of the due actions start now, on which unit, through which media server: under all limits at once.
+
+Called by the controller's loop with the due actions of a plan and the jobs that are alive. Limits: a unit's jobs
+(source and target; restores have one slot more), a policy's, a media server's, and one backup per machine over all
+policies. Restores go first, then priority, then what has been due longest. An action that does not fit is passed over,
+not waited for, so that others with room go on. Deterministic: equal input, equal choice.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Mapping
+
+from reconciler.planning import actions, desired, observed, placements
+
+_NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
+#: Work of which a machine bears one at a time.
+_ON_MACHINE = frozenset({actions.Type.BACKUP})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """How busy things are, beyond the running jobs; every part may be left out."""
+
+    #: By media server: from 0 (idle) up, such as CPU, memory and I/O together.
+    servers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    #: By unit: when its newest copy was made (``Plan.last_used``), for RoundRobin.
+    last_used: Mapping[str, dt.datetime] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """One action to start now."""
+
+    action: actions.Action
+    #: The unit chosen for it, None for work without a target unit.
+    unit: str | None
+    media_server: str
+
+
+def choose(
+    ready: Iterable[actions.Action],
+    running: Iterable[observed.Job],
+    wanted: desired.Desired,
+    seen: observed.Observed,
+    now: dt.datetime,
+    *,
+    load: Load | None = None,
+) -> tuple[Start, ...]:
+    """The due actions of ``ready`` that all limits allow now, in the order in which they should start."""
+    floor = _Floor(wanted, seen, now, load or Load())
+    for job in running:
+        floor.occupy(job)
+    due = {a.address: a for a in ready if a.state is actions.State.DUE and a.address not in floor.live}
+    result = []
+    for action in sorted(due.values(), key=_urgency):
+        start = floor.fit(action)
+        if start is not None:
+            result.append(start)
+    return tuple(result)
+
+
+def _urgency(action: actions.Action) -> tuple[int, int, dt.datetime, str]:
+    restore = 0 if action.type is actions.Type.RESTORE else 1
+    return (restore, -action.priority, action.at or _NEVER, action.address)
+
+
+class _Floor:
+    """What is taken, and what is left."""
+
+    def __init__(self, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime, load: Load) -> None:
+        self.live: set[str] = set()
+        self._wanted = wanted
+        self._units = placements.Units(wanted, seen)
+        self._now = now
+        self._load = load
+        self._last_used = dict(load.last_used)
+        self._on_unit: collections.Counter[str] = collections.Counter()
+        self._restores: collections.Counter[str] = collections.Counter()
+        self._of_policy: collections.Counter[str] = collections.Counter()
+        self._on_server: collections.Counter[str] = collections.Counter()
+        self._machines: set[str] = set()
+
+    def occupy(self, job: observed.Job) -> None:
+        """Count a job that is alive."""
+        self.live.add(job.address)
+        touched = {self._units.name(unit) for unit in (job.unit, job.source_unit) if unit is not None}
+        self._take(
+            touched, job.type, job.policy, job.client, job.media_server or placements.LOCAL,
+        )  # fmt: skip
+
+    def _take(self, units: set[str], type: str, policy: str | None, client: str | None, server: str) -> None:
+        counter = self._restores if type == actions.Type.RESTORE else self._on_unit
+        counter.update(units)
+        if policy is not None and type in (actions.Type.BACKUP, actions.Type.DUPLICATE):
+            self._of_policy[policy] += 1
+        if client is not None and type in _ON_MACHINE:
+            self._machines.add(client)
+        self._on_server[server] += 1
+
+    def fit(self, action: actions.Action) -> Start | None:
+        """Start ``action`` if every limit allows it, and count it; None if it has to wait."""
+        if action.type in _ON_MACHINE and action.client_id in self._machines:
+            return None
+        if not self._policy_allows(action):
+            return None
+        if action.source_unit is not None and not self._unit_allows(action.source_unit, action.type):
+            return None
+        for unit in self._targets(action):
+            if unit is not None and not self._unit_allows(unit, action.type):
+                continue
+            touched = {name for name in (unit, action.source_unit) if name is not None}
+            server = self._server(touched)
+            if server is None:
+                continue
+            self._take(touched, action.type, action.policy, action.client_id, server)
+            if unit is not None and action.type in (actions.Type.BACKUP, actions.Type.DUPLICATE):
+                self._last_used[unit] = self._now
+            return Start(action=action, unit=unit, media_server=server)
+        return None
+
+    def _policy_allows(self, action: actions.Action) -> bool:
+        policy = self._wanted.policies.get(action.policy or "")
+        if policy is None or action.type not in (actions.Type.BACKUP, actions.Type.DUPLICATE):
+            return True
+        limit = policy.spec.limits.max_concurrent_jobs
+        return limit is None or self._of_policy[policy.name] < limit
+
+    def _unit_allows(self, unit: str, type: actions.Type) -> bool:
+        declared = self._wanted.units.get(unit)
+        limit = declared.spec.max_concurrent_jobs if declared is not None else 0
+        if limit == 0:
+            return False
+        if type is actions.Type.RESTORE:
+            # One slot more than the rest may take: a restore never queues behind nothing but backups.
+            return self._restores[unit] < 1 or self._restores[unit] + self._on_unit[unit] < limit + 1
+        return self._on_unit[unit] + max(0, self._restores[unit] - 1) < limit
+
+    def _targets(self, action: actions.Action) -> tuple[str | None, ...]:
+        """Units to try, in order."""
+        if action.type not in (actions.Type.BACKUP, actions.Type.DUPLICATE):
+            return (action.unit,)
+        names = action.candidates or ((action.unit,) if action.unit is not None else ())
+        storage = action.storage or ""
+        ordered = self._units.preferred(storage, names, running=self._on_unit, last_used=self._last_used)
+        # Failover uses the first member that is up, however busy it is.
+        return ordered[:1] if self._units.selection(storage) == "Failover" else ordered
+
+    def _server(self, units: set[str]) -> str | None:
+        """The media server with room that reaches all units and is the least loaded."""
+        best: tuple[float, float, str] | None = None
+        for name, declared in placements.servers(self._wanted, units):
+            if declared is None:
+                return name
+            limit = declared.spec.max_concurrent_jobs
+            if self._on_server[name] < limit:
+                rank = (self._on_server[name] / limit, self._load.servers.get(name, 0.0), name)
+                best = min(best, rank) if best is not None else rank
+        return best[2] if best is not None else None

@@ -1,0 +1,131 @@
+"""Drift: what the world shows that the manifests do not account for. Told in every plan, changed by none.
+
+Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemoved``, ``SelectionShrunk``,
+``UnprotectedClient``, ``DoublyMatched``, ``OrphanedImages``, ``LostCopies``, ``UnitOffline``, ``UnitReadOnly``,
+``Failing``. ``planner`` calls these functions with what it has gathered per series.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
+
+from reconciler.api import policies
+from reconciler.base import times
+from reconciler.planning import actions, desired, histories, observed
+
+#: A selection that lost a third of its clients, and at least this many, is drift.
+_GUARDED = 3
+
+
+def sources(name: str, inventory: observed.Inventory, now: dt.datetime) -> Iterator[actions.Drift]:
+    """What is wrong with a policy's source and its machines."""
+    if inventory.unreachable is not None:
+        age = int(max(0.0, (now - inventory.seen).total_seconds()) // 60)
+        yield actions.Drift(
+            code="UnreachableSource",
+            object=f"BackupPolicy/{name}",
+            message=f"{inventory.unreachable[1]}; what is known of it is {age} minutes old",
+        )
+    for machine in inventory.machines:
+        if machine.problem is not None:
+            yield actions.Drift(code=machine.problem[0], object=machine.source, message=machine.problem[1])
+
+
+def selection(name: str, inventory: observed.Inventory, protected: Iterable[str]) -> Iterator[actions.Drift]:
+    """A selection that became empty, or lost a third of the clients it has images of."""
+    before = set(protected)
+    gone = before - {machine.id for machine in inventory.machines}
+    emptied = before and not inventory.machines
+    if not emptied and (len(gone) < _GUARDED or 3 * len(gone) <= len(before)):
+        return
+    yield actions.Drift(
+        code="SelectionShrunk",
+        object=f"BackupPolicy/{name}",
+        message=f"the selection lost {len(gone)} of {len(before)} clients that have images; their images stay",
+    )
+
+
+def clients(
+    known: Mapping[str, observed.Client], matched: Mapping[str, list[str]], slugs: Mapping[str, str]
+) -> Iterator[actions.Drift]:
+    """Known clients that no policy matches, and machines that several match."""
+    for id in sorted(known):
+        if id not in matched:
+            yield actions.Drift(
+                code="UnprotectedClient",
+                object=f"Client/{known[id].slug}",
+                message=f"{known[id].name} is matched by no policy; its images keep their expiry",
+            )
+    for id in sorted(matched):
+        names = sorted(set(matched[id]))
+        if len(names) > 1:
+            yield actions.Drift(
+                code="DoublyMatched",
+                object=f"Client/{slugs.get(id, id)}",
+                message=f"matched by {len(names)} policies: {', '.join(names)}",
+            )
+
+
+def removed_disks(
+    history: histories.History, machine: observed.Machine, slug: str, policy: str
+) -> Iterator[actions.Drift]:
+    """Disks of the images since the last full that the machine no longer has."""
+    disks: dict[str, None] = {}
+    for image in reversed(history.sound):
+        disks.update(dict.fromkeys(image.disks))
+        if image.type == "Full":
+            break
+    gone = sorted(set(disks) - set(machine.disks))
+    if gone and machine.problem is None:
+        yield actions.Drift(
+            code="DiskRemoved",
+            object=f"Client/{slug}",
+            message=f"{', '.join(gone)} is no longer there; policy {policy} last had it, until the next full",
+        )
+
+
+def orphans(counts: Mapping[str, tuple[int, int]]) -> Iterator[actions.Drift]:
+    """Images of policies that no manifest describes any more: policy -> (images, clients)."""
+    for name, (images, owners) in sorted(counts.items()):
+        yield actions.Drift(
+            code="OrphanedImages",
+            object=f"BackupPolicy/{name}",
+            message=f"{images} images of {owners} clients; no new backups, and they keep the expiry they had",
+        )
+
+
+def losses(counts: Mapping[tuple[str, str], int]) -> Iterator[actions.Drift]:
+    """Copies that are Lost or Damaged: (unit, state) -> how many."""
+    for (unit, state), count in sorted(counts.items()):
+        words = "its folder lacks them" if state == "Lost" else "their bytes contradict their digests"
+        yield actions.Drift(
+            code="LostCopies", object=f"StorageUnit/{unit}", message=f"{count} copies are {state}: {words}"
+        )
+
+
+def units(wanted: desired.Desired, seen: observed.Observed) -> Iterator[actions.Drift]:
+    """Declared units that are not online."""
+    for name in sorted(wanted.units):
+        found = seen.units.get(name)
+        state = found.state if found is not None else "Offline"
+        if state == "Online":
+            continue
+        message = found.message if found is not None and found.message else f"unit {name} is {state}"
+        yield actions.Drift(
+            code="UnitReadOnly" if state == "ReadOnly" else "UnitOffline",
+            object=f"StorageUnit/{name}",
+            message=message,
+        )
+
+
+def failing(policy: policies.BackupPolicy, slug: str, attempts: observed.Attempts) -> actions.Drift:
+    """A series whose retries are used up."""
+    return actions.Drift(
+        code="Failing",
+        object=f"BackupPolicy/{policy.name}/{slug}",
+        message=(
+            f"{attempts.failed} attempts did not succeed, the last at {times.show_minutes(attempts.last_finished)}:"
+            f" {attempts.message}; it is tried again at its next slot"
+        ),
+    )

@@ -1,0 +1,236 @@
+"""Expire and Reclaim actions, and the destructive part of a plan, from what ``expiry`` says of the copies.
+
+Called by ``planner`` series by series; ``Ledger`` adds up. Here a verdict meets the present: a unit that cannot delete
+now, a clock that jumped, a deletion that failed before. What a brake holds is listed with a digest over the causes and
+the newest image counted, so that it stays the same while copies come and go.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from reconciler.base import digests
+from reconciler.planning import (
+    actions,
+    desired,
+    duplications,
+    expiry,
+    histories,
+    observed,
+    placements,
+    retries,
+)
+
+#: How long a cancelled deletion rests.
+_REST: Final = dt.timedelta(hours=24)
+_STATES: Final[Mapping[str, actions.State]] = {
+    "Due": actions.State.DUE,
+    "Waiting": actions.State.WAITING,
+    "Blocked": actions.State.BLOCKED,
+    "Planned": actions.State.PLANNED,
+}
+
+
+def address(image: str, number: int) -> str:
+    """The address of an expiry."""
+    return f"expire/{image}/{number}"
+
+
+@dataclasses.dataclass(slots=True)
+class _Oldest:
+    """A client's oldest restore point with and without the copies that a brake holds."""
+
+    before: dt.datetime | None = None
+    after: dt.datetime | None = None
+    held: bool = False
+
+    def see(self, before: dt.datetime | None, after: dt.datetime | None, held: bool) -> None:
+        """Add one series of the client."""
+        self.before = min((m for m in (self.before, before) if m is not None), default=None)
+        self.after = min((m for m in (self.after, after) if m is not None), default=None)
+        self.held = self.held or held
+
+
+class Ledger:
+    """Adds up expiries over all series of one plan."""
+
+    def __init__(
+        self, wanted: desired.Desired, seen: observed.Observed, units: placements.Units, now: dt.datetime
+    ) -> None:
+        self._wanted = wanted
+        self._seen = seen
+        self._units = units
+        self._now = now
+        self._live = {job.address for job in seen.jobs}
+        self._items: list[actions.Destroyed] = []
+        self._causes: dict[tuple[str, str, str, str], set[str]] = {}
+        self._rules: dict[tuple[str, str, str, str], tuple[object, object]] = {}
+        self._newest = 0
+        self._oldest: dict[str, _Oldest] = {}
+        self._freeing: dict[str, list[str]] = {}
+
+    def expire(self, history: histories.History, verdicts: list[expiry.Verdict], slug: str) -> Iterator[actions.Action]:
+        """The actions of one series; what is held goes into the destructive part."""
+        held = set()
+        for verdict in verdicts:
+            if verdict.held is not None:
+                held.add((verdict.image.id, verdict.copy.number))
+                self._destroy(verdict, verdict.held, slug)
+            yield self._action(history, verdict, slug)
+        self._restore_points(history, held, slug)
+
+    def _action(self, history: histories.History, verdict: expiry.Verdict, slug: str) -> actions.Action:
+        image, copy = verdict.image, verdict.copy
+        place = address(image.id, copy.number)
+        state, at, reason = self._state(verdict, place)
+        goes = state is actions.State.DUE or (state is actions.State.WAITING and verdict.code == "AfterDependents")
+        if goes and self._units.standalone(copy.unit):
+            self._freeing.setdefault(copy.unit, []).append(place)
+        after = [address(*one) for one in verdict.after]
+        after += [duplications.address(image.id, operation) for operation in verdict.owes]
+        return actions.Action(
+            address=place,
+            type=actions.Type.EXPIRE,
+            state=state,
+            at=at,
+            reason=reason,
+            after=tuple(after),
+            policy=history.series.policy,
+            schedule=image.schedule,
+            client=slug,
+            client_id=history.series.client,
+            image=image.id,
+            copy=copy.number,
+            operation=copy.operation,
+            unit=copy.unit,
+            bytes=copy.stored_bytes,
+            attempt=retries.number(self._seen.attempts.get(place)),
+        )
+
+    def _state(self, verdict: expiry.Verdict, place: str) -> tuple[actions.State, dt.datetime | None, actions.Reason]:
+        state = _STATES[verdict.state]
+        said = actions.Reason(code=verdict.code, message=verdict.message)
+        if state is not actions.State.DUE and verdict.code != "AfterDependents":
+            return state, verdict.at, said
+        if place in self._live:
+            words = actions.Reason(code="Running", message=f"it is running: {verdict.message}")
+            return actions.State.DUE, verdict.at, words
+        if self._seen.clock_jump is not None and verdict.code != "Interrupted":
+            return actions.State.BLOCKED, verdict.at, actions.Reason(code="ClockJump", message=self._seen.clock_jump)
+        refusal = self._units.refuses_delete(verdict.copy.unit)
+        if refusal is not None:
+            return actions.State.BLOCKED, verdict.at, refusal
+        return self._retried(place, state, verdict.at or self._now, said)
+
+    def _retried(
+        self, place: str, state: actions.State, at: dt.datetime | None, said: actions.Reason
+    ) -> tuple[actions.State, dt.datetime | None, actions.Reason]:
+        attempts = self._seen.attempts.get(place)
+        standing = retries.standing(attempts, None, self._now)
+        if attempts is not None and standing.state == "Cancelled":
+            rest = attempts.last_finished + _REST
+            if rest > self._now:
+                words = actions.Reason(code="Cancelled", message="it was cancelled, and rests for a day")
+                return actions.State.WAITING, rest, words
+        if attempts is not None and standing.state == "Waiting":
+            words = actions.Reason(code="Retry", message=f"the last attempt failed: {attempts.message}")
+            return actions.State.WAITING, standing.until, words
+        return state, at, said
+
+    def reclaim(self) -> Iterator[actions.Action]:
+        """One Reclaim per unit that has something to give back, or will have once its expiries are done."""
+        for unit in sorted(self._wanted.units):
+            seen = self._seen.units.get(unit)
+            place = f"reclaim/{unit}"
+            after = tuple(sorted(self._freeing.get(unit, ())))
+            at: dt.datetime | None = self._now
+            if after:
+                state, at = actions.State.WAITING, None
+                reason = actions.Reason(code="AfterExpire", message=f"follows {len(after)} expiries")
+            elif seen is not None and seen.reclaimable_bytes > 0:
+                reason = actions.Reason(code="Reclaimable", message="expired copies left bytes that nothing needs")
+                state, at, reason = self._retried(place, actions.State.DUE, at, reason)
+                refusal = self._units.refuses_delete(unit)
+                if place in self._live:
+                    state, reason = actions.State.DUE, actions.Reason(code="Running", message="it is running")
+                elif refusal is not None:
+                    state, reason = actions.State.BLOCKED, refusal
+            else:
+                continue
+            yield actions.Action(
+                address=place,
+                type=actions.Type.RECLAIM,
+                state=state,
+                at=at,
+                reason=reason,
+                after=after,
+                unit=unit,
+                bytes=seen.reclaimable_bytes if seen is not None else None,
+                attempt=retries.number(self._seen.attempts.get(place)),
+            )
+
+    # -- the destructive part ------------------------------------------------------------------------------------------
+
+    def _destroy(self, verdict: expiry.Verdict, held: expiry.Held, slug: str) -> None:
+        image, copy = verdict.image, verdict.copy
+        self._items.append(
+            actions.Destroyed(
+                image=image.id,
+                copy=copy.number,
+                unit=copy.unit,
+                bytes=copy.stored_bytes,
+                expires_before=held.until,
+                expires_after=verdict.at,
+            )
+        )
+        before = held.before.written() if held.before is not None else None
+        after = held.after.written() if held.after is not None else None
+        key = (
+            held.lifecycle,
+            held.operation,
+            digests.canonical_json(before).decode(),
+            digests.canonical_json(after).decode(),
+        )
+        self._causes.setdefault(key, set()).add(slug)
+        self._rules[key] = (before, after)
+        self._newest = max(self._newest, image.sequence)
+
+    def _restore_points(self, history: histories.History, held: set[tuple[str, int]], slug: str) -> None:
+        before = after = None
+        for image in history.sound:
+            good = history.good(image)
+            if good and before is None:
+                before = image.time
+            if any((image.id, copy.number) not in held for copy in good):
+                after = image.time
+                break
+        self._oldest.setdefault(slug, _Oldest()).see(before, after, bool(held))
+
+    def destruction(self) -> actions.Destruction:
+        """Everything that a brake holds."""
+        if not self._items:
+            return actions.Destruction()
+        causes = [
+            {
+                "lifecycle": key[0],
+                "operation": key[1],
+                "before": self._rules[key][0],
+                "after": self._rules[key][1],
+                "clients": sorted(self._causes[key]),
+            }
+            for key in sorted(self._causes)
+        ]
+        return actions.Destruction(
+            digest=digests.json_digest({"causes": causes, "newest": self._newest}),
+            # Bytes of a copy that shares segments with others come back only in part.
+            estimated=any(self._units.standalone(item.unit) for item in self._items),
+            items=tuple(sorted(self._items, key=lambda item: (item.image, item.copy))),
+            clients=tuple(
+                actions.OldestPoint(client=slug, before=oldest.before, after=oldest.after)
+                for slug, oldest in sorted(self._oldest.items())
+                if oldest.held and oldest.before != oldest.after
+            ),
+        )

@@ -1,0 +1,355 @@
+"""Which copies may leave and which must not, copy by copy, and by which rule.
+
+``Judge.verdicts`` is what the planner makes Expire actions and the destructive part from; ``decisions`` is the same for
+``get copies``; ``check_delete`` runs the nevers once more inside the catalog's deleting transaction. A copy goes only
+when the rule in force and every retention promised to it let it go, no copy that stays needs it, and no never forbids
+it. What cannot be judged stays. Whether its unit can delete now is the planner's question: that delays a deletion.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from reconciler.api import lifecycles as kinds
+from reconciler.base import errors, times
+from reconciler.planning import (
+    actions,
+    configuration,
+    desired,
+    histories,
+    lifecycles,
+    nevers,
+    observed,
+    retention,
+)
+
+#: How long a Partial image stays once its series has a newer complete one.
+PARTIAL_STAYS: Final = dt.timedelta(days=7)
+#: Rules that promise nothing to the copies made under them.
+_PROMISE_NOTHING: Final = (kinds.ExpireAfterCopy, kinds.CapacityManaged)
+_MISSING: Final = frozenset({"Damaged", "Lost"})
+
+
+class Held(NamedTuple):
+    """Why a brake holds a copy: the cause that the destructive part's digest covers."""
+
+    lifecycle: str
+    operation: str
+    #: The promised rule, or None for a copy that came back through adoption.
+    before: kinds.Retention | None
+    after: kinds.Retention | None
+    #: When the promise ends, None where that cannot be said.
+    until: dt.datetime | None
+
+
+class Verdict(NamedTuple):
+    """What becomes of one copy."""
+
+    image: observed.Image
+    copy: observed.Copy
+    #: Kept, Due, Waiting, Blocked or Planned.
+    state: str
+    code: str
+    message: str
+    #: When it left or leaves its rule, or until when it waits.
+    at: dt.datetime | None = None
+    #: Copies that must go first, as (image id, copy number).
+    after: tuple[tuple[str, int], ...] = ()
+    #: Children of this copy that must be made first.
+    owes: tuple[str, ...] = ()
+    held: Held | None = None
+
+
+class Judge(nevers.Rules):
+    """The rules of one desired state over one observed one, with the promises made earlier."""
+
+    def __init__(self, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime) -> None:
+        super().__init__(wanted, seen, now)
+        self._promises: dict[tuple[str, str], list[observed.Promise]] = {}
+        for promise in (*seen.promises, *configuration.promises(wanted, seen.applied)):
+            if not isinstance(promise.retention, _PROMISE_NOTHING):
+                name = self.book.operation(promise.lifecycle, promise.operation)
+                self._promises.setdefault((promise.lifecycle, name), []).append(promise)
+
+    def promises(self, lifecycle: str, operation: str, sequence: int) -> Iterator[kinds.Retention]:
+        """The retentions promised to the copies of an operation, of the image with this sequence number."""
+        for promise in self._promises.get((lifecycle, operation), ()):
+            if sequence <= promise.up_to:
+                yield promise.retention
+
+    def verdicts(
+        self, history: histories.History, *, everything: bool = False, until: dt.datetime | None = None
+    ) -> list[Verdict]:
+        """What becomes of the copies of a series, newest image first.
+
+        Kept copies are left out unless ``everything``; those that time alone lets go by ``until`` are Planned.
+        """
+        return _Trial(self, history, everything, until).hear()
+
+
+def decisions(judge: Judge, series: observed.Series) -> tuple[actions.CopyDecision, ...]:
+    """What is decided about every copy of a series, oldest image first."""
+    verdicts = judge.verdicts(histories.History(series, judge.now), everything=True)
+    result = [
+        actions.CopyDecision(
+            image=one.image.id,
+            copy=one.copy.number,
+            expires_at=one.held.until if one.held is not None else one.at,
+            reason=actions.Reason(code=one.code, message=one.message),
+        )
+        for one in verdicts
+    ]
+    order = {image.id: index for index, image in enumerate(series.images)}
+    return tuple(sorted(result, key=lambda one: (order[one.image], one.copy)))
+
+
+def check_delete(
+    wanted: desired.Desired,
+    seen: observed.Observed,
+    series: observed.Series,
+    image_id: str,
+    number: int,
+    now: dt.datetime,
+) -> None:
+    """Refuse a deletion that a never forbids, judged on ``series`` as the deleting transaction reads it.
+
+    Raises ``NeverViolated`` naming the copy and the reason; also where the series lacks the copy.
+    """
+    judge = Judge(configuration.effective(wanted, seen.applied), seen, now)
+    (series,) = configuration.renames(judge.wanted).follow((series,))
+    history = histories.History(series, now)
+    image = next((one for one in series.images if one.id == image_id), None)
+    copy = next((one for one in image.copies if one.number == number), None) if image is not None else None
+    if copy is not None and copy.state == "Expiring":
+        return  # decided earlier, perhaps half done: what is left has to go
+    if image is None or copy is None:
+        raise errors.NeverViolated(f"copy {number} of image {image_id} is not in the catalog; nothing is deleted")
+    debts = lifecycles.Debts(judge.book, history, now)
+    reason = nevers.forbids(judge, history, debts, image, copy)
+    if reason is not None:
+        raise errors.NeverViolated(
+            f"copy {number} of image {image_id} on {copy.unit} must stay: {reason.message}",
+            hint="nothing was deleted; the next plan shows what holds it",
+        )
+
+
+class _Trial:
+    """The copies of one series before the judge. Newest image first, so that bases learn who needs them."""
+
+    def __init__(self, judge: Judge, history: histories.History, everything: bool, until: dt.datetime | None) -> None:
+        self.judge = judge
+        self.history = history
+        self.everything = everything
+        self.until = until
+        self.debts = lifecycles.Debts(judge.book, history, judge.now)
+        self.leaving: set[tuple[str, int]] = set()
+        self._kept: dict[tuple[str, str, int, bool], dict[str, retention.Decision]] = {}
+        self._chain: frozenset[str] | None = None
+
+    def hear(self) -> list[Verdict]:
+        """Judge every copy."""
+        result = []
+        for image in reversed(self.history.images):
+            copies = [copy for copy in image.copies if copy.state != "Expired"]
+            if len(copies) > 1:
+                # Of several copies that may all go, the one that would have stayed longest is the last to be judged.
+                copies.sort(key=lambda copy: (self._end(image, copy), copy.number))
+            for copy in copies:
+                verdict = self._judge(image, copy)
+                if verdict is not None:
+                    result.append(verdict)
+        return result
+
+    def _end(self, image: observed.Image, copy: observed.Copy) -> dt.datetime:
+        rule = self.judge.book.rule(image, self._operation(image, copy))
+        end = retention.end(rule, image.time) if isinstance(rule, kinds.Fixed) else None
+        return end or (_LAST if isinstance(rule, kinds.Forever | kinds.CapacityManaged) else image.time)
+
+    def _operation(self, image: observed.Image, copy: observed.Copy) -> str:
+        return self.judge.book.operation(image.lifecycle, copy.operation)
+
+    def _judge(self, image: observed.Image, copy: observed.Copy) -> Verdict | None:
+        if copy.state == "Expiring":
+            self.leaving.add((image.id, copy.number))
+            return Verdict(image, copy, "Due", "Interrupted", "expires: its deletion was interrupted", self.judge.now)
+        if copy.state == "Writing":
+            return self._keep(image, copy, "Writing", "it is being written")
+        operation = self._operation(image, copy)
+        rule = self.judge.book.rule(image, operation)
+        if image.state == "Complete" and copy.state == "Complete" and self._young(rule, image):
+            return None
+        decision = self._decide(image, copy, operation, rule)
+        if decision.keeps:
+            return self._stays(image, copy, operation, decision)
+        held = self._held(image, copy, operation, rule, decision)
+        if held is not None:
+            words = "it came back with its unit; nothing of that expires until somebody has approved it"
+            if held.before is not None:
+                end = f" until {times.show_minutes(held.until)}" if held.until is not None else ""
+                words = f"{held.before.type} {retention.summary(held.before)}".rstrip() + f" was promised{end}"
+            code = "HeldByBrake" if held.before is not None else "RebuiltCatalog"
+            return Verdict(image, copy, "Blocked", code, f"kept: {words}", decision.at, held=held)
+        return self._release(image, copy, operation, decision)
+
+    def _young(self, rule: kinds.Retention | None, image: observed.Image) -> bool:
+        """The common case at the least cost: a period that runs on, and nobody asks for the sentence."""
+        if self.everything or not isinstance(rule, kinds.Fixed):
+            return False
+        end = retention.end(rule, image.time)
+        return end is None or end > (self.until or self.judge.now)
+
+    # -- the rule in force ---------------------------------------------------------------------------------------------
+
+    def _decide(
+        self, image: observed.Image, copy: observed.Copy, operation: str, rule: kinds.Retention | None
+    ) -> retention.Decision:
+        if image.id in self.history.doubtful:
+            text = "its time is later than now, or contradicts its sequence"
+            return retention.Decision(True, "DoubtfulTime", None, text)
+        if image.state == "Partial":
+            return self._partial(image)
+        if rule is None:
+            return retention.Decision(True, "NoRule", None, "no lifecycle says how long it stays")
+        if copy.state in _MISSING and any(
+            self._operation(image, other) == operation for other in self.history.good(image)
+        ):
+            return retention.Decision(
+                False, "Replaced", None, f"it is {copy.state}, and another copy of {operation} is good"
+            )
+        if isinstance(rule, kinds.Keep):
+            return self._kept_by(rule, image, operation, copy.state in _MISSING)[image.id]
+        return retention.single(rule, self._candidate(image, operation), self.judge.now)
+
+    def _candidate(self, image: observed.Image, operation: str) -> retention.Candidate:
+        tree = self.judge.book.tree(self.history.series.policy, image)
+        children = tree.children.get(operation, ())
+        return retention.Candidate(
+            image.id,
+            image.time,
+            image.sequence,
+            image.type == "Full",
+            len(children),
+            self.debts.owing(image, operation) if children else (),
+            image.id in self._next_chain() if children else False,
+        )
+
+    def _partial(self, image: observed.Image) -> retention.Decision:
+        later = next((one for one in self.history.sound if one.sequence > image.sequence), None)
+        if later is None:
+            return retention.Decision(True, "Partial", None, "Partial, and no complete image has followed yet")
+        at = later.time + PARTIAL_STAYS
+        text = f"Partial, complete again since {times.show_minutes(later.time)}"
+        return retention.Decision(at > self.judge.now, "Partial", at, text)
+
+    def _kept_by(
+        self, rule: kinds.Keep, image: observed.Image, operation: str, missing: bool
+    ) -> dict[str, retention.Decision]:
+        """What ``Keep`` says of the series; with ``missing``, as if damaged and lost copies were good."""
+        key = (image.lifecycle, operation, id(rule), missing)
+        found = self._kept.get(key)
+        if found is None:
+            states = _MISSING | observed.GOOD if missing else observed.GOOD
+            name = self.judge.book.operation
+            candidates = [
+                retention.Candidate(one.id, one.time, one.sequence, one.type == "Full")
+                for one in self.history.sound
+                if one.lifecycle == image.lifecycle
+                and any(c.state in states and name(one.lifecycle, c.operation) == operation for c in one.copies)
+            ]
+            found = self._kept[key] = retention.keep(rule, candidates, self.judge.now)
+        return found
+
+    def _next_chain(self) -> frozenset[str]:
+        """Images that the next incremental is built on."""
+        if self._chain is None:
+            self._chain = frozenset(self._find_chain())
+        return self._chain
+
+    def _find_chain(self) -> Iterator[str]:
+        name = self.history.series.policy
+        policy = self.judge.wanted.policies.get(name)
+        lifecycle = self.judge.wanted.lifecycles.get(policy.spec.lifecycle) if policy is not None else None
+        if policy is None or lifecycle is None or self.judge.wanted.is_orphaned("BackupPolicy", name):
+            return
+        landing = next(one.storage for one in lifecycle.spec.operations if one.type == "Backup")
+        for type in {one.type for one in policy.spec.schedules} - {"Full"}:
+            base = self.history.base(self.judge.units.members(landing), full=type == "Cumulative")
+            if base is not None:
+                yield from self.history.chain(*base)
+
+    # -- what holds it although the rule lets it go --------------------------------------------------------------------
+
+    def _held(
+        self,
+        image: observed.Image,
+        copy: observed.Copy,
+        operation: str,
+        rule: kinds.Retention | None,
+        decision: retention.Decision,
+    ) -> Held | None:
+        if decision.code in ("Replaced", "Partial") or copy.state == "Lost":
+            return None
+        if copy.imported:
+            return Held(image.lifecycle, operation, None, rule, None)
+        held = None
+        for promised in self.judge.promises(image.lifecycle, operation, image.sequence):
+            if isinstance(promised, kinds.Keep):
+                kept = self._kept_by(promised, image, operation, copy.state in _MISSING)[image.id]
+            else:
+                plain = retention.Candidate(image.id, image.time, image.sequence)
+                kept = retention.single(promised, plain, self.judge.now)
+            # The longest promise counts; one without an end date is longer than any other.
+            longer = held is None or (held.until is not None and (kept.at is None or kept.at > held.until))
+            if kept.keeps and longer:
+                held = Held(image.lifecycle, operation, promised, rule, kept.at)
+        return held
+
+    def _stays(
+        self, image: observed.Image, copy: observed.Copy, operation: str, decision: retention.Decision
+    ) -> Verdict | None:
+        at = decision.at
+        passed = decision.code == "ExpireAfterCopy" or (at is not None and at <= self.judge.now)
+        owes = self.debts.owing(image, operation) if passed else ()
+        if owes and decision.code in ("Fixed", "ExpireAfterCopy"):
+            return Verdict(image, copy, "Waiting", "OwesCopy", decision.message, at, owes=owes)
+        if decision.code in ("Fixed", "Partial") and at is not None and not passed:
+            ends = [at]
+            for promised in self.judge.promises(image.lifecycle, operation, image.sequence):
+                end = retention.end(promised, image.time) if isinstance(promised, kinds.Fixed) else _LAST
+                ends.append(end or _LAST)
+            free = nevers.forbids(self.judge, self.history, self.debts, image, copy, self.leaving) is None
+            if self.until is not None and max(ends) <= self.until and free and not copy.imported:
+                return Verdict(image, copy, "Planned", decision.code, decision.message, max(ends))
+        if not self.everything:
+            return None
+        return Verdict(image, copy, "Kept", decision.code, decision.message, at)
+
+    def _keep(self, image: observed.Image, copy: observed.Copy, code: str, text: str) -> Verdict | None:
+        return Verdict(image, copy, "Kept", code, f"kept: {text}") if self.everything else None
+
+    def _release(
+        self, image: observed.Image, copy: observed.Copy, operation: str, decision: retention.Decision
+    ) -> Verdict | None:
+        reason = nevers.forbids(self.judge, self.history, self.debts, image, copy, self.leaving)
+        if reason is None:
+            self.leaving.add((image.id, copy.number))
+            after = tuple((one.id, c.number) for one, c in self.history.dependents(image, copy.unit))
+            if copy.state == "Lost" or not after:
+                return Verdict(image, copy, "Due", decision.code, decision.message, decision.at)
+            return Verdict(image, copy, "Waiting", "AfterDependents", decision.message, decision.at, after=after)
+        message = f"kept: {reason.message}"
+        if reason.code in ("Base", "DoubtfulTime"):
+            return self._keep(image, copy, reason.code, reason.message)
+        if reason.code == "OwesCopy":
+            owes = self.debts.owing(image, operation)
+            return Verdict(image, copy, "Waiting", reason.code, message, decision.at, owes=owes)
+        if reason.code == "Immutable":
+            locked = nevers.locked_until(self.judge.wanted, copy)
+            return Verdict(image, copy, "Waiting", reason.code, message, locked)
+        state = "Waiting" if reason.code == "Busy" else "Blocked"
+        return Verdict(image, copy, state, reason.code, message, decision.at)
+
+
+_LAST: Final = dt.datetime.max.replace(tzinfo=times.UTC)

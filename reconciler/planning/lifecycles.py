@@ -1,0 +1,220 @@
+"""Which copies an image is owed, which of them are made, and which one is next.
+
+The copies are fixed by the lifecycle spec of the revision that made the image (``Observed.owed``); ``existing:
+Backfill`` on an operation of the newest spec widens them. A child is paid once its copy was Complete, and stays paid
+when that copy expires; loss or damage opens the debt again. Called by ``duplications``, which makes the copies, and by
+``expiry``, where a copy that owes a child stays. Operations go by their present names throughout.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from reconciler.api import lifecycles
+from reconciler.planning import configuration, desired, histories, observed, retention
+
+
+class Owed(NamedTuple):
+    """One operation of an image's lifecycle."""
+
+    name: str
+    #: Operation that is duplicated; None for the backup itself.
+    source: str | None
+    #: A storage unit or group.
+    storage: str
+    #: Backup window in which it may start.
+    window: str | None
+
+
+class Tree(NamedTuple):
+    """All operations that an image is owed."""
+
+    #: Parents before children.
+    operations: tuple[Owed, ...]
+    names: frozenset[str]
+    #: By operation: its direct children.
+    children: Mapping[str, tuple[str, ...]]
+    #: Operations that only ``existing: Backfill`` of the newest spec adds.
+    backfilled: frozenset[str]
+
+
+_NOTHING = Tree((), frozenset(), {}, frozenset())
+
+
+class Book:
+    """The lifecycles of a desired state, and those that made the images, looked up by image."""
+
+    def __init__(self, wanted: desired.Desired, owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec]) -> None:
+        self._newest = {name: item.spec for name, item in wanted.lifecycles.items()}
+        self._owed = owed
+        self._operations = {name: configuration.operation_names(spec) for name, spec in self._newest.items()}
+        self._schedules = {name: configuration.schedule_names(item) for name, item in wanted.policies.items()}
+        self._trees: dict[tuple[str, str, str, str], Tree] = {}
+        self._rules: dict[tuple[str, str, str], lifecycles.Retention | None] = {}
+
+    def operation(self, lifecycle: str, name: str) -> str:
+        """The present name of an operation."""
+        return self._operations.get(lifecycle, {}).get(name, name)
+
+    def tree(self, policy: str, image: observed.Image) -> Tree:
+        """What a complete image is owed; nothing where its lifecycle is not known."""
+        key = (policy, image.owed, image.lifecycle, image.schedule)
+        found = self._trees.get(key)
+        if found is None:
+            found = self._trees[key] = self._grow(*key)
+        return found
+
+    def future(self, policy: str, lifecycle: str, schedule: str) -> Tree:
+        """What an image that is made now by this schedule will be owed."""
+        key = (policy, "", lifecycle, schedule)
+        if key not in self._trees:
+            self._trees[key] = self._grow(*key)
+        return self._trees[key]
+
+    def rule(self, image: observed.Image, operation: str) -> lifecycles.Retention | None:
+        """The retention of an operation by the newest spec; where that lacks it, by the one that made the image."""
+        key = (image.lifecycle, operation, image.owed)
+        if key not in self._rules:
+            self._rules[key] = self._find_rule(*key)
+        return self._rules[key]
+
+    def _find_rule(self, lifecycle: str, operation: str, owed: str) -> lifecycles.Retention | None:
+        for spec in (self._newest.get(lifecycle), self._owed.get(owed)):
+            for one in spec.operations if spec is not None else ():
+                if self.operation(lifecycle, one.name) == operation:
+                    return one.retention
+        return None
+
+    def _grow(self, policy: str, owed: str, lifecycle: str, schedule: str) -> Tree:
+        newest = self._newest.get(lifecycle)
+        made = self._owed.get(owed, newest)
+        if made is None:
+            return _NOTHING
+        names = self._schedules.get(policy, {})
+        windows = {one.name: one.window for one in newest.operations} if newest is not None else {}
+        found: dict[str, Owed] = {}
+        backfilled = set()
+        specs = [(one, False) for one in made.operations]
+        specs += [(one, True) for one in newest.operations if one.existing == "Backfill"] if newest is not None else []
+        for one, late in specs:
+            name = self.operation(lifecycle, one.name)
+            allowed = one.schedules is None or names.get(schedule, schedule) in {names.get(s, s) for s in one.schedules}
+            if name in found or not allowed:
+                continue
+            source = self.operation(lifecycle, one.source) if one.source is not None else None
+            found[name] = Owed(name, source, one.storage, windows.get(name, one.window))
+            if late:
+                backfilled.add(name)
+        return _ordered(found, backfilled)
+
+
+def _ordered(found: dict[str, Owed], backfilled: set[str]) -> Tree:
+    """Parents first; an operation whose source is not owed is not owed either."""
+    order: list[Owed] = []
+    placed: set[str] = set()
+    waiting = list(found.values())
+    while waiting:
+        ready = [one for one in waiting if one.source is None or one.source in placed]
+        if not ready:
+            break
+        order += ready
+        placed.update(one.name for one in ready)
+        waiting = [one for one in waiting if one.name not in placed]
+    children: dict[str, list[str]] = {}
+    for one in order:
+        if one.source is not None:
+            children.setdefault(one.source, []).append(one.name)
+    return Tree(
+        tuple(order),
+        frozenset(placed),
+        {name: tuple(names) for name, names in children.items()},
+        frozenset(backfilled & placed),
+    )
+
+
+class Debts:
+    """What the images of one series still owe."""
+
+    def __init__(self, book: Book, history: histories.History, now: dt.datetime) -> None:
+        self._book = book
+        self._history = history
+        self._now = now
+        self._worth: dict[tuple[str, str], frozenset[str]] = {}
+
+    def unpaid(self, image: observed.Image) -> tuple[Owed, ...]:
+        """Duplications that the image owes, parents first. Partial images owe none, nor does one that is gone."""
+        tree = self._book.tree(self._history.series.policy, image)
+        if len(tree.operations) <= 1 or image.state != "Complete":
+            return ()
+        settled = self.settled(image)
+        if settled >= tree.names or not any(copy.state in _OPEN for copy in image.copies):
+            return ()
+        missing = {self._book.operation(image.lifecycle, c.operation) for c in image.copies if c.state in _MISSING}
+        return tuple(
+            one
+            for one in tree.operations
+            if one.source is not None
+            and one.name not in settled
+            and ((one.name not in tree.backfilled and one.name not in missing) or self.worth(image, one.name))
+        )
+
+    def damaged_root(self, image: observed.Image) -> Owed | None:
+        """The backup operation itself, where its copy is damaged or lost and its rule would keep it.
+
+        It is healed like a child that is owed, from any good copy.
+        """
+        if image.state != "Complete" or not any(copy.state in _MISSING for copy in image.copies):
+            return None
+        name = self._book.operation
+        root = next((o for o in self._book.tree(self._history.series.policy, image).operations if not o.source), None)
+        if root is None or root.name in self.settled(image) or not self.worth(image, root.name):
+            return None
+        missing = any(c.state in _MISSING and name(image.lifecycle, c.operation) == root.name for c in image.copies)
+        return root if missing else None
+
+    def owing(self, image: observed.Image, operation: str) -> tuple[str, ...]:
+        """The direct children of an operation that the image still owes."""
+        return tuple(one.name for one in self.unpaid(image) if one.source == operation)
+
+    def settled(self, image: observed.Image) -> set[str]:
+        """The operations whose copy is, or was, complete."""
+        name = self._book.operation
+        return {name(image.lifecycle, copy.operation) for copy in image.copies if copy.state in histories.SETTLED}
+
+    def worth(self, image: observed.Image, operation: str) -> bool:
+        """Whether the operation's own rule would keep a copy made now: nothing is copied to be thrown away."""
+        rule = self._book.rule(image, operation)
+        if isinstance(rule, lifecycles.Fixed):
+            passes = retention.end(rule, image.time)
+            return passes is None or passes > self._now
+        if isinstance(rule, lifecycles.ExpireAfterCopy):
+            children = self._book.tree(self._history.series.policy, image).children.get(operation, ())
+            return not children or not self.settled(image).issuperset(children)
+        if not isinstance(rule, lifecycles.Keep):
+            return True
+        key = (image.lifecycle, operation)
+        if key not in self._worth:
+            candidates = [
+                retention.Candidate(other.id, other.time, other.sequence, other.type == "Full")
+                for other in self._history.sound
+                if other.lifecycle == image.lifecycle
+                and operation in self._book.tree(self._history.series.policy, other).names
+                and any(copy.state in _OPEN for copy in other.copies)
+                and not self._spent(other, operation)
+            ]
+            kept = retention.keep(rule, candidates, self._now)
+            self._worth[key] = frozenset(id for id, decision in kept.items() if decision.keeps)
+        return image.id in self._worth[key]
+
+    def _spent(self, image: observed.Image, operation: str) -> bool:
+        """Whether the operation's copy came and went: it pushes out nobody any more."""
+        states = [c.state for c in image.copies if self._book.operation(image.lifecycle, c.operation) == operation]
+        return bool(states) and all(state in ("Expiring", "Expired") for state in states)
+
+
+#: Copy states that open a debt again.
+_MISSING = frozenset({"Damaged", "Lost"})
+#: An image with none of these has no copy that could still owe anything.
+_OPEN = frozenset({"Complete", "Damaged", "Lost", "Writing", "Expiring"})

@@ -1,0 +1,154 @@
+"""The six nevers: deletions that no manifest can order, as one function.
+
+1 the last good copy of a series' newest complete image, and of its three newest while the newest is older than the
+objective; 2 a copy that still owes a child; 3 a copy in use; 4 a locked one; 5 a held one (there are no holds yet);
+6 a copy that another copy on its unit needs as base. ``expiry`` asks when planning and again, through
+``expiry.check_delete``, inside the catalog's deleting transaction. There is no ServiceLevel yet: the objective is twice
+the longest gap of the policy's most frequent schedule, and nothing is recent enough for a policy that nobody knows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Set
+from typing import Final
+
+from reconciler.base import times
+from reconciler.planning import (
+    actions,
+    calendars,
+    desired,
+    histories,
+    lifecycles,
+    observed,
+    placements,
+)
+
+#: Copy states that still hold something of the image.
+_REMAINS: Final = frozenset({"Complete", "Damaged"})
+
+
+class Rules:
+    """One desired state over one observed one, at one time."""
+
+    def __init__(self, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime) -> None:
+        self.wanted = wanted
+        self.now = now
+        self.book = lifecycles.Book(wanted, seen.owed)
+        self.units = placements.Units(wanted, seen)
+        self._objectives: dict[str, dt.timedelta] = {}
+
+    def objective(self, policy: str) -> dt.timedelta:
+        """How old the newest image may be before more of the past is kept."""
+        if policy not in self._objectives:
+            known = self.wanted.policies.get(policy)
+            gaps = [
+                gap
+                for one in (known.spec.schedules if known is not None else ())
+                if (gap := calendars.interval(one.cron, one.every, one.time_zone)) is not None
+            ]
+            self._objectives[policy] = 2 * min(gaps, default=dt.timedelta())
+        return self._objectives[policy]
+
+
+def forbids(
+    rules: Rules,
+    history: histories.History,
+    debts: lifecycles.Debts,
+    image: observed.Image,
+    copy: observed.Copy,
+    leaving: Set[tuple[str, int]] = frozenset(),
+) -> actions.Reason | None:
+    """The never that keeps a copy, or None; ``leaving`` are copies that go before it, as (image id, number)."""
+    if copy.state == "Lost":
+        # Only the record of it goes: the unit was seen without it.
+        return None
+    if image.id in history.doubtful:
+        return actions.Reason(code="DoubtfulTime", message="its time is later than now, or contradicts its sequence")
+    operation = rules.book.operation(image.lifecycle, copy.operation)
+    owing = debts.owing(image, operation)
+    if owing and not _stands_in(rules, history, image, copy, operation, leaving):
+        return actions.Reason(code="OwesCopy", message=f"it still owes {', '.join(owing)}")
+    if copy.busy or copy.state == "Writing":
+        return actions.Reason(code="Busy", message="a running job reads it or builds on it")
+    locked = locked_until(rules.wanted, copy)
+    if locked is not None and locked > rules.now:
+        return actions.Reason(code="Immutable", message=f"its unit locks it until {times.show_minutes(locked)}")
+    for dependent, needing in history.dependents(image, copy.unit):
+        if (dependent.id, needing.number) not in leaving:
+            return actions.Reason(code="Base", message=f"base of {dependent.id}")
+    return _last_good(rules, history, image, copy, leaving)
+
+
+def _stands_in(
+    rules: Rules,
+    history: histories.History,
+    image: observed.Image,
+    copy: observed.Copy,
+    operation: str,
+    leaving: Set[tuple[str, int]],
+) -> bool:
+    """Whether another good copy of the same operation can pay the debt."""
+    return any(
+        other.number != copy.number
+        and (image.id, other.number) not in leaving
+        and rules.book.operation(image.lifecycle, other.operation) == operation
+        for other in history.good(image)
+    )
+
+
+def locked_until(wanted: desired.Desired, copy: observed.Copy) -> dt.datetime | None:
+    """When the immutability lock of a copy's unit ends; None without a lock."""
+    unit = wanted.units.get(copy.unit)
+    if unit is None or unit.spec.immutability is None:
+        return None
+    try:
+        return unit.spec.immutability.period.after(copy.created_at)
+    except OverflowError:
+        return dt.datetime.max.replace(tzinfo=times.UTC)
+
+
+def _last_good(
+    rules: Rules,
+    history: histories.History,
+    image: observed.Image,
+    copy: observed.Copy,
+    leaving: Set[tuple[str, int]],
+) -> actions.Reason | None:
+    """The first never."""
+    why = _protected(rules, history).get(image.id)
+    if why is None:
+        return None
+    for other in image.copies:
+        remains = other.number != copy.number and (image.id, other.number) not in leaving
+        if remains and history.readable(image, other) and not rules.units.offline(other.unit):
+            return None
+    return actions.Reason(code="NewestImage", message=f"the last good copy of {why}")
+
+
+def _protected(rules: Rules, history: histories.History) -> dict[str, str]:
+    """Images that must keep a good copy, and what they are."""
+    found = history.protected
+    if found is None:
+        found = history.protected = _find_protected(rules, history)
+    return found
+
+
+def _find_protected(rules: Rules, history: histories.History) -> dict[str, str]:
+    result: dict[str, str] = {}
+    newest: list[observed.Image] = []
+    for image in history.newest():
+        newest.append(image)
+        if len(newest) == 3:
+            break
+    if newest and rules.now - newest[0].time > rules.objective(history.series.policy):
+        result.update({image.id: "one of the three newest images of an overdue series" for image in newest})
+    # Where the newest cannot be read just now, or not at all, more than one image counts as the newest.
+    complete = next((i for i in reversed(history.sound) if any(c.state in _REMAINS for c in i.copies)), None)
+    reachable = next(
+        (i for i in history.newest() if any(not rules.units.offline(c.unit) for c in history.good(i))), None
+    )
+    for image_or_none in (complete, *newest[:1], reachable):
+        if image_or_none is not None:
+            result[image_or_none.id] = "the series' newest complete image"
+    return result

@@ -1,0 +1,224 @@
+"""Observed state: what the catalog, the sources and the storage units say, as values.
+
+Made by ``controller.observations`` and by tests; read by every decision. Images come one series at a time through
+``Observed.series``, which may be walked again and again, so that a large catalog is never held as objects all at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from reconciler.api import lifecycles, models
+from reconciler.planning import desired
+
+#: Copy states in which a copy can be read and counts as good.
+GOOD = frozenset({"Complete"})
+#: Copy states that still occupy their unit.
+PRESENT = frozenset({"Complete", "Damaged", "Expiring", "Writing"})
+
+
+class Copy(NamedTuple):
+    """One image on one storage unit."""
+
+    #: From 1 within the image.
+    number: int
+    #: Name of the lifecycle operation that owes it.
+    operation: str
+    #: Name of the storage unit.
+    unit: str
+    #: Writing, Complete, Damaged, Lost, Expiring or Expired.
+    state: str
+    created_at: dt.datetime
+    stored_bytes: int
+    #: Image on the same unit that this copy needs to be readable, None where it stands alone.
+    base: str | None
+    #: Being read, or serving as base or parent of a running job.
+    busy: bool = False
+    #: Came back through adoption of a unit: its expiry waits for an approval.
+    imported: bool = False
+
+
+class Image(NamedTuple):
+    """One backup of one client at one time."""
+
+    id: str
+    schedule: str
+    #: Full, Incremental or Cumulative.
+    type: str
+    #: Complete or Partial.
+    state: str
+    #: When the source was frozen, UTC.
+    time: dt.datetime
+    #: Orders images; unique within the catalog.
+    sequence: int
+    #: The slot that it served, UTC.
+    slot: dt.datetime
+    #: Name of the lifecycle it was made under; its retention follows that lifecycle's newest revision.
+    lifecycle: str
+    #: Key into ``Observed.owed``: the lifecycle spec of the revision that made it, which fixes the copies it is owed.
+    owed: str
+    #: Image id it is relative to, None for a full.
+    parent: str | None
+    size_bytes: int
+    copies: tuple[Copy, ...]
+    #: Names of its disks, in order.
+    disks: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """All images of one client under one policy, ordered by sequence."""
+
+    client: str
+    policy: str
+    images: tuple[Image, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Client:
+    """A machine the catalog knows."""
+
+    #: Stable identity, such as ``diskimages:/srv/guests/oblVM1``.
+    id: str
+    #: Safe as a file name, unique, never changed; addresses use it.
+    slug: str
+    name: str
+    source: str
+    first_seen: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """A machine as a policy's source shows it."""
+
+    id: str
+    name: str
+    source: str
+    disks: tuple[str, ...]
+    #: Code and message of what keeps it from being backed up, if anything.
+    problem: tuple[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Inventory:
+    """What a policy's selection matches."""
+
+    machines: tuple[Machine, ...]
+    #: When these machines were seen; older than now while the source is unreachable.
+    seen: dt.datetime
+    #: Code and message, while the source cannot be asked.
+    unreachable: tuple[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Unit:
+    """A storage unit as it is now."""
+
+    name: str
+    #: Online, Offline or ReadOnly: what its folder and identity say, not what the manifest asks.
+    state: str
+    #: Why, where it is not Online: a sentence with the next step.
+    message: str = ""
+    total_bytes: int = 0
+    free_bytes: int = 0
+    used_bytes: int = 0
+    #: What reclaim would give back.
+    reclaimable_bytes: int = 0
+    #: Whether each image stands alone (a pool) or chains are kept (a Directory).
+    standalone: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Applied:
+    """An object in force, or orphaned, as the catalog keeps it."""
+
+    object: models.Object
+    since: dt.datetime
+    orphaned: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Promise:
+    """A retention that images up to a sequence number were promised before a revision changed it."""
+
+    lifecycle: str
+    operation: str
+    retention: lifecycles.Retention
+    #: Covers images with this sequence number and below.
+    up_to: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """Somebody asked for a backup now, through the policy."""
+
+    id: str
+    policy: str
+    #: Client id.
+    client: str
+    at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A live job (Queued or Running)."""
+
+    id: str
+    address: str
+    type: str
+    state: str
+    policy: str | None = None
+    client: str | None = None
+    image: str | None = None
+    unit: str | None = None
+    source_unit: str | None = None
+    media_server: str | None = None
+    #: When it started or was queued, UTC.
+    since: dt.datetime | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Attempts:
+    """What came of an action's earlier attempts."""
+
+    #: All that did not succeed: Failed, Partial, Cancelled and Lost.
+    failed: int
+    #: Those of them that were Lost; they do not count against the retries.
+    lost: int
+    last_finished: dt.datetime
+    #: State of the last attempt: Failed, Partial, Cancelled or Lost.
+    last_state: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """Everything decisions are made from."""
+
+    series: Iterable[Series] = ()
+    #: By client id.
+    clients: Mapping[str, Client] = dataclasses.field(default_factory=dict)
+    #: By policy name.
+    inventories: Mapping[str, Inventory] = dataclasses.field(default_factory=dict)
+    #: By unit name.
+    units: Mapping[str, Unit] = dataclasses.field(default_factory=dict)
+    #: By (kind, name).
+    applied: Mapping[desired.Key, Applied] = dataclasses.field(default_factory=dict)
+    #: Revision in force, None before the first apply.
+    in_force: str | None = None
+    #: When each (policy, schedule) was first applied with its present timing; slots count from then.
+    anchors: Mapping[tuple[str, str], dt.datetime] = dataclasses.field(default_factory=dict)
+    promises: tuple[Promise, ...] = ()
+    #: Lifecycle specs by digest, as the images' revisions had them.
+    owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec] = dataclasses.field(default_factory=dict)
+    requests: tuple[Request, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    #: By action address; only actions whose last attempt did not succeed.
+    attempts: Mapping[str, Attempts] = dataclasses.field(default_factory=dict)
+    #: Expiry waits while a clock jump is unexplained: the sentence, or None.
+    clock_jump: str | None = None
+    #: Since when somebody has been planning without a gap; under ``catchUp: None`` slots since then are not missed.
+    watching: dt.datetime | None = None

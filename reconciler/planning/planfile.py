@@ -1,0 +1,227 @@
+"""A plan as a document, and back: what ``plan`` prints and saves, and what ``apply FILE`` holds against a fresh plan.
+
+Pure: the caller reads and writes the file. A saved plan is compared in what somebody agreed to: configuration changes,
+the destructive part, and the actions that were due at the plan's own ``now``. What fell due since is no difference,
+nor is what has been done since by the loop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pydantic
+
+from reconciler.api.documents import plans
+from reconciler.base import diagnostics, digests, errors, times
+from reconciler.planning import actions
+
+#: The part of ``formatVersion`` that must be equal.
+_MAJOR: Final = "1"
+
+
+def document(plan: actions.Plan, *, estate: str | None = None) -> plans.Plan:
+    """The document of a plan; ``estate`` is the folder it was made of, for one that will be saved."""
+    body = plans.Plan(
+        estate=estate,
+        now=plan.now,
+        horizon=plan.horizon,
+        revision=plan.revision,
+        in_force=plan.in_force,
+        digest="",
+        problems=tuple(problem(one) for one in plan.problems),
+        drift=tuple(plans.Drift(code=one.code, object=one.object, message=one.message) for one in plan.drift),
+        configuration=tuple(_change(one) for one in plan.configuration),
+        actions=tuple(_action(one) for one in plan.actions),
+        destruction=_destruction(plan.destruction),
+        summary=_summary(plan),
+    )
+    return body.model_copy(update={"digest": digest(body)})
+
+
+def digest(body: plans.Plan) -> str:
+    """``blake3:<hex>`` over everything in the document but the digest itself and the estate's folder."""
+    written = body.written()
+    return digests.json_digest({key: value for key, value in written.items() if key not in ("digest", "estate")})
+
+
+def problem(one: diagnostics.Diagnostic) -> plans.Problem:
+    """A diagnostic as documents spell it."""
+    return plans.Problem(
+        severity=one.severity.value,
+        code=one.code,
+        file=one.position.file if one.position else None,
+        line=one.position.line if one.position else None,
+        column=one.position.column if one.position else None,
+        object=one.object,
+        path=one.path,
+        message=one.message,
+        hint=one.hint,
+    )
+
+
+def _change(one: actions.ConfigurationChange) -> plans.ConfigurationChange:
+    fields = tuple(plans.FieldChange(path=f.path, before=f.before, after=f.after) for f in one.fields)
+    return plans.ConfigurationChange.model_validate(
+        {"change": one.change, "kind": one.kind, "name": one.name, "fields": fields}
+    )
+
+
+def _action(one: actions.Action) -> plans.Action:
+    return plans.Action(
+        address=one.address,
+        type=one.type.value,
+        state=one.state.value,
+        at=one.at,
+        after=one.after,
+        policy=one.policy,
+        schedule=one.schedule,
+        client=one.client,
+        image=one.image,
+        copy_number=one.copy,
+        operation=one.operation,
+        unit=one.unit,
+        source_unit=one.source_unit,
+        bytes=one.bytes,
+        reason=plans.Reason(code=one.reason.code, message=one.reason.message),
+    )
+
+
+def _destruction(one: actions.Destruction) -> plans.Destruction:
+    return plans.Destruction(
+        digest=one.digest,
+        copies=len(one.items),
+        bytes=sum(item.bytes for item in one.items),
+        estimated=one.estimated,
+        approved=one.approved,
+        items=tuple(
+            plans.Destroyed(
+                image=item.image,
+                copy_number=item.copy,
+                unit=item.unit,
+                expires_before=item.expires_before,
+                expires_after=item.expires_after,
+            )
+            for item in one.items
+        ),
+        clients=tuple(
+            plans.OldestPoint(client=point.client, oldest_before=point.before, oldest_after=point.after)
+            for point in one.clients
+        ),
+    )
+
+
+def _summary(plan: actions.Plan) -> plans.Summary:
+    count = {state: len(plan.in_state(state)) for state in actions.State}
+    return plans.Summary(
+        due=count[actions.State.DUE],
+        waiting=count[actions.State.WAITING],
+        blocked=count[actions.State.BLOCKED],
+        planned=count[actions.State.PLANNED],
+        changes=plan.changes,
+    )
+
+
+def text(body: plans.Plan) -> str:
+    """The document as it is saved: indented JSON and a newline."""
+    return json.dumps(body.written(), indent=2, ensure_ascii=False) + "\n"
+
+
+def is_plan(value: object) -> bool:
+    """Whether a JSON value says of itself that it is a plan."""
+    return isinstance(value, Mapping) and value.get("kind") == "Plan"
+
+
+def read(saved: str) -> plans.Plan:
+    """Read a saved plan back.
+
+    Raises ``UsageError`` for what is no plan, ``FormatTooNew`` for another major format, ``StalePlan`` where the text
+    no longer matches its digest.
+    """
+    try:
+        value: Any = json.loads(saved)
+    except ValueError as error:
+        raise errors.UsageError(f"this is not a saved plan: {error}") from error
+    if not is_plan(value):
+        raise errors.UsageError("this is not a saved plan: its kind is not Plan", hint="plan --out FILE saves one")
+    version = str(value.get("formatVersion", ""))
+    if version.partition(".")[0] != _MAJOR:
+        raise errors.FormatTooNew(
+            f"the plan has format {version or 'unknown'}; this version reads {_MAJOR}.x",
+            hint="make the plan again with this version",
+        )
+    try:
+        body = plans.Plan.model_validate(value)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise errors.UsageError(f"this is not a whole plan: {where}: {first['msg']}") from error
+    known = {key: item for key, item in value.items() if key not in ("digest", "estate")}
+    if digests.json_digest(known) != body.digest:
+        raise errors.StalePlan("the saved plan was edited: it does not match its digest", hint="make it again")
+    return body
+
+
+def compare(saved: plans.Plan, fresh: plans.Plan) -> tuple[str, ...]:
+    """What moved between a saved plan and a fresh one made for the same ``now``: sentences; empty if nothing did.
+
+    Configuration changes that are in force since, actions that are done or running since and copies whose promise has
+    ended since do not count; anything new, or changed, does.
+    """
+    return (*_moved_configuration(saved, fresh), *_moved_destruction(saved, fresh), *_moved_actions(saved, fresh))
+
+
+def _moved_configuration(saved: plans.Plan, fresh: plans.Plan) -> list[str]:
+    before = {(one.kind, one.name): one for one in saved.configuration}
+    after = {(one.kind, one.name): one for one in fresh.configuration}
+    result = []
+    for kind, name in sorted({*before, *after}):
+        if (kind, name) not in before:
+            result.append(f"{kind}/{name}: {after[kind, name].change} is new")
+        elif (kind, name) not in after:
+            if fresh.in_force != saved.revision:
+                result.append(f"{kind}/{name}: {before[kind, name].change} is no longer part of the plan")
+        elif before[kind, name] != after[kind, name]:
+            result.append(f"{kind}/{name}: {after[kind, name].change} is not what it was")
+    return result
+
+
+def _moved_destruction(saved: plans.Plan, fresh: plans.Plan) -> list[str]:
+    before = {(item.image, item.copy_number) for item in saved.destruction.items}
+    grown = [item for item in fresh.destruction.items if (item.image, item.copy_number) not in before]
+    if grown:
+        return [f"the destructive part holds {len(grown)} copies more, such as {grown[0].image}/{grown[0].copy_number}"]
+    if fresh.destruction.items and _causes(saved) != _causes(fresh):
+        return ["the destructive part has other causes than it had"]
+    return []
+
+
+def _causes(body: plans.Plan) -> str | None:
+    return body.destruction.digest
+
+
+def _moved_actions(saved: plans.Plan, fresh: plans.Plan) -> list[str]:
+    """Due at the saved plan's own now: what is new since, and what can no longer start."""
+    before = {one.address: one for one in saved.actions if one.state == "Due"}
+    result = []
+    for one in fresh.actions:
+        if one.state == "Due" and one.address not in before and not _fell_due(one, saved):
+            result.append(f"{one.address}: due, and not part of the saved plan")
+        elif one.address in before and one.state == "Blocked":
+            result.append(f"{one.address}: {one.reason.message}")
+    return result
+
+
+def _fell_due(one: plans.Action, saved: plans.Plan) -> bool:
+    """Whether an action could not be due yet at the saved plan's now."""
+    listed = next((other for other in saved.actions if other.address == one.address), None)
+    if listed is not None and listed.state in ("Waiting", "Planned"):
+        return True
+    return one.at is not None and one.at > saved.now
+
+
+def moved_message(moved: tuple[str, ...], saved: plans.Plan) -> str:
+    """One sentence for ``StalePlan``."""
+    more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
+    return f"the plan of {times.show_minutes(saved.now)} no longer describes what would happen: {'; '.join(moved[:3])}{more}"

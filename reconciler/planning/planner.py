@@ -1,0 +1,215 @@
+"""The one decision: ``plan(desired, observed, now)`` says what is wrong, what changes, and what is to be done.
+
+``holdfast plan``, the controller's loop and a saved plan's check all call it; a dry run is not calling anything else.
+It reads the series once and asks, for each: what may leave (``expirations``), which copies are owed (``duplications``),
+and for the machine behind it: which backup is due (``backups``). With the clock held still and no job failing, doing
+what is Due and planning again ends with nothing Due.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Final
+
+from reconciler.base import diagnostics
+from reconciler.planning import (
+    actions,
+    backups,
+    clients,
+    configuration,
+    desired,
+    drifts,
+    duplications,
+    expirations,
+    expiry,
+    histories,
+    lifecycles,
+    observed,
+    schedules,
+)
+
+#: How far ahead a plan looks unless told otherwise.
+HORIZON: Final = dt.timedelta(hours=24)
+_STATES: Final = tuple(actions.State)
+_TYPES: Final = tuple(actions.Type)
+_NEVER: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
+
+
+def plan(
+    wanted: desired.Desired, seen: observed.Observed, now: dt.datetime, *, horizon: dt.timedelta = HORIZON
+) -> actions.Plan:
+    """What would be done now and until ``now + horizon``, and why. Pure: it changes nothing and reads no clock."""
+    return _Pass(wanted, seen, now, horizon).run()
+
+
+class _Pass:
+    """One plan in the making."""
+
+    def __init__(
+        self, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime, horizon: dt.timedelta
+    ) -> None:
+        self.manifests = wanted
+        self.wanted = configuration.effective(wanted, seen.applied)
+        self.renames = configuration.renames(self.wanted)
+        self.seen = seen
+        self.now = now
+        self.horizon = now + horizon
+        self.judge = expiry.Judge(self.wanted, seen, now)
+        self.ledger = expirations.Ledger(self.wanted, seen, self.judge.units, now)
+        self.copier = duplications.Desk(self.judge, self.wanted, seen, now)
+        self.problems: list[diagnostics.Diagnostic] = []
+        self.drift: list[actions.Drift] = []
+        self.actions: list[actions.Action] = []
+        self.desks: dict[str, backups.Desk] = {}
+        #: (policy, client id) -> machine, as far as backups may be made of it.
+        self.machines: dict[tuple[str, str], observed.Machine] = {}
+        self.matched: dict[str, list[str]] = {}
+        self.slugs = {id: client.slug for id, client in seen.clients.items()}
+        self.protected: dict[str, set[str]] = {}
+        self.orphaned: dict[str, tuple[int, int]] = {}
+        self.lost: dict[tuple[str, str], int] = {}
+        self.last_used: dict[str, dt.datetime] = {}
+        self.rotating = any(group.spec.selection == "RoundRobin" for group in self.wanted.groups.values())
+
+    def run(self) -> actions.Plan:
+        """Put the six parts together."""
+        guarded = configuration.guard(self.manifests, self.seen.applied)
+        if guarded is not None:
+            self.problems.append(guarded)
+        self._inventories()
+        for series in self.renames.follow(self.seen.series):
+            self._series(series)
+        for policy, client in sorted(self.machines):
+            self._machine(policy, client, None)
+        self.actions.extend(self.ledger.reclaim())
+        self._drift()
+        return actions.Plan(
+            now=self.now,
+            horizon=self.horizon,
+            revision=self.manifests.revision,
+            in_force=self.seen.in_force,
+            problems=tuple(sorted(self.problems, key=lambda one: (one.code, one.object or "", one.message))),
+            drift=tuple(sorted(self.drift, key=lambda one: (one.code, one.object, one.message))),
+            configuration=configuration.changes(self.manifests, self.seen.applied),
+            actions=tuple(sorted(self.actions, key=_order)),
+            destruction=self.ledger.destruction(),
+            last_used=self.last_used,
+        )
+
+    # -- sources -------------------------------------------------------------------------------------------------------
+
+    def _inventories(self) -> None:
+        taken = set(self.slugs.values())
+        for name, policy in sorted(self.wanted.policies.items()):
+            if self.wanted.is_orphaned("BackupPolicy", name):
+                continue
+            desk = backups.Desk(policy, self.wanted, self.seen, self.judge.units, self.now)
+            if not desk.usable:
+                self._problem("HF491", name, f"lifecycle {policy.spec.lifecycle} does not exist; nothing is backed up")
+            inventory = self._inventory(name)
+            if inventory is None:
+                continue
+            self.drift.extend(drifts.sources(name, inventory, self.now))
+            self.desks[name] = desk
+            for machine in self._distinct(name, inventory):
+                self.matched.setdefault(machine.id, []).append(name)
+                if machine.id not in self.slugs:
+                    slug = self.slugs[machine.id] = clients.slug(machine.name, taken)
+                    taken.add(slug)
+                if machine.problem is None and desk.usable:
+                    self.machines[name, machine.id] = machine
+
+    def _inventory(self, policy: str) -> observed.Inventory | None:
+        spec = self.wanted.policies[policy].spec
+        for name in (policy, *spec.previous_names):
+            if name in self.seen.inventories:
+                return self.seen.inventories[name]
+        return None
+
+    def _distinct(self, policy: str, inventory: observed.Inventory) -> Iterator[observed.Machine]:
+        """Machines by id; two under one id are a problem, and neither is guessed."""
+        by_id: dict[str, list[observed.Machine]] = {}
+        for machine in inventory.machines:
+            by_id.setdefault(machine.id, []).append(machine)
+        for id in sorted(by_id, key=lambda one: (by_id[one][0].name, one)):
+            same = by_id[id]
+            if len(same) == 1:
+                yield same[0]
+                continue
+            self.matched.setdefault(id, []).append(policy)
+            names = ", ".join(sorted(machine.source for machine in same))
+            self._problem("HF492", policy, f"{len(same)} machines have the identity {id}: {names}; none is backed up")
+
+    def _problem(self, code: str, policy: str, message: str) -> None:
+        self.problems.append(
+            diagnostics.Diagnostic(
+                severity=diagnostics.Severity.ERROR, code=code, message=message, object=f"BackupPolicy/{policy}"
+            )
+        )
+
+    # -- series --------------------------------------------------------------------------------------------------------
+
+    def _series(self, series: observed.Series) -> None:
+        history = histories.History(series, self.now)
+        slug = self.slugs.get(series.client) or clients.slug(series.client, ())
+        verdicts = self.judge.verdicts(history, until=self.horizon)
+        self.actions.extend(self.ledger.expire(history, verdicts, slug))
+        debts = lifecycles.Debts(self.judge.book, history, self.now)
+        self.actions.extend(self.copier.answer(history, debts, slug))
+        self._count(series, history)
+        self._machine(series.policy, series.client, history)
+
+    def _count(self, series: observed.Series, history: histories.History) -> None:
+        policy = series.policy
+        if any(image.copies for image in series.images):
+            self.protected.setdefault(policy, set()).add(series.client)
+        if policy not in self.wanted.policies or self.wanted.is_orphaned("BackupPolicy", policy):
+            present = sum(1 for image in series.images if any(c.state != "Expired" for c in image.copies))
+            if present:
+                images, owners = self.orphaned.get(policy, (0, 0))
+                self.orphaned[policy] = (images + present, owners + 1)
+        for image in history.images:
+            for copy in image.copies:
+                if copy.state in ("Lost", "Damaged"):
+                    key = (copy.unit, copy.state)
+                    self.lost[key] = self.lost.get(key, 0) + 1
+                if self.rotating and copy.created_at > self.last_used.get(
+                    copy.unit, copy.created_at.min.replace(tzinfo=dt.UTC)
+                ):
+                    self.last_used[copy.unit] = copy.created_at
+
+    def _machine(self, policy: str, client: str, history: histories.History | None) -> None:
+        machine = self.machines.get((policy, client)) if history is None else self.machines.pop((policy, client), None)
+        if machine is None:
+            return
+        desk, slug = self.desks[policy], self.slugs[client]
+        known = self.seen.clients.get(client)
+        record = schedules.record(history, known.first_seen if known is not None else self.now)
+        inventory = self._inventory(policy)
+        unreachable = inventory.unreachable if inventory is not None else None
+        for action in desk.answer(machine, slug, record, history, unreachable=unreachable, horizon=self.horizon):
+            self.actions.append(action)
+            if action.state in (actions.State.DUE, actions.State.WAITING):
+                found = self.wanted.policies[policy]
+                self.actions.extend(backups.dependents(action, found, self.judge.book, self.judge.units))
+        spent = desk.failing(slug, record)
+        if spent is not None:
+            self.drift.append(drifts.failing(desk.policy, slug, spent))
+        if history is not None:
+            self.drift.extend(drifts.removed_disks(history, machine, slug, policy))
+
+    def _drift(self) -> None:
+        for name in self.desks:
+            inventory = self._inventory(name)
+            if inventory is not None:
+                self.drift.extend(drifts.selection(name, inventory, self.protected.get(name, ())))
+        self.drift.extend(drifts.clients(self.seen.clients, self.matched, self.slugs))
+        self.drift.extend(drifts.orphans(self.orphaned))
+        self.drift.extend(drifts.losses(self.lost))
+        self.drift.extend(drifts.units(self.wanted, self.seen))
+
+
+def _order(action: actions.Action) -> tuple[int, dt.datetime, int, str]:
+    """Due, Waiting, Blocked, Planned; then by time, type and address."""
+    return (_STATES.index(action.state), action.at or _NEVER, _TYPES.index(action.type), action.address)

@@ -1,0 +1,62 @@
+"""What earlier attempts at an action mean for the next one.
+
+Called for every action that would start. Lost attempts are repeated at once and do not count, until five of them show
+that the action kills its worker; failures wait longer each time; a cancelled action rests until its next slot.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Final, NamedTuple
+
+from reconciler.planning import observed
+
+#: From this many Lost attempts on, each counts as a failure.
+PATIENCE: Final = 5
+_FIRST: Final = dt.timedelta(minutes=1)
+_LONGEST: Final = dt.timedelta(hours=1)
+
+
+class Standing(NamedTuple):
+    """Whether an action may start."""
+
+    #: Ready, Waiting, Exhausted or Cancelled.
+    state: str
+    #: Waiting: until when.
+    until: dt.datetime | None
+    #: Attempts that count.
+    failures: int
+
+
+READY: Final = Standing("Ready", None, 0)
+
+
+def backoff(failures: int) -> dt.timedelta:
+    """How long to wait after so many failures: 1, 5, 25 minutes, then an hour."""
+    factor: int = 5 ** min(failures - 1, 5)
+    return min(_FIRST * factor, _LONGEST)
+
+
+def standing(attempts: observed.Attempts | None, limit: int | None, now: dt.datetime) -> Standing:
+    """Judge by the attempts so far; ``limit`` is how many further ones a failure allows, None for any number."""
+    if attempts is None:
+        return READY
+    if attempts.last_state == "Cancelled":
+        return Standing("Cancelled", None, 0)
+    failures = attempts.failed - attempts.lost + max(0, attempts.lost - PATIENCE + 1)
+    if failures <= 0:
+        return READY
+    if limit is not None and failures > limit:
+        return Standing("Exhausted", None, failures)
+    until = attempts.last_finished + backoff(failures)
+    at_once = attempts.last_state == "Lost" and attempts.lost < PATIENCE
+    # Seen from a clock that was set back the last attempt lies ahead; it must not hold the next one up for so long.
+    ahead = attempts.last_finished > now + _FIRST
+    if at_once or ahead or until <= now:
+        return Standing("Ready", None, failures)
+    return Standing("Waiting", until, failures)
+
+
+def number(attempts: observed.Attempts | None) -> int:
+    """Which attempt the next one is, from 1."""
+    return attempts.failed + 1 if attempts is not None else 1
