@@ -1,0 +1,165 @@
+"""``holdfast apply`` and ``holdfast run``: one pass, or the loop."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import pydantic
+import typer
+
+from reconciler.api.documents import plans as plan_documents
+from reconciler.api.documents import results
+from reconciler.base import clocks, errors, times
+from reconciler.catalog import database, leases
+from reconciler.cli import options, outputs, planning, progress, sessions, settings
+from reconciler.controller import handovers, loop, outcomes, passes
+from reconciler.planning import planfile
+from reconciler.reports import passes as reports
+from reconciler.reports import plans
+
+UntilConverged = Annotated[
+    bool, typer.Option("--until-converged", help="Also wait for windows and retries, then exit.")
+]
+
+
+def apply(
+    path: Annotated[
+        Path, typer.Argument(metavar="DIR|FILE", help="The estate, or a plan that plan --out saved.")
+    ] = Path(),
+    yes: options.Yes = False,
+    until_converged: UntilConverged = False,
+    output: options.Format = options.Output.TEXT,
+    state: options.State = None,
+    catalog: options.Catalog = None,
+) -> int:
+    """Put the manifests in force and do what is due. A saved plan is applied without asking, if nothing moved."""
+    sessions.start_logging()
+    clock = clocks.from_environment()
+    if path.is_dir():
+        chosen = settings.of_estate(path, state=state, catalog=catalog)
+        code = _confirm(chosen, clock, yes=yes, output=output)
+    else:
+        chosen = _saved(path, clock)
+        code = None
+    if code is not None:
+        return code
+    with sessions.writing(chosen, create=True) as db:
+        holder = leases.holder(chosen.state, db)
+        if holder is not None:
+            answer = handovers.hand_over(db, holder, chosen.estate, clock, sessions.actor(), outputs.note)
+            return _answered(answer, output)
+        return _pass(chosen, db, clock, until_converged=until_converged, output=output)
+
+
+def _confirm(chosen: settings.Settings, clock: clocks.Clock, *, yes: bool, output: options.Output) -> int | None:
+    """Check and, on a terminal, show the plan and ask; an exit code where nothing is to be done."""
+    made, tree = planning.compute(chosen, clock, None)
+    if not tree.valid:
+        for problem in tree.problems:
+            outputs.note(str(problem))
+        outputs.note("holdfast: the manifests have errors; nothing was done, what was in force stays in force")
+        if output is options.Output.JSON:
+            outputs.emit(outcomes.result(made, (), 0), output, reports.text)
+        return errors.ConfigurationError.exit_code
+    if yes or not made.changes:
+        return None
+    if not outputs.terminal():
+        raise errors.UsageError(
+            "apply asks before it acts, and there is no terminal", hint="use --yes, or apply a saved plan"
+        )
+    outputs.note(plans.text(planfile.document(made), verbose=False))
+    if not outputs.ask("Apply this?"):
+        outputs.note("nothing was done")
+        return errors.HoldfastError.exit_code
+    return None
+
+
+def _saved(path: Path, clock: clocks.Clock) -> settings.Settings:
+    """Read a saved plan and prove that nothing it describes has moved. Raises ``StalePlan`` or ``UsageError``."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+        saved = plan_documents.Plan.model_validate(document)
+        estate, state, catalog = Path(document["estate"]), Path(document["state"]), str(document["catalog"])
+    except (OSError, ValueError, KeyError, TypeError, pydantic.ValidationError) as error:
+        raise errors.UsageError(
+            f"{path} is neither a folder nor a saved plan", hint="name the estate, or a file that plan --out wrote"
+        ) from error
+    chosen = settings.Settings(estate=estate, state=state, catalog=catalog)
+    fresh, _ = planning.compute(chosen, _Then(times.aware(saved.now), clock), None)
+    moved = planfile.compare(saved, planfile.document(fresh))
+    if moved:
+        raise errors.StalePlan(
+            "the saved plan is stale: " + "; ".join(moved), hint="plan again, and review what is new"
+        )
+    return chosen
+
+
+class _Then:
+    """A clock that stands at the saved plan's own now, so that only what moved differs."""
+
+    def __init__(self, moment: Any, clock: clocks.Clock) -> None:
+        self._moment, self._clock = moment, clock
+
+    def now(self) -> Any:
+        """The saved plan's now."""
+        return self._moment
+
+    def boot(self) -> float:
+        """The real boot clock."""
+        return self._clock.boot()
+
+
+def _pass(
+    chosen: settings.Settings,
+    db: database.Database,
+    clock: clocks.Clock,
+    *,
+    until_converged: bool,
+    output: options.Output,
+) -> int:
+    with sessions.stopping() as stop, sessions.controlling(chosen, db, clock) as controller:
+        return finish_pass(controller, stop, until_converged=until_converged, output=output)
+
+
+def finish_pass(
+    controller: passes.Controller, stop: threading.Event, *, until_converged: bool, output: options.Output
+) -> int:
+    """Turn until the pass is over and print what it did."""
+    with progress.shown(controller.engine) as refresh:
+        plan = loop.one_pass(controller, until_converged=until_converged, stop=stop, progress=refresh)
+    document = outcomes.result(plan, controller.tally.finished, controller.tally.configuration)
+    outputs.emit(document, output, lambda shown: reports.text(shown, planfile.document(plan)))
+    return outcomes.exit_code(document, plan)
+
+
+def _answered(answer: dict[str, Any], output: options.Output) -> int:
+    outputs.emit(results.ApplyResult.model_validate(answer["result"]), output, reports.text)
+    return int(answer["exitCode"])
+
+
+def run(
+    estate: options.Estate = Path(),
+    once: Annotated[bool, typer.Option("--once", help="One pass, then exit.")] = False,
+    until_converged: UntilConverged = False,
+    output: options.Format = options.Output.TEXT,
+    state: options.State = None,
+    catalog: options.Catalog = None,
+) -> int:
+    """Keep the estate converged until SIGTERM or SIGINT."""
+    sessions.start_logging()
+    clock = clocks.from_environment()
+    chosen = settings.of_estate(estate, state=state, catalog=catalog)
+    with (
+        sessions.writing(chosen, create=True) as db,
+        sessions.stopping() as stop,
+        sessions.controlling(chosen, db, clock) as controller,
+    ):
+        if once or until_converged:
+            return finish_pass(controller, stop, until_converged=until_converged, output=output)
+        outputs.note(f"holdfast: keeping {chosen.estate}; stop with SIGTERM or Ctrl-C")
+        with progress.shown(controller.engine) as refresh:
+            loop.for_ever(controller, stop=stop, progress=refresh, say=outputs.note)
+    return 0

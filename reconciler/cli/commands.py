@@ -1,0 +1,87 @@
+"""The table of commands: one line of help each, and the module that holds it.
+
+A module is loaded only when its command is called or completed, so that ``--help`` and ``version`` need neither the
+catalog's libraries nor the schema's. This is the one file that imports ``reconciler`` modules late.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import typer
+
+
+class Command(NamedTuple):
+    """One command: where it lives and what it does in one line."""
+
+    module: str
+    function: str
+    help: str
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "init": Command("initialising", "init", "Write a working estate: manifests, storage folders, ignore files."),
+    "validate": Command("authoring", "validate", "Check manifests: syntax, schema, references, meaning."),
+    "plan": Command("planning", "plan", "Show what would change, what is due and what would be destroyed."),
+    "apply": Command("applying", "apply", "Put the manifests in force and do what is due, once."),
+    "run": Command("applying", "run", "Keep the estate converged: watch, plan, act."),
+    "backup": Command("requesting", "backup", "Ask for a backup now, through its policy."),
+    "cancel": Command("requesting", "cancel", "Stop a job; returns when the work has stopped."),
+    "restore": Command("restoring", "restore", "Restore a machine or one disk, and prove every byte."),
+    "get": Command("showing", "get", "List images, copies, jobs, clients, units, policies or the audit log."),
+    "describe": Command("describing", "describe", "Everything known about one object."),
+    "status": Command("describing", "status", "Whether the estate is in force, protected and converging."),
+    "logs": Command("showing", "logs", "What a job said."),
+    "pool": Command("pools", "pool", "A deduplicating pool: stats, collect, check."),
+    "unit": Command("pools", "unit", "A storage unit: adopt one that another catalog owns."),
+    "version": Command("versions", "version", "The version, and with -o json the named crash points."),
+}
+
+EPILOG: Final = (
+    "Exit codes: 0 done; 1 error; 2 changes (plan --detailed-exitcode); 3 an action failed; 4 refused or held back;"
+    " 5 stale plan; 6 another controller lives; 64 usage; 130 interrupted."
+)
+
+
+def application(arguments: Sequence[str]) -> typer.Typer:
+    """The Typer application for these arguments: every command by name, the called one for real."""
+    app = typer.Typer(
+        name="holdfast",
+        help="GitOps for backup: manifests in, converged backups out.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def _root() -> None:
+        """GitOps for backup: manifests in, converged backups out."""
+
+    called = _called(arguments)
+    for name, command in COMMANDS.items():
+        if name == called:
+            module = importlib.import_module(f"reconciler.cli.{command.module}")
+            app.command(name, help=command.help, epilog=EPILOG)(getattr(module, command.function))
+        else:
+            app.command(name, help=command.help)(_unloaded(name))
+    return app
+
+
+def _called(arguments: Sequence[str]) -> str | None:
+    words = list(arguments)
+    if "_HOLDFAST_COMPLETE" in os.environ:
+        words = os.environ.get("COMP_WORDS", os.environ.get("_TYPER_COMPLETE_ARGS", "")).split()[1:]
+    return next((word for word in words if word in COMMANDS), None)
+
+
+def _unloaded(name: str) -> Callable[[], Any]:
+    def stand_in() -> None:
+        # Reached only if the words above and Typer disagree about which command was called.
+        raise AssertionError(f"the command {name} was called but not loaded")
+
+    return stand_in

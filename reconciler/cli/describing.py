@@ -1,0 +1,199 @@
+"""``holdfast describe`` and ``holdfast status``."""
+
+from __future__ import annotations
+
+import enum
+import json
+from typing import Annotated, Any
+
+import typer
+
+from reconciler.api.documents import shapes
+from reconciler.base import errors
+from reconciler.catalog import images, inventories, jobs, leases
+from reconciler.cli import options, outputs, settings, views
+from reconciler.controller import listings
+from reconciler.planning import actions
+
+
+class Kind(enum.StrEnum):
+    """What ``describe`` knows."""
+
+    IMAGE = "image"
+    CLIENT = "client"
+    UNIT = "unit"
+    POLICY = "policy"
+    JOB = "job"
+
+
+class Description(shapes.Document):
+    """``describe``: the object, and what belongs to it."""
+
+    kind: str = "Description"
+    of: str
+    name: str
+    object: dict[str, Any]
+    related: dict[str, list[dict[str, Any]]]
+
+
+class Status(shapes.Document):
+    """``status``: the estate in one look."""
+
+    kind: str = "Status"
+    revision: str | None
+    controller: str | None
+    converged: bool
+    due: int
+    waiting: int
+    blocked: int
+    running_jobs: int
+    clients: int
+    unprotected: tuple[str, ...]
+    problems: tuple[shapes.CodeMessage, ...]
+
+
+def describe(
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="image, client, unit, policy or job.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")],
+    output: options.Format = options.Output.TEXT,
+    state: options.State = None,
+    catalog: options.Catalog = None,
+) -> int:
+    """Everything known about one object."""
+    with views.in_force(settings.of_state(state=state, catalog=catalog)) as view:
+        document = _DESCRIBERS[kind](view, name)
+    outputs.emit(document, output, _description)
+    return 0
+
+
+def _copies(view: views.View, **chosen: str | None) -> list[dict[str, Any]]:
+    found = listings.copy_list(view.db, view.decisions(), view.seen.units, **chosen)
+    return [item.to_json() for item in found.items]
+
+
+def _image(view: views.View, name: str) -> Description:
+    rows = images.list_images(view.db, image_id=name)
+    if not rows:
+        raise errors.NotFound(f"there is no image {name}", hint="holdfast get images lists them")
+    return Description(
+        of="image",
+        name=name,
+        object=listings.image_item(rows[0]).to_json(),
+        related={"copies": _copies(view, image=name)},
+    )
+
+
+def _client(view: views.View, name: str) -> Description:
+    client = inventories.find_client(view.db, name)
+    item = next(
+        one for one in listings.client_list(view.db, view.wanted, view.seen, view.now).items if one.id == client.id
+    )
+    found = listings.image_list(view.db, client_id=client.id)
+    return Description(
+        of="client", name=name, object=item.to_json(), related={"images": [one.to_json() for one in found.items]}
+    )
+
+
+def _unit(view: views.View, name: str) -> Description:
+    item = next((one for one in listings.unit_list(view.db, view.wanted, view.seen).items if one.name == name), None)
+    if item is None:
+        raise errors.NotFound(f"there is no unit {name}", hint=f"there are: {', '.join(sorted(view.wanted.units))}")
+    shown = {**item.to_json(), "message": view.seen.units[name].message}
+    return Description(of="unit", name=name, object=shown, related={"copies": _copies(view, unit=name)})
+
+
+def _policy(view: views.View, name: str) -> Description:
+    policy = view.wanted.policies.get(name)
+    if policy is None:
+        raise errors.NotFound(
+            f"no policy {name}", hint=f"there are: {', '.join(sorted(view.wanted.policies)) or 'none'}"
+        )
+    coming = [
+        {"address": one.address, "state": one.state.value, "reason": one.reason.message}
+        for one in view.plan().actions
+        if one.policy == name
+    ]
+    found = listings.image_list(view.db, policy=name)
+    return Description(
+        of="policy",
+        name=name,
+        object=policy.written(),
+        related={"actions": coming, "images": [one.to_json() for one in found.items]},
+    )
+
+
+def _job(view: views.View, name: str) -> Description:
+    item = listings.job_item(jobs.get(view.db, name))
+    said = [{"line": line.line} for line in jobs.logs(view.db, name)]
+    return Description(of="job", name=name, object=item.to_json(), related={"log": said})
+
+
+_DESCRIBERS = {Kind.IMAGE: _image, Kind.CLIENT: _client, Kind.UNIT: _unit, Kind.POLICY: _policy, Kind.JOB: _job}
+
+
+def _description(document: Description) -> str:
+    lines = [f"{document.of} {document.name}"]
+    for key, value in document.object.items():
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        lines.append(f"  {key}: {shown}")
+    for title, items in document.related.items():
+        lines.append(f"{title}: {len(items)}")
+        lines += [f"  {_brief(item)}" for item in items]
+    return "\n".join(lines)
+
+
+_BRIEF = ("id", "number", "unit", "address", "state", "type", "time", "expiresAt", "reason", "line")
+
+
+def _brief(item: dict[str, Any]) -> str:
+    parts = [str(item[key]) for key in _BRIEF if item.get(key) is not None]
+    if item.get("decision"):
+        parts.append(str(item["decision"]["message"]))
+    return "  ".join(parts)
+
+
+def status(
+    output: options.Format = options.Output.TEXT, state: options.State = None, catalog: options.Catalog = None
+) -> int:
+    """Whether the estate is in force, protected and converging."""
+    chosen = settings.of_state(state=state, catalog=catalog)
+    with views.in_force(chosen) as view:
+        plan = view.plan()
+        holder = leases.holder(chosen.state, view.db)
+        clients = listings.client_list(view.db, view.wanted, view.seen, view.now).items
+        away = [
+            shapes.CodeMessage(code=f"Unit{one.state}", message=f"{one.name}: {one.message}")
+            for one in view.seen.units.values()
+            if one.state != "Online" and not view.wanted.is_orphaned("StorageUnit", one.name)
+        ]
+        document = Status(
+            revision=view.seen.in_force,
+            controller=holder.describe() if holder else None,
+            converged=not plan.changes,
+            due=len(plan.in_state(actions.State.DUE)),
+            waiting=len(plan.in_state(actions.State.WAITING)),
+            blocked=len(plan.in_state(actions.State.BLOCKED)),
+            running_jobs=len(view.seen.jobs),
+            clients=len(clients),
+            unprotected=tuple(
+                one.slug for one in clients if any(c.type == "Protected" and c.status != "True" for c in one.conditions)
+            ),
+            problems=(
+                *away,
+                *(shapes.CodeMessage(code=one.code, message=f"{one.object}: {one.message}") for one in plan.drift),
+            ),
+        )
+    outputs.emit(document, output, _status)
+    return 0
+
+
+def _status(document: Status) -> str:
+    lines = [
+        f"revision    {document.revision or 'none in force'}",
+        f"controller  {document.controller or 'none lives'}",
+        f"jobs        {document.running_jobs} running",
+        f"actions     {document.due} due, {document.waiting} waiting, {document.blocked} blocked",
+        f"clients     {document.clients}, not protected: {', '.join(document.unprotected) or 'none'}",
+    ]
+    lines += [f"problem     {one.message} [{one.code}]" for one in document.problems]
+    return "\n".join(lines)

@@ -1,0 +1,54 @@
+"""The entry point: run a command, turn what went wrong into a message on stderr and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from reconciler.base import errors
+from reconciler.cli import commands
+
+
+def main() -> None:
+    """Run the command line and leave the process with its exit code."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader went away; Python would complain once more while it shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit code of contracts as documented in ``--help``."""
+    try:
+        result = commands.application(arguments)(args=list(arguments), prog_name="holdfast", standalone_mode=False)
+    except errors.ConfigurationError as error:
+        for found in error.diagnostics:
+            complain(str(found), label="")
+        complain(str(error))
+        return error.exit_code
+    except errors.HoldfastError as error:
+        complain(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        complain("interrupted")
+        return 130
+    except typer.TyperException as error:
+        complain(f"{error.format_message()} (holdfast --help lists the commands and options)")
+        return 64
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def complain(message: str, *, label: str = "holdfast: ") -> None:
+    """One message on stderr."""
+    sys.stderr.write(f"{label}{message}\n")

@@ -1,0 +1,86 @@
+"""``holdfast plan``: what would change, computed over the live catalog without touching anything."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from reconciler.base import clocks, errors, files, quantities
+from reconciler.catalog import database, inventories
+from reconciler.cli import options, outputs, settings
+from reconciler.controller import jumps, observations, passes
+from reconciler.planning import actions, configuration, planfile
+from reconciler.reports import plans
+from reconciler.storage import opening
+
+
+def plan(
+    estate: options.Estate = Path(),
+    detailed: Annotated[bool, typer.Option("--detailed-exitcode", help="Exit 2 if anything is to be done.")] = False,
+    horizon: Annotated[str, typer.Option(help="How far ahead to look, such as 24h.")] = "24h",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Save the plan for: holdfast apply FILE.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show every action and field.")] = False,
+    output: options.Format = options.Output.TEXT,
+    state: options.State = None,
+    catalog: options.Catalog = None,
+) -> int:
+    """Show what would change, what is due and what would be destroyed. Never acts, never locks, writes nothing."""
+    chosen = settings.of_estate(estate, state=state, catalog=catalog)
+    made, tree = compute(chosen, clocks.from_environment(), look_ahead(horizon))
+    document = planfile.document(made)
+    if out is not None:
+        saved = {
+            **document.to_json(),
+            "estate": str(chosen.estate),
+            "state": str(chosen.state),
+            "catalog": chosen.catalog,
+        }
+        files.write_atomically(out.absolute(), json.dumps(saved, indent=2).encode() + b"\n")
+    outputs.emit(document, output, lambda shown: plans.text(shown, verbose=verbose))
+    if not tree.valid:
+        return errors.ConfigurationError.exit_code
+    return 2 if detailed and made.changes else 0
+
+
+def look_ahead(text: str) -> dt.timedelta:
+    """A horizon as a span. Raises ``UsageError``."""
+    try:
+        return quantities.Duration.parse(text).approximate
+    except ValueError as error:
+        raise errors.UsageError(f"--horizon: {error}") from error
+
+
+def compute(
+    chosen: settings.Settings, clock: clocks.Clock, horizon: dt.timedelta | None
+) -> tuple[actions.Plan, passes.Tree]:
+    """The plan over the catalog as it is. Reads again if a writer came in between."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            db = database.open_reading(chosen.catalog)
+            if db is not None:
+                stack.callback(db.close)
+            made = _compute_once(chosen, clock, horizon, db)
+            if db is None or db.still_valid():
+                return made
+
+
+def _compute_once(
+    chosen: settings.Settings, clock: clocks.Clock, horizon: dt.timedelta | None, db: database.Database | None
+) -> tuple[actions.Plan, passes.Tree]:
+    applied = inventories.applied(db) if db else {}
+    tree = passes.read_tree(chosen.estate, applied, inventories.in_force(db) if db else None)
+    effective = configuration.effective(tree.wanted, applied)
+    now = clock.now()
+    surveyed = observations.survey(effective, inventories.inventories(db) if db else {}, now)
+    with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
+        units.declare(observations.declared_units(effective))
+        jump = jumps.at_start(now, jumps.newest(db)) if db else None
+        seen = observations.gather(db, effective, surveyed, units, jump)
+        return passes.decide(tree, seen, now, horizon), tree

@@ -1,0 +1,113 @@
+"""Opening what a command needs: the catalog for reading, or the controller's seat with engine and lease."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from reconciler.base import clocks, errors, meters
+from reconciler.catalog import database, leases
+from reconciler.cli import outputs, settings
+from reconciler.controller import passes
+from reconciler.jobs import embedded
+from reconciler.operations import sites
+from reconciler.storage import opening
+
+#: How long running jobs may take to stop when the process is asked to, in seconds.
+GRACE = 30.0
+
+
+def actor() -> str:
+    """Who the audit log names: user and host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+@contextlib.contextmanager
+def reading(chosen: settings.Settings) -> Iterator[database.Database]:
+    """The catalog, opened without leaving a trace. Raises ``NotFound`` where there is none."""
+    db = database.open_reading(chosen.catalog)
+    if db is None:
+        raise errors.NotFound(f"there is no catalog at {chosen.catalog}", hint="the first holdfast apply makes it")
+    with contextlib.closing(db):
+        yield db
+
+
+@contextlib.contextmanager
+def writing(chosen: settings.Settings, *, create: bool = False) -> Iterator[database.Database]:
+    """The catalog, opened for writing. Raises ``NotFound`` where there is none and ``create`` does not make it."""
+    if create:
+        chosen.state.mkdir(parents=True, exist_ok=True)
+    elif database.open_reading(chosen.catalog) is None:
+        raise errors.NotFound(f"there is no catalog at {chosen.catalog}", hint="the first holdfast apply makes it")
+    with contextlib.closing(database.open_writing(chosen.catalog)) as db:
+        yield db
+
+
+@contextlib.contextmanager
+def controlling(chosen: settings.Settings, db: database.Database, clock: clocks.Clock) -> Iterator[passes.Controller]:
+    """The controller's seat. Raises ``LeaseHeld`` naming the holder. Leaves no job running."""
+    lease = leases.acquire(chosen.state, db, clock.now(), actor(), str(chosen.estate or ""), None)
+    stuck: tuple[str, ...] = ()
+    with contextlib.ExitStack() as stack:
+        stack.callback(lease.release)
+        units = opening.OpenUnits(owner=db.id, cache=chosen.state / "cache")
+        stack.callback(units.close)
+        engine = embedded.Engine(db, clock=clock)
+        site = sites.Site(db=db, units=units, clock=clock, actor=actor())
+        try:
+            yield passes.Controller(site=site, engine=engine, lease=lease, state=chosen.state, estate=chosen.estate)
+        finally:
+            stuck = engine.stop(GRACE)
+            if stuck:
+                outputs.note(f"holdfast: these jobs did not stop in {GRACE:.0f} s: {', '.join(stuck)}")
+                os._exit(1)
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set; a second SIGINT interrupts at once."""
+    stop = threading.Event()
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def start_logging() -> None:
+    """Warnings and worse of every module, on stderr."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="holdfast: %(message)s")
+
+
+@contextlib.contextmanager
+def cancelling(meter: meters.Meter) -> Iterator[None]:
+    """SIGTERM and SIGINT cancel the work of a meter, so that it ends in order and leaves nothing behind."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        meter.cancel()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

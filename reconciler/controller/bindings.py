@@ -1,0 +1,121 @@
+"""Which operation does which action: the table that turns a start chosen by planning into a job's task."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from reconciler.base import errors
+from reconciler.jobs import engines
+from reconciler.operations import backups, duplications, expirations, sites
+from reconciler.planning import actions, desired, dispatch, expiry, observed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Situation:
+    """What a start was decided from."""
+
+    site: sites.Site
+    wanted: desired.Desired
+    seen: observed.Observed
+    #: Fencing token of the controller's lease.
+    fence: int
+
+
+_T = TypeVar("_T")
+_Runner = Callable[[engines.JobContext], engines.Outcome]
+
+
+def task(situation: Situation, start: dispatch.Start) -> engines.Task:
+    """The task that does one chosen action. Raises ``NotFound`` where the plan names what is gone."""
+    action = start.action
+    run, pinned_copy, parent = _BINDINGS[action.type](situation, start)
+    return engines.Task(
+        address=action.address,
+        type=action.type.value,
+        attempt=action.attempt,
+        client_id=action.client_id,
+        policy=action.policy,
+        image=action.image,
+        copy=pinned_copy,
+        unit=start.unit or action.unit,
+        source_unit=action.source_unit,
+        media_server=start.media_server,
+        parent=parent,
+        fence=situation.fence,
+        run=run,
+    )
+
+
+def _backup(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
+    action = start.action
+    policy = situation.wanted.policies[_need(action.policy, action)]
+    lifecycle = situation.wanted.lifecycles[policy.spec.lifecycle]
+    operation = next(one for one in lifecycle.spec.operations if one.type == "Backup")
+    client_id = _need(action.client_id, action)
+    known = situation.seen.clients.get(client_id)
+    if known is None:
+        raise errors.NotFound(f"{action.address}: client {client_id} is not in the catalog yet")
+    order = backups.BackupOrder(
+        client_id=client_id,
+        client_name=known.name,
+        client_slug=known.slug,
+        policy=policy,
+        schedule=_need(action.schedule, action),
+        lifecycle=lifecycle.name,
+        owed=lifecycle.spec.written(),
+        operation=operation.name,
+        unit=_need(start.unit or action.unit, action),
+        type=action.backup_type or "Full",
+        slot=action.slot or action.at or situation.site.clock.now(),
+        revision=situation.wanted.revision,
+        parent=action.parent,
+    )
+    return functools.partial(backups.back_up, situation.site, order), None, action.parent
+
+
+def _duplicate(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
+    action = start.action
+    copy = _need(action.copy, action)
+    order = duplications.DuplicateOrder(
+        image=_need(action.image, action),
+        operation=_need(action.operation, action),
+        source_unit=_need(action.source_unit, action),
+        source_copy=copy,
+        unit=_need(start.unit or action.unit, action),
+    )
+    return functools.partial(duplications.duplicate, situation.site, order), copy, None
+
+
+def _expire(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
+    action = start.action
+    image, number = _need(action.image, action), _need(action.copy, action)
+
+    def check(series: observed.Series) -> None:
+        expiry.check_delete(situation.wanted, situation.seen, series, image, number, situation.site.clock.now())
+
+    order = expirations.ExpireOrder(
+        image=image, copy=number, unit=_need(action.unit, action), reason=action.reason.message, check=check
+    )
+    return functools.partial(expirations.expire, situation.site, order), None, None
+
+
+def _reclaim(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
+    unit = _need(start.action.unit, start.action)
+    return functools.partial(expirations.reclaim, situation.site, unit), None, None
+
+
+_BINDINGS: Mapping[actions.Type, Callable[[Situation, dispatch.Start], tuple[_Runner, int | None, str | None]]] = {
+    actions.Type.BACKUP: _backup,
+    actions.Type.DUPLICATE: _duplicate,
+    actions.Type.EXPIRE: _expire,
+    actions.Type.RECLAIM: _reclaim,
+}
+
+
+def _need(value: _T | None, action: actions.Action) -> _T:
+    if value is None:
+        raise errors.NotFound(f"{action.address}: the plan does not say enough to act on it")
+    return value

@@ -1,0 +1,49 @@
+"""Asking a living controller to act, and watching it: ``apply`` beside ``run``, ``backup`` with a loop at work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from reconciler.base import clocks, errors
+from reconciler.catalog import database, leases, requests
+
+#: How often an answer is looked for, in seconds.
+_POLL = 0.25
+
+
+def hand_over(
+    db: database.Database,
+    holder: leases.Holder,
+    estate: Path | None,
+    clock: clocks.Clock,
+    actor: str,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Ask the living controller for a pass over its tree and wait for its end; what it answered.
+
+    Raises ``LeaseHeld`` if it keeps another estate, ``HoldfastError`` if it ends before it answered.
+    """
+    if estate is not None and holder.estate != str(estate):
+        raise errors.LeaseHeld(
+            f"another controller lives: {holder.describe()}, and keeps {holder.estate}",
+            hint="apply the estate that it keeps, or stop it first",
+        )
+    say(f"handed over to {holder.describe()}")
+    request = requests.add(db, "Apply", {"estate": str(estate)}, clock.now(), actor)
+    return wait_for(db, request, Path(db.location).parent)
+
+
+def wait_for(db: database.Database, request: str, state: Path) -> dict[str, Any]:
+    """Wait until a request is answered. Raises ``HoldfastError`` when no controller lives any more."""
+    while True:
+        found = requests.outcome(db, request)
+        if found is not None:
+            return found
+        if leases.holder(state, db) is None:
+            raise errors.HoldfastError(
+                "the controller ended before it answered", hint="look at its log, then try again"
+            )
+        time.sleep(_POLL)

@@ -1,0 +1,123 @@
+"""Observe: what the sources, the storage units and the catalog say now, as one ``Observed`` value.
+
+Used by the loop and by ``plan`` alike. Reading a catalog that does not exist yet gives an empty one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+
+from reconciler.api import policies, storage
+from reconciler.base import errors
+from reconciler.catalog import database, images, inventories, jobs, requests
+from reconciler.planning import desired, observed
+from reconciler.sources import opening as sources
+from reconciler.storage import opening as units
+
+
+def declared_units(wanted: desired.Desired) -> dict[str, units.Declared]:
+    """The units of a desired state, orphaned ones included, as ``storage`` wants them."""
+    return {name: declared_unit(unit) for name, unit in wanted.units.items()}
+
+
+def declared_unit(unit: storage.StorageUnit) -> units.Declared:
+    """One unit as ``storage`` wants it."""
+    spec = unit.spec
+    level = spec.compression.level if spec.compression else None
+    return units.declared(unit.name, spec.type, spec.path, spec.segment_size, level)
+
+
+def survey(
+    wanted: desired.Desired, known: Mapping[str, observed.Inventory], now: dt.datetime
+) -> dict[str, observed.Inventory]:
+    """Ask every policy's source what it matches. One that cannot be asked keeps what was last known of it."""
+    return {name: _survey_one(policy, known.get(name), now) for name, policy in wanted.policies.items()}
+
+
+def _survey_one(
+    policy: policies.BackupPolicy, known: observed.Inventory | None, now: dt.datetime
+) -> observed.Inventory:
+    found = sources.open_source(policy).inventory()
+    if found.unreachable is not None:
+        told = (found.unreachable.code, found.unreachable.message)
+        last = known or observed.Inventory(machines=(), seen=now)
+        return observed.Inventory(machines=last.machines, seen=last.seen, unreachable=told)
+    machines = tuple(
+        observed.Machine(
+            id=machine.id,
+            name=machine.name,
+            source=machine.source,
+            disks=machine.disks,
+            problem=(machine.problem.code, machine.problem.message) if machine.problem else None,
+        )
+        for machine in found.machines
+    )
+    return observed.Inventory(machines=machines, seen=now)
+
+
+def look_at_units(
+    wanted: desired.Desired,
+    known: Mapping[str, inventories.KnownUnit],
+    catalog_id: str | None,
+    open_units: units.OpenUnits | None,
+) -> dict[str, observed.Unit]:
+    """The state and space of every unit. Without ``open_units`` nothing is opened for writing: space is measured from
+    the folder alone."""
+    result = {}
+    for name, declared in declared_units(wanted).items():
+        seen = units.look(declared, known_id=known[name].id if name in known else None, owner=catalog_id)
+        standalone = declared.type == "DedupePool"
+        state, message = seen.state, seen.message
+        capacity = None
+        if state != "Offline":
+            try:
+                capacity = units.measure(declared, open_units if seen.identity else None)
+            except errors.UnitError as error:
+                state, message = "Offline", str(error)
+        result[name] = observed.Unit(
+            name=name,
+            state=state,
+            message=message,
+            total_bytes=capacity.total if capacity else 0,
+            free_bytes=capacity.free if capacity else 0,
+            used_bytes=capacity.used if capacity else 0,
+            reclaimable_bytes=capacity.reclaimable if capacity else 0,
+            standalone=standalone,
+        )
+    return result
+
+
+def gather(
+    db: database.Database | None,
+    wanted: desired.Desired,
+    surveyed: Mapping[str, observed.Inventory],
+    open_units: units.OpenUnits | None,
+    clock_jump: str | None,
+) -> observed.Observed:
+    """Everything decisions are made from."""
+    if db is None:
+        looked = look_at_units(wanted, {}, None, None)
+        return observed.Observed(inventories=surveyed, units=looked, clock_jump=clock_jump)
+    return observed.Observed(
+        series=images.series(db),
+        clients=inventories.clients(db),
+        inventories=surveyed,
+        units=look_at_units(wanted, inventories.known_units(db), db.id, open_units),
+        applied=inventories.applied(db),
+        in_force=inventories.in_force(db),
+        anchors=inventories.anchors(db),
+        promises=inventories.promises(db),
+        owed=inventories.owed(db),
+        requests=_requests(db),
+        jobs=jobs.live(db),
+        attempts=jobs.attempts(db),
+        clock_jump=clock_jump,
+    )
+
+
+def _requests(db: database.Database) -> tuple[observed.Request, ...]:
+    return tuple(
+        observed.Request(id=row.id, policy=str(row.payload["policy"]), client=str(row.payload["client"]), at=row.at)
+        for row in requests.pending(db, "Backup")
+    )

@@ -1,0 +1,216 @@
+"""One turn of the loop: read the tree, observe, plan, put the configuration in force, start what may start.
+
+``Controller`` holds what outlives a turn. The loop and ``apply`` use the same turn; they differ only in when they stop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from reconciler.base import crashes, diagnostics, errors
+from reconciler.catalog import dumps, inventories, leases, requests
+from reconciler.controller import bindings, jumps, observations
+from reconciler.intake import estates
+from reconciler.jobs import engines
+from reconciler.operations import recovery, sites
+from reconciler.planning import actions, configuration, desired, dispatch, observed, planner
+from reconciler.storage import opening
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Tree:
+    """What a reading of the estate came to."""
+
+    #: The revision's objects, or those in force where the tree has errors.
+    wanted: desired.Desired
+    problems: tuple[diagnostics.Diagnostic, ...]
+    #: Whether the tree itself is good; a bad one leaves the configuration frozen.
+    valid: bool
+
+
+@dataclasses.dataclass(slots=True)
+class Tally:
+    """What a pass did so far."""
+
+    finished: list[engines.Finished] = dataclasses.field(default_factory=list)
+    configuration: int = 0
+
+
+class Controller:
+    """The one process that decides for a catalog. Not thread-safe: one thread turns it."""
+
+    def __init__(
+        self, *, site: sites.Site, engine: engines.Engine, lease: leases.Lease, state: Path, estate: Path | None
+    ) -> None:
+        self.site = site
+        self.engine = engine
+        self.estate = estate
+        self.tally = Tally()
+        self._lease = lease
+        self._state = state
+        self._tree: Tree | None = None
+        self._surveyed: dict[str, observed.Inventory] = {}
+        self._jumps = jumps.JumpWatch(site.clock, jumps.newest(site.db))
+        self._mark = dumps.mark(site.db)
+        self._checked: set[str] = set()
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def reload(self) -> Tree:
+        """Read the estate and ask the sources anew."""
+        self._tree = read_tree(self.estate, inventories.applied(self.site.db), inventories.in_force(self.site.db))
+        effective = configuration.effective(self._tree.wanted, inventories.applied(self.site.db))
+        self._surveyed = observations.survey(effective, inventories.inventories(self.site.db), self.site.clock.now())
+        self.site.units.declare(observations.declared_units(effective))
+        return self._tree
+
+    def plan(self, *, horizon: dt.timedelta | None = None) -> tuple[actions.Plan, desired.Desired, observed.Observed]:
+        """Observe and decide, now; nothing is changed."""
+        tree = self._tree or self.reload()
+        now = self.site.clock.now()
+        seen = observations.gather(self.site.db, tree.wanted, self._surveyed, self.site.units, self._jumps.message(now))
+        return decide(tree, seen, now, horizon), configuration.effective(tree.wanted, seen.applied), seen
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    def turn(self, *, until: dt.datetime | None = None) -> actions.Plan:
+        """Plan, apply the configuration, start what may start; the plan that stands afterwards.
+
+        ``until``: backups whose slot lies later are left alone, so that one pass ends.
+        """
+        self.tally.finished.extend(self.engine.finished())
+        plan, wanted, seen = self.plan()
+        if plan.configuration or self._unknown_clients(seen):
+            self._put_in_force(plan, wanted)
+            plan, wanted, seen = self.plan()
+        self._first_uses(wanted)
+        if self._settle(seen):
+            plan, wanted, seen = self.plan()
+        situation = bindings.Situation(site=self.site, wanted=wanted, seen=seen, fence=self._lease.token)
+        ready = tuple(
+            action
+            for action in plan.in_state(actions.State.DUE)
+            if until is None or action.type is not actions.Type.BACKUP or action.slot is None or action.slot <= until
+        )
+        for start in dispatch.choose(ready, seen.jobs, wanted, seen, plan.now):
+            self._start(situation, start)
+        return plan
+
+    def _start(self, situation: bindings.Situation, start: dispatch.Start) -> None:
+        if start.action.address not in self.engine.live():
+            self.engine.start(bindings.task(situation, start))
+
+    def _unknown_clients(self, seen: observed.Observed) -> bool:
+        return any(
+            machine.id not in seen.clients for inventory in self._surveyed.values() for machine in inventory.machines
+        ) or any(name not in seen.inventories for name in self._surveyed)
+
+    def _put_in_force(self, plan: actions.Plan, wanted: desired.Desired) -> None:
+        now = self.site.clock.now()
+        if plan.configuration:
+            inventories.apply_configuration(
+                self.site.db,
+                revision=plan.revision,
+                objects=[item for item in wanted.objects() if item.key not in wanted.orphaned],
+                changes=plan.configuration,
+                now=now,
+                actor=self.site.actor,
+                fence=self._lease.token,
+            )
+            crashes.passing("configuration.recorded")
+            self.tally.configuration += len(plan.configuration)
+        for policy, inventory in self._surveyed.items():
+            if inventory.unreachable is None:
+                inventories.see_machines(self.site.db, policy, inventory.machines, inventory.seen)
+
+    def _first_uses(self, wanted: desired.Desired) -> None:
+        """Give a unit its identity the first time it is in force and its folder is there."""
+        known = inventories.known_units(self.site.db)
+        for name, declared in observations.declared_units(wanted).items():
+            if name in known or wanted.is_orphaned("StorageUnit", name):
+                continue
+            look = opening.look(declared, known_id=None, owner=self.site.db.id)
+            if look.state == "Offline":
+                continue
+            try:
+                identity = look.identity or opening.prepare(declared, self.site.db.id)
+            except errors.UnitError as error:
+                _log.warning("%s", error)
+                continue
+            inventories.learn_unit(
+                self.site.db,
+                inventories.KnownUnit(name=name, id=identity.id, type=identity.type, path=str(declared.path)),
+                self.site.clock.now(),
+                self.site.actor,
+            )
+
+    def _settle(self, seen: observed.Observed) -> bool:
+        """Finish what dead processes left, and compare each unit with the catalog once; whether anything moved."""
+        online = frozenset(name for name, unit in seen.units.items() if unit.state == "Online")
+        known = frozenset(inventories.known_units(self.site.db)) & online
+        moved = recovery.settle(self.site, known)
+        for name in known - self._checked:
+            recovery.sweep(self.site, name)
+            moved += recovery.missing_copies(self.site, name)
+            self._checked.add(name)
+        self._checked &= known
+        return bool(moved)
+
+    # -- ending a pass -----------------------------------------------------------------------------------------------
+
+    def idle(self) -> bool:
+        """Whether no job of this controller is alive."""
+        return not self.engine.live()
+
+    def answer_requests(self, plan: actions.Plan) -> None:
+        """Finish backup requests whose work is over, one way or the other."""
+        open_addresses = {action.request for action in plan.actions if action.request}
+        for row in requests.pending(self.site.db, "Backup"):
+            if row.id not in open_addresses:
+                requests.finish(self.site.db, row.id, {"state": "Done"}, self.site.clock.now())
+
+    def dump(self) -> None:
+        """After a pass that changed something: a compact copy of the catalog onto every unit that is online."""
+        if not dumps.changed_since(self.site.db, self._mark):
+            return
+        data = dumps.dump(self.site.db)
+        for name, declared in self._writable_units().items():
+            try:
+                dumps.write_dump(declared.path, data)
+            except OSError as error:
+                _log.warning("storage unit %s: the catalog's dump was not written: %s", name, error)
+        self._mark = dumps.mark(self.site.db)
+
+    def _writable_units(self) -> Mapping[str, opening.Declared]:
+        known = inventories.known_units(self.site.db)
+        tree = self._tree or self.reload()
+        effective = configuration.effective(tree.wanted, inventories.applied(self.site.db))
+        declared = observations.declared_units(effective)
+        return {
+            name: unit
+            for name, unit in declared.items()
+            if name in known and opening.look(unit, known_id=known[name].id, owner=self.site.db.id).state == "Online"
+        }
+
+
+def read_tree(estate: Path | None, applied: Mapping[desired.Key, observed.Applied], in_force: str | None) -> Tree:
+    """Read an estate; without one, or where it has errors, what is in force stands."""
+    kept = desired.gather(in_force or "none", [item.object for item in applied.values() if not item.orphaned])
+    if estate is None:
+        return Tree(wanted=kept, problems=(), valid=True)
+    loaded = estates.load(estate)
+    if loaded.desired is None:
+        return Tree(wanted=kept, problems=loaded.diagnostics, valid=False)
+    return Tree(wanted=loaded.desired, problems=loaded.diagnostics, valid=True)
+
+
+def decide(tree: Tree, seen: observed.Observed, now: dt.datetime, horizon: dt.timedelta | None = None) -> actions.Plan:
+    """``planner.plan`` with the tree's own problems in front."""
+    plan = planner.plan(tree.wanted, seen, now, **({"horizon": horizon} if horizon else {}))
+    return dataclasses.replace(plan, problems=(*tree.problems, *plan.problems))

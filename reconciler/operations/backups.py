@@ -1,0 +1,268 @@
+"""Backup: one frozen reading of one machine becomes one image on one storage unit.
+
+The order that makes a crash harmless: freeze, a Writing row in the catalog, bytes on the unit, the unit's atomic
+commit, then the catalog. What a crash leaves between the last two is adopted by ``recovery``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import secrets
+from collections.abc import Mapping
+from concurrent import futures
+
+from reconciler.api import policies
+from reconciler.base import crashes, disks, errors, extents, times
+from reconciler.catalog import images
+from reconciler.jobs import engines
+from reconciler.operations import sites
+from reconciler.sources import machines, opening
+from reconciler.storage import units
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class BackupOrder:
+    """Everything decided about one backup before it begins."""
+
+    client_id: str
+    client_name: str
+    client_slug: str
+    policy: policies.BackupPolicy
+    schedule: str
+    lifecycle: str
+    #: The lifecycle's spec at this revision, as JSON: fixes the copies the image is owed.
+    owed: Mapping[str, object]
+    #: Name of the lifecycle's Backup operation.
+    operation: str
+    unit: str
+    type: str
+    slot: dt.datetime
+    revision: str
+    #: Image whose changes are asked for; it lies complete on the same unit.
+    parent: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Parent:
+    """What the parent image offers to this one."""
+
+    id: str | None
+    #: Disk sizes by name.
+    sizes: Mapping[str, int]
+    #: What the source recorded of each disk.
+    state: Mapping[str, Mapping[str, str]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Streamed:
+    """What one disk came to."""
+
+    name: str
+    written: units.WrittenDisk | None
+    known: bool
+    finding: machines.Found | None
+
+
+def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -> engines.Outcome:
+    """Make the image. Raises ``SourceError``, ``HookFailed``, ``UnitError`` or ``Cancelled``; then nothing is left."""
+    source = opening.open_source(order.policy)
+    with contextlib.closing(source.freeze(order.client_id)) as reading:
+        now = site.clock.now()
+        if not reading.disks:
+            told = "; ".join(found.message for found in reading.missing) or "the folder has no disks"
+            raise errors.SourceError(f"{order.client_name}: no disk can be read: {told}")
+        image_id = f"{order.client_slug}-{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        context.annotate(image=image_id, copy=1)
+        sequence = images.begin_image(site.db, _draft(order, image_id, now, reading, context.id))
+        crashes.passing("backup.frozen")
+        try:
+            return _write(site, order, context, reading, _label(order, image_id, sequence, now))
+        except BaseException:
+            images.discard_writing(site.db, image_id, 1)
+            raise
+
+
+def _draft(
+    order: BackupOrder, image_id: str, now: dt.datetime, reading: machines.Reading, job: str
+) -> images.ImageDraft:
+    return images.ImageDraft(
+        id=image_id,
+        client_id=order.client_id,
+        policy=order.policy.name,
+        schedule=order.schedule,
+        lifecycle=order.lifecycle,
+        owed=dict(order.owed),
+        type=order.type,
+        time=now,
+        slot=order.slot,
+        revision=order.revision,
+        parent=order.parent,
+        operation=order.operation,
+        unit=order.unit,
+        job=job,
+        disks=tuple((disk.name, disk.size) for disk in reading.disks),
+    )
+
+
+def _label(order: BackupOrder, image_id: str, sequence: int, now: dt.datetime) -> units.ImageLabel:
+    return units.ImageLabel(
+        id=image_id,
+        client_id=order.client_id,
+        client_name=order.client_name,
+        client_slug=order.client_slug,
+        source=order.client_id,
+        policy=order.policy.name,
+        schedule=order.schedule,
+        lifecycle=order.lifecycle,
+        operation=order.operation,
+        copy=1,
+        type=order.type,
+        state="Complete",
+        time=now,
+        sequence=sequence,
+        slot=order.slot,
+        revision=order.revision,
+        parent=order.parent,
+        changes="FullRead",
+        consistency="Offline",
+        owed=dict(order.owed),
+    )
+
+
+def _write(
+    site: sites.Site,
+    order: BackupOrder,
+    context: engines.JobContext,
+    reading: machines.Reading,
+    label: units.ImageLabel,
+) -> engines.Outcome:
+    unit = site.units.get(order.unit)
+    parent = _parent(site, order)
+    context.meter.add(total=sum(disk.size for disk in reading.disks))
+    writer = unit.begin(label, [disk.name for disk in reading.disks])
+    committed = False
+    try:
+        streamed = _stream_all(writer, reading, parent, context, order.policy.spec.limits.max_streams_per_client)
+        if not any(one.written for one in streamed):
+            raise errors.SourceError(
+                f"{order.client_name}: no disk could be read to its end: "
+                + "; ".join(one.finding.message for one in streamed if one.finding)
+            )
+        label = _judged(label, reading, streamed)
+        context.meter.check()
+        crashes.passing("backup.before-commit")
+        commit = writer.commit(label)
+        committed = True
+    finally:
+        if not committed:
+            writer.abort()
+    crashes.passing("backup.after-commit")
+    record(site, commit, reading.state())
+    crashes.passing("backup.recorded")
+    for warning in commit.label.warnings:
+        context.log(f"{warning['code']}: {warning['message']}")
+    if commit.label.state == "Partial":
+        missing = "; ".join(warning["message"] for warning in commit.label.warnings)
+        return engines.Outcome(
+            state=engines.State.PARTIAL, failure=engines.Failure(code="PartialImage", message=missing)
+        )
+    return engines.Outcome()
+
+
+def record(site: sites.Site, commit: units.Commit, state: Mapping[str, Mapping[str, str] | str]) -> None:
+    """Tell the catalog of a committed first copy. Idempotent; also used when a crash came just before."""
+    label = commit.label
+    images.commit_image(
+        site.db,
+        label.id,
+        state=label.state,
+        changes=label.changes,
+        consistency=label.consistency,
+        warnings=tuple(dict(warning) for warning in label.warnings),
+        disks=tuple(
+            images.DiskFacts(name=d.name, size=d.size, sector=d.sector, digest=d.digest, blake3=d.blake3)
+            for d in label.disks
+        ),
+        source_state=dict(state),
+        result=images.CopyResult(stored_bytes=commit.stored_bytes, base=commit.base),
+        now=site.clock.now(),
+        actor=site.actor,
+    )
+
+
+def _parent(site: sites.Site, order: BackupOrder) -> _Parent:
+    if order.parent is None:
+        return _Parent(id=None, sizes={}, state={})
+    with contextlib.closing(site.units.get(order.unit).open(order.parent)) as stored:
+        sizes = {disk.name: disk.size for disk in stored.label.disks}
+    return _Parent(id=order.parent, sizes=sizes, state=images.source_state(site.db, order.parent))
+
+
+def _stream_all(
+    writer: units.ImageWriter,
+    reading: machines.Reading,
+    parent: _Parent,
+    context: engines.JobContext,
+    streams: int,
+) -> list[_Streamed]:
+    """Store every disk, ``streams`` at a time; the first failure of the unit, or a cancel, stops them all."""
+
+    def one(disk: disks.Disk) -> _Streamed:
+        return _stream(writer, reading, parent, context, disk)
+
+    with futures.ThreadPoolExecutor(max_workers=streams, thread_name_prefix=f"{context.id}-stream") as pool:
+        context.meter.add(streams=min(streams, len(reading.disks)))
+        pending = [pool.submit(one, disk) for disk in reading.disks]
+        done, _ = futures.wait(pending, return_when=futures.FIRST_EXCEPTION)
+        if any(future.exception() for future in done):
+            context.meter.cancel()
+        # The failure that came first is the cause; the cancels that follow it are not.
+        failures = [f.exception() for f in pending]
+    causes = [error for error in failures if error is not None]
+    for error in sorted(causes, key=lambda cause: isinstance(cause, errors.Cancelled)):
+        raise error
+    return [future.result() for future in pending]
+
+
+def _stream(
+    writer: units.ImageWriter,
+    reading: machines.Reading,
+    parent: _Parent,
+    context: engines.JobContext,
+    disk: disks.Disk,
+) -> _Streamed:
+    changed: extents.Extents | None = None
+    base: str | None = None
+    if parent.id is not None and parent.sizes.get(disk.name) == disk.size:
+        base = parent.id
+        told = reading.changes(disk.name, parent.state.get(disk.name, {}))
+        changed = told.changed
+        context.log(f"{disk.name}: {told.reason.code}: {told.reason.message}")
+    try:
+        written = writer.write(disk, meter=context.meter, changed=changed, parent=base)
+    except errors.SourceError as error:
+        return _Streamed(
+            name=disk.name, written=None, known=False, finding=machines.Found(code=error.code, message=str(error))
+        )
+    crashes.passing("backup.reading")
+    return _Streamed(name=disk.name, written=written, known=changed is not None, finding=None)
+
+
+def _judged(label: units.ImageLabel, reading: machines.Reading, streamed: list[_Streamed]) -> units.ImageLabel:
+    """The label once everything is known: an image that lacks a disk, or whose disks moved, is Partial."""
+    verdict = reading.finish()
+    lost = [*reading.missing, *verdict.failed, *(one.finding for one in streamed if one.finding)]
+    return dataclasses.replace(
+        label,
+        state="Partial" if lost else "Complete",
+        changes="Known" if streamed and all(one.known for one in streamed) else "FullRead",
+        consistency=verdict.consistency,
+        warnings=tuple({"code": found.code, "message": found.message} for found in [*lost, *verdict.warnings]),
+    )
+
+
+def describe(order: BackupOrder) -> str:
+    """One line for logs."""
+    return f"{order.type} of {order.client_name} for {order.policy.name} at {times.show(order.slot)} to {order.unit}"

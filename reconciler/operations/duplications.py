@@ -1,0 +1,128 @@
+"""Duplicate: a stored image, read from its nearest good copy, becomes one more copy on another unit.
+
+A copy counts as paid only once it has been read back and proven equal, block by block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+from reconciler.base import crashes, errors
+from reconciler.catalog import images
+from reconciler.jobs import engines
+from reconciler.operations import sites
+from reconciler.storage import units
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class DuplicateOrder:
+    """One copy to make."""
+
+    image: str
+    operation: str
+    source_unit: str
+    #: Number of the copy that is read.
+    source_copy: int
+    unit: str
+
+
+def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobContext) -> engines.Outcome:
+    """Make the copy. Raises ``UnitError`` or ``Cancelled``; then nothing is left. A damaged source is recorded."""
+    number = images.begin_copy(
+        site.db, order.image, operation=order.operation, unit=order.unit, job=context.id, now=site.clock.now()
+    )
+    try:
+        with contextlib.closing(site.units.get(order.source_unit).open(order.image)) as source:
+            commit = _copy(site, order, context, source, number)
+    except errors.ImageDamaged as error:
+        images.discard_writing(site.db, order.image, number)
+        images.mark_state(
+            site.db,
+            order.image,
+            order.source_copy,
+            "Damaged",
+            now=site.clock.now(),
+            actor=site.actor,
+            message=str(error),
+        )
+        raise
+    except BaseException:
+        images.discard_writing(site.db, order.image, number)
+        raise
+    crashes.passing("duplicate.after-commit")
+    images.commit_copy(
+        site.db,
+        order.image,
+        number,
+        images.CopyResult(stored_bytes=commit.stored_bytes, base=commit.base),
+        now=site.clock.now(),
+        actor=site.actor,
+    )
+    crashes.passing("duplicate.recorded")
+    return engines.Outcome()
+
+
+def _copy(
+    site: sites.Site,
+    order: DuplicateOrder,
+    context: engines.JobContext,
+    source: units.StoredImage,
+    number: int,
+) -> units.Commit:
+    target = site.units.get(order.unit)
+    label = dataclasses.replace(source.label, operation=order.operation, copy=number, disks=())
+    names = [disk.name for disk in source.label.disks]
+    parent = _parent_sizes(target, source.label.parent)
+    context.meter.add(total=sum(disk.size for disk in source.label.disks), streams=1)
+    writer = target.begin(label, names)
+    committed = False
+    try:
+        for record in source.label.disks:
+            base = source.label.parent if record.size == parent.get(record.name) else None
+            with contextlib.closing(source.disk(record.name)) as disk:
+                written = writer.write(
+                    disk,
+                    meter=context.meter,
+                    changed=source.changed(record.name, base) if base else None,
+                    parent=base,
+                )
+            if written.record.digest != record.digest:
+                raise errors.ImageDamaged(
+                    f"image {order.image}, disk {record.name}: what was read from {order.source_unit} has digest"
+                    f" {written.record.digest}, its label says {record.digest}"
+                )
+            crashes.passing("duplicate.reading")
+        context.meter.check()
+        crashes.passing("duplicate.before-commit")
+        commit = writer.commit(label)
+        committed = True
+    finally:
+        if not committed:
+            writer.abort()
+    prove(target, commit.label, context)
+    return commit
+
+
+def _parent_sizes(target: units.StorageUnit, parent: str | None) -> dict[str, int]:
+    """Disk sizes of the parent image where the target holds it, so that only changes need to be read."""
+    if parent is None:
+        return {}
+    try:
+        with contextlib.closing(target.open(parent)) as stored:
+            return {disk.name: disk.size for disk in stored.label.disks} if stored.label.state == "Complete" else {}
+    except (errors.ImageMissing, errors.ImageDamaged):
+        return {}
+
+
+def prove(target: units.StorageUnit, label: units.ImageLabel, context: engines.JobContext) -> None:
+    """Read a copy back. A copy that does not prove equal is deleted; raises ``UnitError`` naming the first damage."""
+    damage = target.verify(label.id, meter=context.meter)
+    if damage:
+        first = damage[0]
+        target.delete(label.id)
+        raise errors.UnitError(
+            f"storage unit {target.name}: the new copy of {label.id} did not read back as written: disk {first.disk}"
+            f" at {first.offset}: {first.message}",
+            hint="check the device under the unit; the copy is made again at the next attempt",
+        )

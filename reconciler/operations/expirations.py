@@ -1,0 +1,58 @@
+"""Expire: a copy leaves its unit; reclaim: a pool gives back the space.
+
+The catalog is asked twice: planning decided, and the deleting transaction decides again over fresh facts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from reconciler.base import crashes
+from reconciler.catalog import images
+from reconciler.jobs import engines
+from reconciler.operations import sites
+from reconciler.planning import observed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class ExpireOrder:
+    """One copy to take away."""
+
+    image: str
+    copy: int
+    unit: str
+    #: The rule that lets it go, for the audit log.
+    reason: str
+    #: Called inside the deleting transaction with the series as it is then; raises ``NeverViolated``.
+    check: Callable[[observed.Series], None]
+
+
+def expire(site: sites.Site, order: ExpireOrder, context: engines.JobContext) -> engines.Outcome:
+    """Mark, delete, record. Raises ``NeverViolated`` or ``UnitError``. What a crash leaves, the next plan ends."""
+    unit = site.units.get(order.unit)
+    images.mark_expiring(
+        site.db,
+        order.image,
+        order.copy,
+        now=site.clock.now(),
+        check=order.check,
+        actor=site.actor,
+        reason=order.reason,
+    )
+    crashes.passing("expire.marked")
+    unit.delete(order.image)
+    crashes.passing("expire.deleted")
+    images.mark_expired(site.db, order.image, order.copy, now=site.clock.now(), actor=site.actor)
+    crashes.passing("expire.recorded")
+    context.log(f"copy {order.copy} of {order.image} left {order.unit}: {order.reason}")
+    return engines.Outcome()
+
+
+def reclaim(site: sites.Site, unit: str, context: engines.JobContext) -> engines.Outcome:
+    """Give back the space of deleted images."""
+    crashes.passing("reclaim.started")
+    freed = site.units.get(unit).reclaim(meter=context.meter)
+    crashes.passing("reclaim.done")
+    context.log(f"reclaimed {freed} bytes on {unit}")
+    return engines.Outcome()

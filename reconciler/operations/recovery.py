@@ -1,0 +1,130 @@
+"""Recovery: settle what a dead process left, and take over what a unit holds.
+
+A first copy that its unit committed and the catalog did not hear of is adopted: the image was acknowledged by its unit,
+so it is never thrown away. Every other unfinished write is swept and planned again.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from reconciler.catalog import images, jobs, workers
+from reconciler.operations import backups, sites
+from reconciler.storage import units
+
+_log = logging.getLogger(__name__)
+
+
+def settle(site: sites.Site, unit_names: frozenset[str]) -> int:
+    """Mark dead workers' jobs Lost and settle their writes on the units that are online; how many were settled.
+
+    Only the holder of the controller's lease calls it.
+    """
+    jobs.lose_dead(site.db, alive=workers.alive, now=site.clock.now())
+    live = {job.id for job in jobs.live(site.db)}
+    settled = 0
+    swept: set[str] = set()
+    for writing in images.writing_copies(site.db):
+        if writing.job in live or writing.unit not in unit_names:
+            continue
+        unit = site.units.get(writing.unit)
+        if writing.is_first:
+            _adopt_or_discard(site, unit, writing)
+        else:
+            # A duplicate that was not proven is cheaper to make again than to trust.
+            unit.delete(writing.image_id)
+            images.discard_writing(site.db, writing.image_id, writing.number)
+        swept.add(writing.unit)
+        settled += 1
+    for name in swept:
+        sweep(site, name)
+    return settled
+
+
+def sweep(site: sites.Site, name: str) -> int:
+    """Remove what unfinished writers left on a unit; the bytes freed."""
+    alive = {writing.image_id for writing in images.writing_copies(site.db)}
+    return site.units.get(name).sweep(alive)
+
+
+def _adopt_or_discard(site: sites.Site, unit: units.StorageUnit, writing: images.WritingCopy) -> None:
+    # ``list`` rather than ``open``: it also tells what the image stored and needs.
+    found = next((held for held in unit.list() if held.label.id == writing.image_id), None)
+    if found is None:
+        images.discard_writing(site.db, writing.image_id, writing.number)
+        return
+    commit = units.Commit(label=found.label, stored_bytes=found.stored_bytes, base=found.base)
+    backups.record(site, commit, {})
+    _log.info("image committed before a crash was recorded: %s on %s", writing.image_id, unit.name)
+
+
+def missing_copies(site: sites.Site, name: str) -> int:
+    """Compare a unit that is online with the catalog: copies it lacks become Lost, copies it holds again Complete.
+
+    How many changed. A copy is never Lost because a label could not be read: it is Damaged then.
+    """
+    unit = site.units.get(name)
+    held = {one.label.id for one in unit.list()}
+    unreadable = set(unit.unreadable())
+    changed = 0
+    now = site.clock.now()
+    for row in images.list_copies(site.db, unit=name):
+        here = row.image in held
+        if row.state == "Complete" and not here:
+            state = "Damaged" if row.image in unreadable else "Lost"
+            message = (
+                f"{name} is online and does not hold it" if state == "Lost" else f"its label on {name} cannot be read"
+            )
+            images.mark_state(site.db, row.image, row.number, state, now=now, actor=site.actor, message=message)
+            changed += 1
+        elif row.state == "Lost" and here:
+            images.mark_state(
+                site.db, row.image, row.number, "Complete", now=now, actor=site.actor, message=f"found on {name} again"
+            )
+            changed += 1
+    return changed
+
+
+def import_unit(site: sites.Site, name: str) -> tuple[int, int]:
+    """Take what a unit holds into the catalog; (images taken, images known already).
+
+    Imported copies wait for an approval before they expire.
+    """
+    unit = site.units.get(name)
+    taken = known = 0
+    for held in sorted(unit.list(), key=lambda one: one.label.sequence):
+        label = held.label
+        imported = images.ImportedImage(
+            id=label.id,
+            client_id=label.client_id,
+            client_name=label.client_name,
+            client_slug=label.client_slug,
+            source=label.source,
+            policy=label.policy,
+            schedule=label.schedule,
+            lifecycle=label.lifecycle,
+            owed=dict(label.owed),
+            operation=label.operation,
+            copy=label.copy,
+            type=label.type,
+            state=label.state,
+            time=label.time,
+            sequence=label.sequence,
+            slot=label.slot,
+            revision=label.revision,
+            parent=label.parent,
+            changes=label.changes,
+            consistency=label.consistency,
+            warnings=tuple(dict(warning) for warning in label.warnings),
+            disks=tuple(
+                images.DiskFacts(name=d.name, size=d.size, sector=d.sector, digest=d.digest, blake3=d.blake3)
+                for d in label.disks
+            ),
+        )
+        if images.import_image(
+            site.db, imported, name, held.stored_bytes, held.base, now=site.clock.now(), actor=site.actor
+        ):
+            taken += 1
+        else:
+            known += 1
+    return taken, known

@@ -1,0 +1,20 @@
+"""What every operation works with: the catalog, the opened storage units, the clock, and who is acting."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from reconciler.base import clocks
+from reconciler.catalog import database
+from reconciler.storage import opening
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """The place an operation works in."""
+
+    db: database.Database
+    units: opening.OpenUnits
+    clock: clocks.Clock
+    #: Who is recorded in the audit log, such as ``controller`` or ``root@host``.
+    actor: str

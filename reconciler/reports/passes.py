@@ -1,0 +1,30 @@
+"""What a pass did, as text."""
+
+from __future__ import annotations
+
+from reconciler.api.documents import plans, results
+from reconciler.reports import tables
+
+_MARKS = {"Succeeded": "+", "Partial": "~"}
+
+
+def text(document: results.ApplyResult, plan: plans.Plan | None = None) -> str:
+    """One line for each action, what stands in the way of the rest, and a summary."""
+    lines = []
+    for one in document.actions:
+        told = f": {one.error.code}: {one.error.message}" if one.error else ""
+        lines.append(f"  {_MARKS.get(one.state, '!')} {one.address} {one.state.lower()}{told}")
+    if plan is not None:
+        for action in plan.actions:
+            if action.state in ("Blocked", "Waiting"):
+                when = f" until {tables.moment(action.at)}" if action.state == "Waiting" and action.at else ""
+                lines.append(
+                    f"  {'!' if action.state == 'Blocked' else '»'} {action.address}{when}: {action.reason.message}"
+                )
+    failed = document.failed + document.partial
+    lines.append(
+        f"Applied {tables.count(document.configuration, 'configuration change')}; {document.succeeded} succeeded,"
+        f" {failed} failed or partial, {document.waiting} waiting, {document.blocked} blocked."
+        + (" Converged." if document.converged else "")
+    )
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""Plain tables that are readable at 80 columns: no frames, two spaces between columns, numbers to the right.
+
+Width is the terminal's where there is one; the last column gives way first. Colour is left to the terminal's owner.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import unicodedata
+from collections.abc import Sequence
+
+from reconciler.base import times
+
+_GAP = "  "
+
+
+def table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), width: int = 0
+) -> str:
+    """Rows under heads. ``right`` are the columns set flush right; ``width`` cuts long lines, 0 never."""
+    cells = [[head.upper() for head in heads], *[[one or "-" for one in row] for row in rows]]
+    widths = [max(measure(line[column]) for line in cells) for column in range(len(heads))]
+    lines = []
+    for line in cells:
+        parts = [
+            _pad(text, size, flush=index in right) for index, (text, size) in enumerate(zip(line, widths, strict=True))
+        ]
+        lines.append(shorten(_GAP.join(parts).rstrip(), width))
+    return "\n".join(lines)
+
+
+def measure(text: str) -> int:
+    """Columns a text takes on a terminal."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _pad(text: str, size: int, *, flush: bool) -> str:
+    fill = " " * (size - measure(text))
+    return fill + text if flush else text + fill
+
+
+def shorten(text: str, width: int) -> str:
+    """``text`` cut to ``width`` columns with an ellipsis; whole where ``width`` is 0."""
+    if not width or measure(text) <= width:
+        return text
+    while measure(text) > width - 1:
+        text = text[:-1]
+    return text + "…"
+
+
+def moment(value: dt.datetime | None) -> str:
+    """A time for people, to the minute, UTC."""
+    return times.aware(value).strftime("%Y-%m-%d %H:%M") if value else "-"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """``1 copy``, ``3 copies``."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
