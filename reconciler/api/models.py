@@ -26,7 +26,8 @@ class Model(pydantic.BaseModel):
         alias_generator=alias_generators.to_camel,
         validate_by_alias=True,
         validate_by_name=True,
-        use_attribute_docstrings=True,
+        # The texts under fields become the schemas' descriptions, by hack/schemas: reading them here would cost every
+        # command a tenth of a second.
     )
 
     def written(self) -> dict[str, Any]:
@@ -34,15 +35,21 @@ class Model(pydantic.BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-def _parsed(kind: type, parse: Callable[[str], Any]) -> pydantic.BeforeValidator:
+def _parsed(kind: type, parse: Callable[[str], Any], example: str) -> pydantic.BeforeValidator:
     def read(value: object) -> object:
         if isinstance(value, kind) and not isinstance(value, str):
             return value
-        if not isinstance(value, str):
-            raise ValueError(f"expected a string, found {type(value).__name__} {value!r}")
-        return parse(value)
+        return parse(_text(value, example))
 
     return pydantic.BeforeValidator(read)
+
+
+def _text(value: object, example: str) -> str:
+    """``value`` if it is text. Raises ``ValueError`` with an example of what should stand here."""
+    if isinstance(value, str):
+        return value
+    found = {type(None): "nothing", bool: "a boolean", list: "a list", dict: "a mapping"}.get(type(value), repr(value))
+    raise ValueError(f"expected {example}, found {found}")
 
 
 def _zone(text: str) -> str:
@@ -53,11 +60,12 @@ def _zone(text: str) -> str:
     return text
 
 
-def _percent(text: str) -> str:
-    return f"{quantities.parse_percent(text)}%"
+def _percent(value: object) -> str:
+    return f"{quantities.parse_percent(_text(value, 'a whole percentage such as 95%'))}%"
 
 
-def _size(text: str) -> str:
+def _size(value: object) -> str:
+    text = _text(value, "a size with its unit, such as 128KiB or 1TB")
     if quantities.parse_size(text) < 1:
         raise ValueError("a size must be at least one byte")
     return text
@@ -83,27 +91,25 @@ Duration = Annotated[
 
 
 def _duration(value: object) -> quantities.Duration:
-    if not isinstance(value, str):
-        raise ValueError(f"expected a duration such as 24h or 7d, found {type(value).__name__} {value!r}")
-    return quantities.Duration.parse(value)
+    return quantities.Duration.parse(_text(value, "a number with its unit, such as 24h or 7d"))
 
 
 #: A size in the user's spelling; ``quantities.parse_size`` gives the bytes.
 Size = Annotated[
     str,
-    pydantic.AfterValidator(_size),
+    pydantic.BeforeValidator(_size),
     pydantic.WithJsonSchema({"type": "string", "pattern": quantities.SIZE_PATTERN, "examples": ["128KiB", "1TB"]}),
 ]
 #: A whole percentage, spelled ``95%``.
 Percent = Annotated[
     str,
-    pydantic.AfterValidator(_percent),
+    pydantic.BeforeValidator(_percent),
     pydantic.WithJsonSchema({"type": "string", "pattern": quantities.PERCENT_PATTERN}),
 ]
 Zone = Annotated[str, pydantic.AfterValidator(_zone)]
 Moment = Annotated[
     dt.datetime,
-    _parsed(dt.datetime, times.parse),
+    _parsed(dt.datetime, times.parse, "a time such as 2026-11-23T21:00:00Z"),
     pydantic.AfterValidator(times.aware),
     pydantic.PlainSerializer(times.show, return_type=str, when_used="json"),
     pydantic.WithJsonSchema({"type": "string", "format": "date-time"}),

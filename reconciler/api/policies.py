@@ -116,9 +116,9 @@ class Hooks(models.Model):
     """Commands around the reading of a machine."""
 
     before: models.Items[models.Text] = ()
-    """Programs run before the disks are opened."""
+    """Program and arguments, run before the disks are opened."""
     after: models.Items[models.Text] = ()
-    """Programs run once reading has ended, however it ended."""
+    """Program and arguments, run once reading has ended, however it ended."""
     timeout: models.Duration = pydantic.Field(default_factory=lambda: models._duration("5m"))
 
 

@@ -65,6 +65,7 @@ def unit_errors(unit: str) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise errors.UnitReadOnly(
-                f"storage unit {unit}: {error.strerror}: {error.filename}", hint="check mount options and permissions"
+                f"storage unit {unit}: {error.strerror}: {error.filename or 'an open file'}",
+                hint="check mount options and permissions",
             ) from error
-        raise errors.UnitError(f"storage unit {unit}: {error.strerror}: {error.filename}") from error
+        raise errors.UnitError(f"storage unit {unit}: {error.strerror}: {error.filename or 'an open file'}") from error

@@ -194,7 +194,7 @@ def _stamp(path: Path) -> _Stamp | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unreadable(str(path), error.strerror or str(error)) from error
+        raise _closed(str(path), error.strerror or str(error)) from error
     return (found.st_mtime_ns, found.st_size, found.st_ino, log)
 
 
@@ -262,10 +262,7 @@ def _prepare(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()
     except OSError as error:
-        raise errors.CatalogError(
-            f"{path}: the catalog cannot be made: {error.strerror}: {error.filename}",
-            hint="check the path and its permissions",
-        ) from error
+        raise _closed(str(path), f"{error.strerror}: {error.filename}") from error
     with _explained(str(path)):
         deadline = time.monotonic() + _BUSY_SECONDS
         with contextlib.closing(_connect(_uri(path, "mode=rwc"))) as connection:
@@ -317,6 +314,12 @@ def _unreadable(location: str, why: str) -> errors.CatalogError:
     )
 
 
+def _closed(location: str, why: str) -> errors.CatalogError:
+    return errors.CatalogError(
+        f"{location}: the catalog cannot be opened: {why}", hint="check the path and its permissions"
+    )
+
+
 @contextlib.contextmanager
 def _explained(location: str) -> Iterator[None]:
     """Turn what the database says into ``CatalogError`` with the next step."""
@@ -329,9 +332,7 @@ def _explained(location: str) -> Iterator[None]:
                 f"{location}: the catalog was busy for {_BUSY_SECONDS} s", hint="try again; see holdfast status"
             ) from error
         if "readonly" in said or "unable to open" in said or "authorization" in said:
-            raise errors.CatalogError(
-                f"{location}: the catalog cannot be opened: {said}", hint="check the path and its permissions"
-            ) from error
+            raise _closed(location, said) from error
         if "full" in said or "disk I/O" in said:
             raise errors.CatalogError(
                 f"{location}: the catalog cannot be written: {said}", hint="free space on its file system"

@@ -27,6 +27,7 @@ _NAME: Final = re.compile(r"dump-(\d{8,})\.jsonl\.zst\Z")
 _KEPT: Final = 2
 _BATCH: Final = 5000
 _LEVEL: Final = 3
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def mark(db: database.Database) -> int:
@@ -129,7 +130,7 @@ def _key(table: sa.TableClause) -> list[sa.ColumnElement[Any]]:
 
 
 def _line(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    return _ENCODE(value).encode() + b"\n"
 
 
 def _damaged(why: object) -> errors.CatalogError:

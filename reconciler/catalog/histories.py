@@ -1,4 +1,4 @@
-"""Images one series at a time, as decisions read them: all of a large catalog in one walk of two joined tables.
+"""Images one series at a time, as decisions read them: all of a large catalog in one walk.
 
 ``series`` is what ``planning.observed.Observed`` holds: walked again and again, never in memory at once. ``load`` is
 the same for one series inside a transaction of the caller, so that a deletion is judged by what it would delete.
@@ -33,7 +33,7 @@ class _Histories(Iterable[observed.Series]):
 
     def __iter__(self) -> Iterator[observed.Series]:
         with self._db.reading() as connection:
-            yield from _walk(connection, _query())
+            yield from _walk(connection)
 
 
 def series(db: database.Database) -> Iterable[observed.Series]:
@@ -52,25 +52,79 @@ def one_series(db: database.Database, client_id: str, policy: str) -> observed.S
 
 def load(connection: sa.Connection, client_id: str, policy: str) -> observed.Series:
     """One series as the caller's transaction sees it."""
-    wanted = _query().where(tables.IMAGES.c.client_id == client_id, tables.IMAGES.c.policy == policy)
-    found = next(_walk(connection, wanted), None)
+    chosen = (tables.IMAGES.c.client_id == client_id, tables.IMAGES.c.policy == policy)
+    found = next(_walk(connection, *chosen), None)
     return found or observed.Series(client=client_id, policy=policy, images=())
 
 
-def _query() -> sa.Select[Any]:
+def _walk(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[observed.Series]:
+    """Two results in the same order, walked side by side: joined, each image would be read once for every copy."""
     image, copy = tables.IMAGES.c, tables.COPIES.c
-    present = sa.and_(copy.image_id == image.id, copy.state != "Expired")
-    return (
-        sa.select(
-            image.client_id, image.policy, image.id, image.schedule, image.type, image.state,
-            _number(image.time), image.sequence, _number(image.slot), image.lifecycle, image.owed, image.parent,
-            image.size_bytes, _text(image.disk_names), copy.number, copy.operation, copy.unit, copy.state,
-            _number(copy.created_at), copy.stored_bytes, copy.base, copy.imported,
-        )
-        .join_from(tables.IMAGES, tables.COPIES, present, isouter=True)
-        .where(image.spent == sa.false(), image.state.in_(COMMITTED))
-        .order_by(image.client_id, image.policy, image.sequence, image.id, copy.number)
+    order = (image.client_id, image.policy, image.sequence, image.id)
+    visible = sa.and_(image.spent == sa.false(), image.state.in_(COMMITTED), *chosen)
+    images = sa.select(
+        image.client_id, image.policy, image.id, image.schedule, image.type, image.state, _number(image.time),
+        image.sequence, _number(image.slot), image.lifecycle, image.owed, image.parent, image.size_bytes,
+        _text(image.disk_names),
     )  # fmt: skip
+    copies = sa.select(
+        image.id, copy.number, copy.operation, copy.unit, copy.state, _number(copy.created_at), copy.stored_bytes,
+        copy.base, copy.imported,
+    ).join_from(tables.IMAGES, tables.COPIES, sa.and_(copy.image_id == image.id, copy.state != "Expired"))  # fmt: skip
+    streamed = {"yield_per": _BATCH}
+    made = _Values(_uses(connection))
+    with (
+        connection.execute(copies.where(visible).order_by(*order, copy.number), execution_options=streamed) as beside,
+        connection.execute(images.where(visible).order_by(*order), execution_options=streamed) as rows,
+    ):
+        waiting = beside.fetchone()
+        key: tuple[str, str] | None = None
+        gathered: list[observed.Image] = []
+        for row in rows:
+            held = []
+            while waiting is not None and waiting[0] == row[2]:
+                held.append(made.copy(waiting))
+                waiting = beside.fetchone()
+            if key != (row[0], row[1]):
+                if key is not None:
+                    yield observed.Series(client=key[0], policy=key[1], images=tuple(gathered))
+                key, gathered = (row[0], row[1]), []
+            gathered.append(made.image(row, tuple(held)))
+        if key is not None:
+            yield observed.Series(client=key[0], policy=key[1], images=tuple(gathered))
+
+
+class _Values:
+    """Makes values of rows. The same few words stand in every row; keeping one of each spares most of the memory."""
+
+    def __init__(self, uses: dict[str, list[_Use]]) -> None:
+        self._uses = uses
+        self._words: dict[str, str] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
+
+    def image(self, row: Any, copies: tuple[observed.Copy, ...]) -> observed.Image:
+        """One image of a row of the walk."""
+        _, _, id, schedule, type, state, at, sequence, slot, lifecycle, owed, parent, size, names = row
+        disks = self._names.get(names)
+        if disks is None:
+            disks = self._names[names] = tuple(json.loads(names))
+        word = self._words.setdefault
+        return observed.Image(
+            id, word(schedule, schedule), word(type, type), word(state, state), tables.to_moment(at), sequence,
+            tables.to_moment(slot), word(lifecycle, lifecycle), word(owed, owed), parent, size, copies, disks,
+        )  # fmt: skip
+
+    def copy(self, row: Any) -> observed.Copy:
+        """One copy of a row of the walk."""
+        image, number, operation, unit, state, at, stored, base, imported = row
+        busy = image in self._uses and any(
+            used == number or place == unit or (used is None and place is None) for used, place in self._uses[image]
+        )
+        word = self._words.setdefault
+        return observed.Copy(
+            number, word(operation, operation), word(unit, unit), word(state, state), tables.to_moment(at), stored,
+            base, busy, bool(imported),
+        )  # fmt: skip
 
 
 def _number(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
@@ -79,61 +133,6 @@ def _number(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
 
 def _text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
     return sa.type_coerce(column, sa.Text)
-
-
-def _walk(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[observed.Series]:
-    uses = _uses(connection)
-    # The same few names stand in every row; keeping one of each spares most of the memory of a series.
-    words: dict[str, str] = {}
-    names: dict[str, tuple[str, ...]] = {}
-    key: tuple[str, str] | None = None
-    images: list[observed.Image] = []
-    copies: list[observed.Copy] = []
-    last: Any = None
-    rows = connection.execute(query, execution_options={"yield_per": _BATCH})
-    try:
-        for row in rows:
-            if last is not None and row[2] != last[2]:
-                images.append(_image(last, copies, words, names))
-                copies = []
-            if key != (row[0], row[1]):
-                if key is not None:
-                    yield observed.Series(client=key[0], policy=key[1], images=tuple(images))
-                key, images = (row[0], row[1]), []
-            if row[14] is not None:
-                copies.append(_copy(row, uses, words))
-            last = row
-        if key is not None:
-            images.append(_image(last, copies, words, names))
-            yield observed.Series(client=key[0], policy=key[1], images=tuple(images))
-    finally:
-        rows.close()
-
-
-def _image(
-    row: Any, copies: list[observed.Copy], words: dict[str, str], names: dict[str, tuple[str, ...]]
-) -> observed.Image:
-    disks = names.get(row[13])
-    if disks is None:
-        disks = names[row[13]] = tuple(json.loads(row[13]))
-    word = words.setdefault
-    return observed.Image(
-        row[2], word(row[3], row[3]), word(row[4], row[4]), word(row[5], row[5]), tables.to_moment(row[6]), row[7],
-        tables.to_moment(row[8]), word(row[9], row[9]), word(row[10], row[10]), row[11], row[12], tuple(copies), disks,
-    )  # fmt: skip
-
-
-def _copy(row: Any, uses: dict[str, list[_Use]], words: dict[str, str]) -> observed.Copy:
-    number, unit = row[14], row[16]
-    used = uses.get(row[2])
-    busy = used is not None and any(
-        copy == number or place == unit or (copy is None and place is None) for copy, place in used
-    )
-    word = words.setdefault
-    return observed.Copy(
-        number, word(row[15], row[15]), word(unit, unit), word(row[17], row[17]), tables.to_moment(row[18]), row[19],
-        row[20], busy, bool(row[21]),
-    )  # fmt: skip
 
 
 def _uses(connection: sa.Connection) -> dict[str, list[_Use]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -86,6 +86,11 @@ class CopyRow:
     message: str
 
 
+_PLAIN: Final = tuple(
+    field.name for field in dataclasses.fields(ImageRow) if field.name not in ("client", "disks", "warnings", "copies")
+)
+
+
 def list_images(
     db: database.Database,
     *,
@@ -99,7 +104,7 @@ def list_images(
     chosen = _chosen({image.client_id: client_id, image.policy: policy, image.id: image_id})
     slug = tables.CLIENTS.c.slug.label("client")
     images = (
-        sa.select(tables.IMAGES, slug)
+        sa.select(slug, image.disks, image.warnings, *(image[name] for name in _PLAIN))
         .join_from(tables.IMAGES, tables.CLIENTS, image.client_id == tables.CLIENTS.c.id)
         .where(image.state.in_(histories.COMMITTED), *chosen)
         .order_by(image.id)
@@ -144,10 +149,10 @@ def _chosen(wanted: Mapping[sa.ColumnElement[Any], str | None]) -> list[sa.Colum
 
 
 def _image(row: Mapping[Any, Any], copies: list[int]) -> ImageRow:
-    names = [field.name for field in dataclasses.fields(ImageRow) if field.name not in ("disks", "warnings", "copies")]
     return ImageRow(
         disks=tuple(DiskFacts(**disk) for disk in row["disks"]),
         warnings=tuple(row["warnings"]),
         copies=tuple(copies),
-        **{name: row[name] for name in names},
+        client=row["client"],
+        **{name: row[name] for name in _PLAIN},
     )

@@ -47,7 +47,10 @@ def see_machines(db: database.Database, policy: str, machines: Iterable[observed
         return
     with db.writing() as connection:
         # Two machines that claim one id are the plan's problem; here the first one stands.
-        for machine in {machine.id: machine for machine in reversed(seen)}.values():
+        first: dict[str, observed.Machine] = {}
+        for machine in seen:
+            first.setdefault(machine.id, machine)
+        for machine in first.values():
             know(connection, id=machine.id, name=machine.name, source=machine.source, slug=None, now=now)
         connection.execute(inventory.delete().where(inventory.c.policy == policy))
         connection.execute(inventory.insert().values(policy=policy, machines=documents, seen=now))

@@ -33,7 +33,7 @@ def to_number(moment: dt.datetime) -> int:
 
 def to_moment(number: int) -> dt.datetime:
     """The aware UTC time of a number of microseconds since 1970."""
-    return EPOCH + dt.timedelta(microseconds=number)
+    return EPOCH + dt.timedelta(0, 0, number)
 
 
 class Moment(sa.types.TypeDecorator[dt.datetime]):
@@ -221,7 +221,8 @@ class CopyRecord(Row, table=True):
     """One image on one storage unit."""
 
     __tablename__ = "copies"
-    __table_args__ = (sa.Index(None, "state", "unit"),)
+    # Stored in the order of its key: every walk asks for the copies of one image after another.
+    __table_args__ = (sa.Index(None, "state", "unit"), {"sqlite_with_rowid": False})
     image_id: str = Field(primary_key=True, foreign_key="images.id")
     number: int = Field(primary_key=True)
     operation: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import time
 from pathlib import Path
 from typing import Annotated
@@ -81,7 +82,7 @@ class _Request:
         self.reason = reason
 
 
-def _moment(text: str | None) -> object:
+def _moment(text: str | None) -> dt.datetime | None:
     if text is None:
         return None
     try:

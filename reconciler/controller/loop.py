@@ -1,7 +1,7 @@
 """Turning: one pass to its end, or for ever.
 
 The loop is level-triggered: a changed file, a request, a finished job or a time that has come only wake it, and every
-turn reads everything again. Watching is a convenience; the tick is the truth.
+turn reads everything again. Watching is a convenience; looking again now and then is the truth.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from reconciler.planning import actions
 _log = logging.getLogger(__name__)
 
 #: How often the loop looks at requests, the clock and its own end, in seconds.
-TICK = 0.5
-#: How often the sources are asked anew, in seconds.
-SURVEY = 60.0
+TICK = 0.4
+#: How often everything is planned anew although nothing woke the loop, and the sources asked anew.
+RESYNC = dt.timedelta(seconds=60)
 
 Progress = Callable[[], None]
+Say = Callable[[str], None]
 
 
 def one_pass(
@@ -38,80 +39,104 @@ def one_pass(
     """
     controller.reload()
     started = controller.site.clock.now()
+    until = None if until_converged else started
     while True:
-        plan = controller.turn(until=None if until_converged else started)
+        plan = controller.turn(until=until)
         waiting = until_converged and _waits(plan)
-        if controller.idle() and not waiting and not _startable(plan, None if until_converged else started):
+        if controller.idle() and not waiting and not passes.startable(plan, until):
             controller.answer_requests(plan)
             controller.dump()
             return plan
-        _pause(controller, stop, progress)
+        _rest(controller, plan, stop, progress)
 
 
 def _waits(plan: actions.Plan) -> bool:
     return any(action.state is actions.State.WAITING and action.at is not None for action in plan.actions)
 
 
-def _startable(plan: actions.Plan, until: dt.datetime | None) -> bool:
-    return any(
-        until is None or action.type is not actions.Type.BACKUP or action.slot is None or action.slot <= until
-        for action in plan.in_state(actions.State.DUE)
-    )
+def _rest(controller: passes.Controller, plan: actions.Plan, stop: threading.Event, progress: Progress) -> None:
+    """Sleep until a job has finished or a time has come."""
+    while True:
+        finished = controller.engine.wait(TICK)
+        progress()
+        if stop.is_set():
+            raise errors.Cancelled("interrupted")
+        if finished or controller.idle() or _come(controller, plan):
+            return
 
 
-def _pause(controller: passes.Controller, stop: threading.Event, progress: Progress) -> None:
-    controller.engine.wait(TICK)
-    progress()
-    if stop.is_set():
-        raise errors.Cancelled("interrupted")
+def _come(controller: passes.Controller, plan: actions.Plan) -> bool:
+    """Whether a time that the plan waits for has come, or the clock went back behind the plan."""
+    now = controller.site.clock.now()
+    next_event = plan.next_event
+    return now < plan.now or now > plan.now + RESYNC or (next_event is not None and now >= next_event)
 
 
-def for_ever(
-    controller: passes.Controller, *, stop: threading.Event, progress: Progress, say: Callable[[str], None]
-) -> None:
+def for_ever(controller: passes.Controller, *, stop: threading.Event, progress: Progress, say: Say) -> None:
     """Keep the estate converged until ``stop`` is set."""
     woken = threading.Event()
     watcher = _watch(controller.estate, woken, stop)
-    controller.reload()
-    surveyed = controller.site.clock.boot()
-    revision = ""
+    keeper = _Keeper(controller, woken, say)
     try:
         while not stop.is_set():
-            applies = requests.pending(controller.site.db, "Apply")
-            if woken.is_set() or applies or controller.site.clock.boot() - surveyed > SURVEY:
-                woken.clear()
-                controller.reload()
-                surveyed = controller.site.clock.boot()
-            revision = _turn(controller, applies, revision, say)
-            controller.engine.wait(TICK)
-            progress()
+            keeper.turn()
+            while not stop.is_set() and not keeper.needed():
+                progress()
     finally:
         stop.set()
         if watcher is not None:
             watcher.join(5)
 
 
-def _turn(
-    controller: passes.Controller, applies: tuple[requests.RequestRow, ...], revision: str, say: Callable[[str], None]
-) -> str:
-    plan = controller.turn()
-    for finished in controller.tally.finished:
-        told = f": {finished.failure.message}" if finished.failure else ""
-        say(f"{finished.state.lower():9} {finished.address}{told}")
-    if plan.revision != revision:
-        say(f"revision  {plan.revision}")
-        for problem in plan.problems:
-            say(str(problem))
-    if controller.idle() and not plan.changes:
-        controller.answer_requests(plan)
-        controller.dump()
-        document = outcomes.result(plan, controller.tally.finished, controller.tally.configuration)
-        for row in applies:
-            outcome = {"exitCode": outcomes.exit_code(document, plan), "result": document.to_json()}
-            requests.finish(controller.site.db, row.id, outcome, controller.site.clock.now())
-    if not applies:
-        controller.tally = passes.Tally()
-    return plan.revision
+class _Keeper:
+    """What the endless loop remembers between its turns."""
+
+    def __init__(self, controller: passes.Controller, woken: threading.Event, say: Say) -> None:
+        self._controller = controller
+        self._woken = woken
+        self._say = say
+        self._plan: actions.Plan | None = None
+        self._revision: str | None = None
+        self._told: frozenset[str] = frozenset()
+        self._taken: frozenset[str] = frozenset()
+
+    def needed(self) -> bool:
+        """Wait a tick; whether there is a reason to turn again."""
+        finished = self._controller.engine.wait(TICK)
+        if self._plan is None or finished or self._woken.is_set() or _come(self._controller, self._plan):
+            return True
+        return any(row.id not in self._taken for row in requests.pending(self._controller.site.db))
+
+    def turn(self) -> None:
+        """Read again what may have changed, turn once, tell what happened, answer who asked."""
+        controller = self._controller
+        self._woken.clear()
+        controller.reload()
+        asked = requests.pending(controller.site.db)
+        self._taken = frozenset(row.id for row in asked)
+        plan = self._plan = controller.turn()
+        self._tell(plan)
+        if controller.idle() and not passes.startable(plan, None):
+            controller.answer_requests(plan)
+            controller.dump()
+            document = outcomes.result(plan, controller.tally.finished, controller.tally.configuration)
+            for row in asked:
+                if row.kind == "Apply":
+                    answer = {"exitCode": outcomes.exit_code(document, plan), "result": document.to_json()}
+                    requests.finish(controller.site.db, row.id, answer, controller.site.clock.now())
+            controller.tally = passes.Tally()
+
+    def _tell(self, plan: actions.Plan) -> None:
+        if plan.revision != self._revision:
+            self._say(f"revision {plan.revision}")
+            self._revision = plan.revision
+        problems = frozenset(str(problem) for problem in plan.problems)
+        for problem in sorted(problems - self._told):
+            self._say(problem)
+        self._told = problems
+        for finished in self._controller.tally.untold():
+            failure = f": {finished.failure.message}" if finished.failure else ""
+            self._say(f"{finished.state.lower():9} {finished.address}{failure}")
 
 
 def _watch(estate: Path | None, woken: threading.Event, stop: threading.Event) -> threading.Thread | None:
@@ -125,13 +150,13 @@ def _watch(estate: Path | None, woken: threading.Event, stop: threading.Event) -
             ):
                 woken.set()
         except OSError as error:
-            _log.warning("cannot watch %s (%s); changes are found at the next survey", estate, error)
+            _log.warning("cannot watch %s (%s); changes are found at the next look", estate, error)
+
+    def _visible(_change: watchfiles.Change, path: str) -> bool:
+        # Names that begin with a dot are neither read nor watched, or the state folder would wake the loop itself.
+        inside = Path(path).relative_to(estate) if Path(path).is_relative_to(estate) else Path(path)
+        return not any(part.startswith(".") for part in inside.parts) and path.endswith((".yaml", ".yml", ".toml"))
 
     thread = threading.Thread(target=follow, name="watch", daemon=True)
     thread.start()
     return thread
-
-
-def _visible(_change: watchfiles.Change, path: str) -> bool:
-    # Names that begin with a dot are neither read nor watched, or the state folder would wake the loop itself.
-    return not any(part.startswith(".") for part in Path(path).parts) and path.endswith((".yaml", ".yml", ".toml"))

@@ -40,6 +40,12 @@ class Tally:
 
     finished: list[engines.Finished] = dataclasses.field(default_factory=list)
     configuration: int = 0
+    _told: int = 0
+
+    def untold(self) -> list[engines.Finished]:
+        """What finished since the last time this was asked."""
+        fresh, self._told = self.finished[self._told :], len(self.finished)
+        return fresh
 
 
 class Controller:
@@ -93,12 +99,7 @@ class Controller:
         if self._settle(seen):
             plan, wanted, seen = self.plan()
         situation = bindings.Situation(site=self.site, wanted=wanted, seen=seen, fence=self._lease.token)
-        ready = tuple(
-            action
-            for action in plan.in_state(actions.State.DUE)
-            if until is None or action.type is not actions.Type.BACKUP or action.slot is None or action.slot <= until
-        )
-        for start in dispatch.choose(ready, seen.jobs, wanted, seen, plan.now):
+        for start in dispatch.choose(startable(plan, until), seen.jobs, wanted, seen, plan.now):
             self._start(situation, start)
         return plan
 
@@ -197,6 +198,15 @@ class Controller:
             for name, unit in declared.items()
             if name in known and opening.look(unit, known_id=known[name].id, owner=self.site.db.id).state == "Online"
         }
+
+
+def startable(plan: actions.Plan, until: dt.datetime | None) -> tuple[actions.Action, ...]:
+    """The due actions; with ``until`` without the backups whose slot lies later, so that one pass ends."""
+    return tuple(
+        action
+        for action in plan.in_state(actions.State.DUE)
+        if until is None or action.type is not actions.Type.BACKUP or action.slot is None or action.slot <= until
+    )
 
 
 def read_tree(estate: Path | None, applied: Mapping[desired.Key, observed.Applied], in_force: str | None) -> Tree:

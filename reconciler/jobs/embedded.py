@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
-from reconciler.base import clocks, errors
+from reconciler.base import clocks, errors, meters
 from reconciler.catalog import database
 from reconciler.jobs import engines, heartbeats, rows, runs
 
@@ -81,6 +81,12 @@ class Engine:
         """See ``engines.Engine.live``."""
         with self._changed:
             return frozenset(run.order.address for run in self._live.values())
+
+    def readings(self) -> tuple[tuple[str, meters.Reading], ...]:
+        """See ``engines.Engine.readings``."""
+        with self._changed:
+            runs_now = tuple(self._live.values())
+        return tuple((run.order.address, run.meter.reading()) for run in runs_now)
 
     def wait(self, timeout: float) -> bool:
         """See ``engines.Engine.wait``."""

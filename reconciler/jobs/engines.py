@@ -145,6 +145,9 @@ class Engine(Protocol):
     def live(self) -> frozenset[str]:
         """Addresses of the jobs that this engine has begun and that have not ended."""
 
+    def readings(self) -> tuple[tuple[str, meters.Reading], ...]:
+        """Address and counters of each live job, for showing progress."""
+
     def wait(self, timeout: float) -> bool:
         """Wait at most ``timeout`` seconds until ``finished`` has something to tell, and say whether it has.
         Raises ``CatalogError`` once the catalog is lost and nothing is left to tell."""

@@ -79,7 +79,7 @@ class Action:
     bytes: int | None = None
     #: Backup: Full, Incremental or Cumulative.
     backup_type: str | None = None
-    #: Backup: the image whose changes are asked for.
+    #: The image on which this one is built: a Backup asks for the changes since, a Duplicate goes on with its chain.
     parent: str | None = None
     #: Backup: the slot that it serves.
     slot: dt.datetime | None = None

@@ -82,14 +82,16 @@ class _Floor:
         self._of_policy: collections.Counter[str] = collections.Counter()
         self._on_server: collections.Counter[str] = collections.Counter()
         self._machines: set[str] = set()
+        #: Images on their way onto units: a unit holds an image once.
+        self._arriving: set[tuple[str, str]] = set()
 
     def occupy(self, job: observed.Job) -> None:
         """Count a job that is alive."""
         self.live.add(job.address)
         touched = {self._units.name(unit) for unit in (job.unit, job.source_unit) if unit is not None}
-        self._take(
-            touched, job.type, job.policy, job.client, job.media_server or placements.LOCAL,
-        )  # fmt: skip
+        if job.type == actions.Type.DUPLICATE and job.image is not None and job.unit is not None:
+            self._arriving.add((job.image, self._units.name(job.unit)))
+        self._take(touched, job.type, job.policy, job.client, job.media_server or placements.LOCAL)
 
     def _take(self, units: set[str], type: str, policy: str | None, client: str | None, server: str) -> None:
         counter = self._restores if type == actions.Type.RESTORE else self._on_unit
@@ -111,6 +113,9 @@ class _Floor:
         for unit in self._targets(action):
             if unit is not None and not self._unit_allows(unit, action.type):
                 continue
+            arrival = (action.image or "", unit or "")
+            if action.type is actions.Type.DUPLICATE and arrival in self._arriving:
+                continue
             touched = {name for name in (unit, action.source_unit) if name is not None}
             server = self._server(touched)
             if server is None:
@@ -118,6 +123,7 @@ class _Floor:
             self._take(touched, action.type, action.policy, action.client_id, server)
             if unit is not None and action.type in (actions.Type.BACKUP, actions.Type.DUPLICATE):
                 self._last_used[unit] = self._now
+                self._arriving.add(arrival)
             return Start(action=action, unit=unit, media_server=server)
         return None
 

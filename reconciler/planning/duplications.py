@@ -80,6 +80,7 @@ class Desk:
             candidates=candidates,
             storage=one.storage,
             source_unit=source.unit if source is not None else None,
+            parent=self._chained_to(history, image, candidates),
             bytes=source.stored_bytes if source is not None else None,
             priority=policy.spec.priority if policy is not None else 0,
             attempt=retries.number(attempts),
@@ -190,12 +191,19 @@ class Desk:
         }
         return [unit for unit in self._units.members(one.storage) if unit not in taken]
 
+    def _chained_to(self, history: histories.History, image: observed.Image, candidates: tuple[str, ...]) -> str | None:
+        """The image on which the new copy will be built where it lands on a chain."""
+        parent = history.by_id(image.parent)
+        if parent is None or not candidates or self._units.standalone(candidates[0]):
+            return None
+        return parent.id if history.on_unit(parent, candidates[0]) is not None else None
+
     def _ordered(
         self, history: histories.History, image: observed.Image, one: lifecycles.Owed, able: tuple[str, ...]
     ) -> tuple[str, ...]:
         """A chain goes on where it is; otherwise the group chooses."""
         ordered = self._units.preferred(one.storage, able)
-        parent = next((i for i in history.images if i.id == image.parent), None) if image.parent is not None else None
+        parent = history.by_id(image.parent)
         if parent is None:
             return ordered
         there = [u for u in ordered if not self._units.standalone(u) and history.on_unit(parent, u) is not None]

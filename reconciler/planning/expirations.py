@@ -91,6 +91,7 @@ class Ledger:
             self._freeing.setdefault(copy.unit, []).append(place)
         after = [address(*one) for one in verdict.after]
         after += [duplications.address(image.id, operation) for operation in verdict.owes]
+        after += [verdict.used_by] if verdict.used_by is not None else []
         return actions.Action(
             address=place,
             type=actions.Type.EXPIRE,

@@ -9,7 +9,7 @@ it. What cannot be judged stays. Whether its unit can delete now is the planner'
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from reconciler.api import lifecycles as kinds
@@ -59,6 +59,8 @@ class Verdict(NamedTuple):
     after: tuple[tuple[str, int], ...] = ()
     #: Children of this copy that must be made first.
     owes: tuple[str, ...] = ()
+    #: Address of an action of the same plan that reads it or builds on it.
+    used_by: str | None = None
     held: Held | None = None
 
 
@@ -80,17 +82,29 @@ class Judge(nevers.Rules):
                 yield promise.retention
 
     def verdicts(
-        self, history: histories.History, *, everything: bool = False, until: dt.datetime | None = None
+        self,
+        history: histories.History,
+        *,
+        everything: bool = False,
+        until: dt.datetime | None = None,
+        used: Mapping[tuple[str, int], str] | None = None,
     ) -> list[Verdict]:
         """What becomes of the copies of a series, newest image first.
 
-        Kept copies are left out unless ``everything``; those that time alone lets go by ``until`` are Planned.
+        Kept copies are left out unless ``everything``; those that time alone lets go by ``until`` are Planned. ``used``
+        names, by image id and copy number, the due action that reads a copy or builds on it: that goes first.
         """
-        return _Trial(self, history, everything, until).hear()
+        return _Trial(self, history, everything, until, used or {}).hear()
 
 
-def decisions(judge: Judge, series: observed.Series) -> tuple[actions.CopyDecision, ...]:
-    """What is decided about every copy of a series, oldest image first."""
+def decisions(wanted: desired.Desired, seen: observed.Observed, now: dt.datetime) -> Iterator[actions.CopyDecision]:
+    """What is decided about every copy that has not expired, series by series, oldest image first."""
+    judge = Judge(configuration.effective(wanted, seen.applied), seen, now)
+    for series in configuration.renames(judge.wanted).follow(seen.series):
+        yield from _decisions(judge, series)
+
+
+def _decisions(judge: Judge, series: observed.Series) -> list[actions.CopyDecision]:
     verdicts = judge.verdicts(histories.History(series, judge.now), everything=True)
     result = [
         actions.CopyDecision(
@@ -102,7 +116,7 @@ def decisions(judge: Judge, series: observed.Series) -> tuple[actions.CopyDecisi
         for one in verdicts
     ]
     order = {image.id: index for index, image in enumerate(series.images)}
-    return tuple(sorted(result, key=lambda one: (order[one.image], one.copy)))
+    return sorted(result, key=lambda one: (order[one.image], one.copy))
 
 
 def check_delete(
@@ -138,11 +152,19 @@ def check_delete(
 class _Trial:
     """The copies of one series before the judge. Newest image first, so that bases learn who needs them."""
 
-    def __init__(self, judge: Judge, history: histories.History, everything: bool, until: dt.datetime | None) -> None:
+    def __init__(
+        self,
+        judge: Judge,
+        history: histories.History,
+        everything: bool,
+        until: dt.datetime | None,
+        used: Mapping[tuple[str, int], str],
+    ) -> None:
         self.judge = judge
         self.history = history
         self.everything = everything
         self.until = until
+        self.used = used
         self.debts = lifecycles.Debts(judge.book, history, judge.now)
         self.leaving: set[tuple[str, int]] = set()
         self._kept: dict[tuple[str, str, int, bool], dict[str, retention.Decision]] = {}
@@ -332,6 +354,10 @@ class _Trial:
     def _release(
         self, image: observed.Image, copy: observed.Copy, operation: str, decision: retention.Decision
     ) -> Verdict | None:
+        first = self.used.get((image.id, copy.number))
+        if first is not None:
+            message = f"kept: {first} needs it first"
+            return Verdict(image, copy, "Waiting", "InUse", message, decision.at, used_by=first)
         reason = nevers.forbids(self.judge, self.history, self.debts, image, copy, self.leaving)
         if reason is None:
             self.leaving.add((image.id, copy.number))

@@ -32,6 +32,7 @@ class History:
         self.sound = [i for i in series.images if i.state == "Complete" and i.id not in self.doubtful]
         #: Kept by ``nevers``: ids of images that must keep a good copy, and what they are.
         self.protected: dict[str, str] | None = None
+        self._by_id: dict[str, observed.Image] | None = None
         self._readable: set[tuple[str, str]] = set()
         self._needed: dict[tuple[str, str], list[tuple[observed.Image, observed.Copy]]] = {}
         for image in series.images:
@@ -81,15 +82,22 @@ class History:
                     return image, copy.unit
         return None
 
+    def by_id(self, id: str | None) -> observed.Image | None:
+        """The image with this id."""
+        if id is None:
+            return None
+        if self._by_id is None:
+            self._by_id = {one.id: one for one in self.images}
+        return self._by_id.get(id)
+
     def chain(self, image: observed.Image, unit: str) -> list[str]:
         """Ids of the images that a copy on ``unit`` is read from: itself, its base, that one's base."""
-        by_id = {one.id: one for one in self.images}
         result: list[str] = []
         at: observed.Image | None = image
         while at is not None and at.id not in result:
             result.append(at.id)
             copy = self.on_unit(at, unit)
-            at = by_id.get(copy.base) if copy is not None and copy.base is not None else None
+            at = self.by_id(copy.base) if copy is not None else None
         return result
 
 

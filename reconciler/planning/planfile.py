@@ -8,30 +8,28 @@ nor is what has been done since by the loop.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, Final
 
 import pydantic
 
-from reconciler.api.documents import plans
-from reconciler.base import diagnostics, digests, errors, times
+from reconciler.api.documents import plans, results, shapes
+from reconciler.base import digests, errors
 from reconciler.planning import actions
 
 #: The part of ``formatVersion`` that must be equal.
 _MAJOR: Final = "1"
 
 
-def document(plan: actions.Plan, *, estate: str | None = None) -> plans.Plan:
-    """The document of a plan; ``estate`` is the folder it was made of, for one that will be saved."""
+def document(plan: actions.Plan) -> plans.Plan:
+    """The document of a plan."""
     body = plans.Plan(
-        estate=estate,
         now=plan.now,
         horizon=plan.horizon,
         revision=plan.revision,
         in_force=plan.in_force,
         digest="",
-        problems=tuple(problem(one) for one in plan.problems),
-        drift=tuple(plans.Drift(code=one.code, object=one.object, message=one.message) for one in plan.drift),
+        problems=tuple(results.diagnostic_item(one) for one in plan.problems),
+        drift=tuple(plans.DriftItem(code=one.code, object=one.object, message=one.message) for one in plan.drift),
         configuration=tuple(_change(one) for one in plan.configuration),
         actions=tuple(_action(one) for one in plan.actions),
         destruction=_destruction(plan.destruction),
@@ -41,35 +39,19 @@ def document(plan: actions.Plan, *, estate: str | None = None) -> plans.Plan:
 
 
 def digest(body: plans.Plan) -> str:
-    """``blake3:<hex>`` over everything in the document but the digest itself and the estate's folder."""
-    written = body.written()
-    return digests.json_digest({key: value for key, value in written.items() if key not in ("digest", "estate")})
+    """``blake3:<hex>`` over everything in the document but the digest itself."""
+    return digests.json_digest({key: value for key, value in body.to_json().items() if key != "digest"})
 
 
-def problem(one: diagnostics.Diagnostic) -> plans.Problem:
-    """A diagnostic as documents spell it."""
-    return plans.Problem(
-        severity=one.severity.value,
-        code=one.code,
-        file=one.position.file if one.position else None,
-        line=one.position.line if one.position else None,
-        column=one.position.column if one.position else None,
-        object=one.object,
-        path=one.path,
-        message=one.message,
-        hint=one.hint,
-    )
-
-
-def _change(one: actions.ConfigurationChange) -> plans.ConfigurationChange:
-    fields = tuple(plans.FieldChange(path=f.path, before=f.before, after=f.after) for f in one.fields)
-    return plans.ConfigurationChange.model_validate(
+def _change(one: actions.ConfigurationChange) -> plans.ConfigurationItem:
+    fields = tuple(plans.FieldItem(path=f.path, before=f.before, after=f.after) for f in one.fields)
+    return plans.ConfigurationItem.model_validate(
         {"change": one.change, "kind": one.kind, "name": one.name, "fields": fields}
     )
 
 
-def _action(one: actions.Action) -> plans.Action:
-    return plans.Action(
+def _action(one: actions.Action) -> plans.ActionItem:
+    return plans.ActionItem(
         address=one.address,
         type=one.type.value,
         state=one.state.value,
@@ -84,7 +66,7 @@ def _action(one: actions.Action) -> plans.Action:
         unit=one.unit,
         source_unit=one.source_unit,
         bytes=one.bytes,
-        reason=plans.Reason(code=one.reason.code, message=one.reason.message),
+        reason=shapes.CodeMessage(code=one.reason.code, message=one.reason.message),
     )
 
 
@@ -96,7 +78,7 @@ def _destruction(one: actions.Destruction) -> plans.Destruction:
         estimated=one.estimated,
         approved=one.approved,
         items=tuple(
-            plans.Destroyed(
+            plans.DestroyedItem(
                 image=item.image,
                 copy_number=item.copy,
                 unit=item.unit,
@@ -106,7 +88,7 @@ def _destruction(one: actions.Destruction) -> plans.Destruction:
             for item in one.items
         ),
         clients=tuple(
-            plans.OldestPoint(client=point.client, oldest_before=point.before, oldest_after=point.after)
+            plans.OldestItem(client=point.client, oldest_before=point.before, oldest_after=point.after)
             for point in one.clients
         ),
     )
@@ -123,16 +105,6 @@ def _summary(plan: actions.Plan) -> plans.Summary:
     )
 
 
-def text(body: plans.Plan) -> str:
-    """The document as it is saved: indented JSON and a newline."""
-    return json.dumps(body.written(), indent=2, ensure_ascii=False) + "\n"
-
-
-def is_plan(value: object) -> bool:
-    """Whether a JSON value says of itself that it is a plan."""
-    return isinstance(value, Mapping) and value.get("kind") == "Plan"
-
-
 def read(saved: str) -> plans.Plan:
     """Read a saved plan back.
 
@@ -143,7 +115,7 @@ def read(saved: str) -> plans.Plan:
         value: Any = json.loads(saved)
     except ValueError as error:
         raise errors.UsageError(f"this is not a saved plan: {error}") from error
-    if not is_plan(value):
+    if not isinstance(value, dict) or value.get("kind") != "Plan":
         raise errors.UsageError("this is not a saved plan: its kind is not Plan", hint="plan --out FILE saves one")
     version = str(value.get("formatVersion", ""))
     if version.partition(".")[0] != _MAJOR:
@@ -157,8 +129,7 @@ def read(saved: str) -> plans.Plan:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise errors.UsageError(f"this is not a whole plan: {where}: {first['msg']}") from error
-    known = {key: item for key, item in value.items() if key not in ("digest", "estate")}
-    if digests.json_digest(known) != body.digest:
+    if digest(body) != body.digest:
         raise errors.StalePlan("the saved plan was edited: it does not match its digest", hint="make it again")
     return body
 
@@ -213,15 +184,9 @@ def _moved_actions(saved: plans.Plan, fresh: plans.Plan) -> list[str]:
     return result
 
 
-def _fell_due(one: plans.Action, saved: plans.Plan) -> bool:
+def _fell_due(one: plans.ActionItem, saved: plans.Plan) -> bool:
     """Whether an action could not be due yet at the saved plan's now."""
     listed = next((other for other in saved.actions if other.address == one.address), None)
     if listed is not None and listed.state in ("Waiting", "Planned"):
         return True
     return one.at is not None and one.at > saved.now
-
-
-def moved_message(moved: tuple[str, ...], saved: plans.Plan) -> str:
-    """One sentence for ``StalePlan``."""
-    more = f" and {len(moved) - 3} more" if len(moved) > 3 else ""
-    return f"the plan of {times.show_minutes(saved.now)} no longer describes what would happen: {'; '.join(moved[:3])}{more}"

@@ -81,7 +81,7 @@ class _Pass:
         for series in self.renames.follow(self.seen.series):
             self._series(series)
         for policy, client in sorted(self.machines):
-            self._machine(policy, client, None)
+            self.actions.extend(self._machine(policy, client, None))
         self.actions.extend(self.ledger.reclaim())
         self._drift()
         return actions.Plan(
@@ -153,12 +153,13 @@ class _Pass:
     def _series(self, series: observed.Series) -> None:
         history = histories.History(series, self.now)
         slug = self.slugs.get(series.client) or clients.slug(series.client, ())
-        verdicts = self.judge.verdicts(history, until=self.horizon)
-        self.actions.extend(self.ledger.expire(history, verdicts, slug))
         debts = lifecycles.Debts(self.judge.book, history, self.now)
-        self.actions.extend(self.copier.answer(history, debts, slug))
+        made = [*self.copier.answer(history, debts, slug), *self._machine(series.policy, series.client, history)]
+        self.actions.extend(made)
+        used = _used(history, made)
+        verdicts = self.judge.verdicts(history, until=self.horizon, used=used)
+        self.actions.extend(self.ledger.expire(history, verdicts, slug))
         self._count(series, history)
-        self._machine(series.policy, series.client, history)
 
     def _count(self, series: observed.Series, history: histories.History) -> None:
         policy = series.policy
@@ -179,7 +180,7 @@ class _Pass:
                 ):
                     self.last_used[copy.unit] = copy.created_at
 
-    def _machine(self, policy: str, client: str, history: histories.History | None) -> None:
+    def _machine(self, policy: str, client: str, history: histories.History | None) -> Iterator[actions.Action]:
         machine = self.machines.get((policy, client)) if history is None else self.machines.pop((policy, client), None)
         if machine is None:
             return
@@ -189,10 +190,9 @@ class _Pass:
         inventory = self._inventory(policy)
         unreachable = inventory.unreachable if inventory is not None else None
         for action in desk.answer(machine, slug, record, history, unreachable=unreachable, horizon=self.horizon):
-            self.actions.append(action)
+            yield action
             if action.state in (actions.State.DUE, actions.State.WAITING):
-                found = self.wanted.policies[policy]
-                self.actions.extend(backups.dependents(action, found, self.judge.book, self.judge.units))
+                yield from backups.dependents(action, desk.policy, self.judge.book, self.judge.units)
         spent = desk.failing(slug, record)
         if spent is not None:
             self.drift.append(drifts.failing(desk.policy, slug, spent))
@@ -208,6 +208,22 @@ class _Pass:
         self.drift.extend(drifts.orphans(self.orphaned))
         self.drift.extend(drifts.losses(self.lost))
         self.drift.extend(drifts.units(self.wanted, self.seen))
+
+
+def _used(history: histories.History, made: list[actions.Action]) -> dict[tuple[str, int], str]:
+    """Copies that due actions read or build on, as (image id, number) -> address: they do not expire meanwhile."""
+    result: dict[tuple[str, int], str] = {}
+    for action in made:
+        if action.state is not actions.State.DUE:
+            continue
+        if action.image is not None and action.copy is not None:
+            result[action.image, action.copy] = action.address
+        parent = history.by_id(action.parent)
+        for unit in action.candidates if parent is not None else ():
+            copy = history.on_unit(parent, unit) if parent is not None else None
+            if parent is not None and copy is not None:
+                result[parent.id, copy.number] = action.address
+    return result
 
 
 def _order(action: actions.Action) -> tuple[int, dt.datetime, int, str]:

@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Iterable
 
-from reconciler.api.documents import plans
+from reconciler.api.documents import plans, results
 from reconciler.base import quantities
 from reconciler.reports import tables
 
@@ -42,7 +42,7 @@ def text(document: plans.Plan, *, verbose: bool) -> str:
     return "\n\n".join(parts)
 
 
-def _problem(one: plans.results.DiagnosticItem) -> str:
+def _problem(one: results.DiagnosticItem) -> str:
     where = f"{one.file}:{one.line}:{one.column}: " if one.file else ""
     what = f"{one.object}: " if one.object else ""
     return f"  {where}{one.severity.lower()} {one.code}: {what}{one.message}" + (f" ({one.hint})" if one.hint else "")

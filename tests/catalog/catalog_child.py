@@ -86,8 +86,10 @@ def read_as_nobody(location: str) -> None:
     """Read what there is as a user who may write nothing."""
     os.setgid(65534)
     os.setuid(65534)
-    found = database.read(location, lambda db: (db.id, [row.id for row in images.list_images(db)]))
-    say(found)
+    try:
+        say(database.read(location, lambda db: (db.id, [row.id for row in images.list_images(db)])))
+    except errors.CatalogError as error:
+        say(type(error).__name__, error.hint)
 
 
 def create(location: str) -> None:

@@ -79,9 +79,9 @@ def apply(
     )
 
 
-def machine(name: str, **fields: Any) -> observed.Machine:
+def machine(folder: str, **fields: Any) -> observed.Machine:
     """A machine with one disk."""
-    plain: dict[str, Any] = {"id": f"diskimages:/srv/guests/{name}", "name": name, "disks": ("a.img",)}
+    plain: dict[str, Any] = {"id": f"diskimages:/srv/guests/{folder}", "name": folder, "disks": ("a.img",)}
     return observed.Machine(**{**plain, "source": plain["id"], **fields})
 
 
@@ -132,7 +132,7 @@ def duplicate(db: database.Database, id: str, *, unit: str = "pool", operation: 
 
 def expire(db: database.Database, id: str, number: int) -> None:
     """Take a copy away without asking."""
-    images.mark_expiring(db, id, number, now=NOW, check=lambda series: None, actor="tester", reason="Fixed 7d passed")
+    images.mark_expiring(db, id, number, now=NOW, check=lambda _: None, actor="tester", reason="Fixed 7d passed")
     images.mark_expired(db, id, number, NOW, "tester")
 
 

@@ -1,4 +1,4 @@
-"""An image is invisible until committed; its copies move through their states in one order; every step may be repeated."""
+"""An image is invisible until committed; its copies move in one order; every step may be repeated."""
 
 from __future__ import annotations
 

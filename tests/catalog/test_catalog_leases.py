@@ -15,7 +15,7 @@ from reconciler.base import errors
 from reconciler.catalog import database, fences, inventories, jobs, leases
 
 
-def take(db: database.Database, now: object = None) -> leases.Lease:
+def take(db: database.Database) -> leases.Lease:
     """Become the controller."""
     return leases.acquire(Path(db.location).parent, db, samples.NOW, "me@host", "/srv/estate", None)
 

@@ -93,7 +93,7 @@ def test_what_a_live_job_reads_or_builds_on_is_busy(
 def test_a_lost_job_keeps_nothing(db: database.Database) -> None:
     samples.enqueue(db, "restore/1", type="Restore", image="img-1", copy=1)
     assert busy(db) == {("img-1", 1)}
-    jobs.lose_dead(db, now=samples.NOW, alive=lambda worker: False)
+    jobs.lose_dead(db, now=samples.NOW, alive=lambda _: False)
     assert busy(db) == set()
 
 

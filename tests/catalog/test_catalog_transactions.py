@@ -1,4 +1,4 @@
-"""What is committed stays through kill -9; what is not leaves no trace; writers of one and of many processes take turns."""
+"""What is committed survives kill -9, what is not leaves no trace; writers of any process take turns."""
 
 from __future__ import annotations
 

@@ -95,6 +95,8 @@ def test_begin_starts_over_what_an_earlier_process_left(
     left.write(SampleDisk("d", samples.noise(2 * MIB, 5)), meter=meters.Meter())
     fresh = factory.open(root, identities.read(root, "unit"), samples.OWNER)
     samples.store(fresh, samples.label(), {"d": samples.noise(MIB, 6)})
+    if factory.exact:
+        assert not [path for path in samples.tree(root) if "/." in path], "what was left is still there"
     assert samples.load(fresh, "img-1", "d") == samples.noise(MIB, 6)
     with pytest.raises(errors.HoldfastError):
         left.write(SampleDisk("e", samples.noise(MIB, 5)), meter=meters.Meter())

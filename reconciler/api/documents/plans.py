@@ -1,7 +1,7 @@
 """The Plan document: what ``plan -o json`` prints, ``plan --out`` saves and ``apply FILE`` reads back.
 
-Unknown keys are ignored on reading; a new minor ``formatVersion`` only adds some. ``estate`` is the one key beyond the
-pinned shape: it tells ``apply FILE`` which folder the plan was made of.
+A new minor ``formatVersion`` only adds keys. A saved file carries a few keys more than the document (its estate, state
+and catalog), which readers of the document ignore.
 """
 
 from __future__ import annotations
@@ -9,43 +9,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import alias_generators
 
-from reconciler.api import models
-
-
-class Document(pydantic.BaseModel):
-    """A frozen camelCase value that ignores what it does not know."""
-
-    model_config = pydantic.ConfigDict(
-        frozen=True,
-        extra="ignore",
-        alias_generator=alias_generators.to_camel,
-        validate_by_alias=True,
-        validate_by_name=True,
-        use_attribute_docstrings=True,
-    )
-
-    def written(self) -> dict[str, Any]:
-        """The JSON form: every key present, unknown values null."""
-        return self.model_dump(mode="json", by_alias=True)
+from reconciler.api.documents import results, shapes
 
 
-class Problem(Document):
-    """One finding about the manifests or their source."""
-
-    severity: Literal["Error", "Warning"]
-    code: str
-    file: str | None
-    line: int | None
-    column: int | None
-    object: str | None
-    path: str | None
-    message: str
-    hint: str | None
-
-
-class Drift(Document):
+class DriftItem(shapes.Shape):
     """Something in the world that the manifests do not account for."""
 
     code: str
@@ -53,7 +21,7 @@ class Drift(Document):
     message: str
 
 
-class FieldChange(Document):
+class FieldItem(shapes.Shape):
     """One field that a revision changes."""
 
     path: str
@@ -61,63 +29,55 @@ class FieldChange(Document):
     after: Any
 
 
-class ConfigurationChange(Document):
+class ConfigurationItem(shapes.Shape):
     """One object that a revision changes."""
 
     change: Literal["Create", "Update", "Orphan", "Adopt"]
     kind: str
     name: str
-    fields: tuple[FieldChange, ...]
+    fields: tuple[FieldItem, ...]
 
 
-class Reason(Document):
-    """Why: a CamelCase code and a sentence."""
-
-    code: str
-    message: str
-
-
-class Action(Document):
-    """One thing to do."""
+class ActionItem(shapes.Shape):
+    """One thing to do; ``at`` is when it was or will be due, for Waiting ones until when."""
 
     address: str
     type: Literal["Backup", "Duplicate", "Expire", "Reclaim", "Verify", "Restore", "RemoveSnapshot"]
     state: Literal["Due", "Waiting", "Blocked", "Planned"]
-    at: models.Moment | None
-    """When it was, or will be, due; for Waiting ones, until when."""
+    at: shapes.Time | None
     after: tuple[str, ...]
-    """Addresses of actions that must succeed first."""
     policy: str | None
     schedule: str | None
     client: str | None
     image: str | None
+    # ``copy`` is a method of every pydantic model, so the field has another name inside.
     copy_number: Annotated[int | None, pydantic.Field(alias="copy")]
     operation: str | None
     unit: str | None
     source_unit: str | None
     bytes: int | None
-    reason: Reason
+    reason: shapes.CodeMessage
 
 
-class Destroyed(Document):
+class DestroyedItem(shapes.Shape):
     """A copy that would go before its promise."""
 
     image: str
     copy_number: Annotated[int, pydantic.Field(alias="copy")]
     unit: str
-    expires_before: models.Moment | None
-    expires_after: models.Moment | None
+    expires_before: shapes.Time | None
+    expires_after: shapes.Time | None
 
 
-class OldestPoint(Document):
-    """How a client's oldest restore point moves."""
+class OldestItem(shapes.Shape):
+    """How a client's oldest restore point would move."""
 
     client: str
-    oldest_before: models.Moment | None
-    oldest_after: models.Moment | None
+    oldest_before: shapes.Time | None
+    oldest_after: shapes.Time | None
 
 
-class Destruction(Document):
+class Destruction(shapes.Shape):
     """The destructive part: what waits for an approval."""
 
     digest: str | None
@@ -125,11 +85,11 @@ class Destruction(Document):
     bytes: int
     estimated: bool
     approved: bool
-    items: tuple[Destroyed, ...]
-    clients: tuple[OldestPoint, ...]
+    items: tuple[DestroyedItem, ...]
+    clients: tuple[OldestItem, ...]
 
 
-class Summary(Document):
+class Summary(shapes.Shape):
     """How many actions are in which state, and whether anything is to be done now."""
 
     due: int
@@ -139,23 +99,19 @@ class Summary(Document):
     changes: bool
 
 
-class Plan(Document):
-    """What would be done, and why."""
+class Plan(shapes.Document):
+    """``plan``."""
 
-    api_version: Literal["holdfast/v1alpha1"] = "holdfast/v1alpha1"
     kind: Literal["Plan"] = "Plan"
     format_version: str = "1.0"
-    estate: str | None = None
-    """Absolute path of the estate the plan was made of."""
-    now: models.Moment
-    horizon: models.Moment
+    now: shapes.Time
+    horizon: shapes.Time
     revision: str
     in_force: str | None
     digest: str
-    """Over everything else in the plan except ``estate``."""
-    problems: tuple[Problem, ...]
-    drift: tuple[Drift, ...]
-    configuration: tuple[ConfigurationChange, ...]
-    actions: tuple[Action, ...]
+    problems: tuple[results.DiagnosticItem, ...]
+    drift: tuple[DriftItem, ...]
+    configuration: tuple[ConfigurationItem, ...]
+    actions: tuple[ActionItem, ...]
     destruction: Destruction
     summary: Summary

@@ -39,9 +39,9 @@ def _no(code: str, message: str) -> machines.DiskChanges:
 def usable(image: formats.Image, name: str) -> machines.Found | int:
     """The granularity of the bitmap, or why it cannot be believed. Raises ``SourceError`` if nobody can tell."""
     disk = image.files[0].name
-    if image.format != "qcow2" or image.node is None:
+    if image.format != "qcow2":
         return machines.Found(code="BitmapMissing", message=f"{disk} is {image.format}; only qcow2 has bitmaps")
-    done = converted.tool(["info", "--output=json", servers.block_node(image.node)])
+    done = converted.tool(["info", "--output=json", servers.block_node(image.layers[0].node)])
     if done.returncode:
         raise errors.SourceError(f"{image.files[0]}: {done.stderr.strip()[-300:]}")
     info: dict[str, Any] = json.loads(done.stdout)

@@ -68,7 +68,9 @@ class MachineReading:
             self._opened[path.name] = self._open_image(path.name, image, marks, being_written=bool(writers))
         except errors.SourceError as error:
             code = "ForeignReference" if isinstance(error, formats.ForeignReference) else "UnreadableDisk"
-            self._missing.append(machines.Found(code=code, message=str(error)))
+            # The file at fault may be another one of the disk's chain.
+            message = str(error) if path.name in error.message else f"{path.name}: {error}"
+            self._missing.append(machines.Found(code=code, message=message))
         except OSError as error:
             self._missing.append(machines.Found(code="UnreadableDisk", message=f"{path}: {error.strerror}"))
 

@@ -60,14 +60,20 @@ def _connected_pairs(count: int) -> tuple[socket.socket, list[socket.socket]]:
     clients: list[socket.socket] = []
     try:
         with tempfile.TemporaryDirectory(prefix="holdfast-nbd-") as folder:
-            listener.bind(f"{folder}/socket")
-            listener.listen(count)
-            for _ in range(count):
-                clients.append(socket.socket(socket.AF_UNIX))
-                clients[-1].connect(f"{folder}/socket")
+            # Addresses of sockets are short; the way through /proc is, wherever temporary files lie.
+            opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                address = f"/proc/self/fd/{opened}/socket"
+                listener.bind(address)
+                listener.listen(count)
+                for _ in range(count):
+                    clients.append(socket.socket(socket.AF_UNIX))
+                    clients[-1].connect(address)
+            finally:
+                os.close(opened)
     except BaseException:
-        for opened in (listener, *clients):
-            opened.close()
+        for end in (listener, *clients):
+            end.close()
         raise
     return listener, clients
 
@@ -98,8 +104,11 @@ class NbdServer:
         self._hung = False
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes]
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
-        listener, clients = _connected_pairs(connections)
+        try:
+            listener, clients = _connected_pairs(connections)
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
+        except OSError as error:
+            raise ServerFailed(f"no connection to qemu-nbd can be made: {error.strerror or error}") from error
         try:
             command = ["qemu-nbd", *arguments, f"--shared={connections}", block_node(node)]
             self._process = subprocess.Popen(

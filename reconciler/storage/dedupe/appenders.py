@@ -11,12 +11,13 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import fcntl
 import os
 import secrets
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -138,6 +139,18 @@ class Claims:
             return self._used | {container.id for container in self._open}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Added:
+    """What storing some segments came to."""
+
+    #: Bytes before compression.
+    raw: int = 0
+    #: Bytes that files grew by.
+    stored: int = 0
+    #: Segments, a count.
+    segments: int = 0
+
+
 class Appender:
     """The open container of one kind. Thread-safe."""
 
@@ -150,11 +163,15 @@ class Appender:
         target: int,
         sealed: Callable[[containers.Footer], None],
         room: Callable[[int], None],
+        indexed: Callable[[int, Sequence[bytes], Claims], set[bytes]],
         executor: concurrent.futures.Executor,
     ) -> None:
-        """``sealed`` makes a container known; ``room`` raises ``UnitFull`` where so many bytes more do not fit."""
+        """``sealed`` makes a container known; ``room`` raises ``UnitFull`` where so many bytes more do not fit;
+        ``indexed`` tells which segments of a kind are in place, and claims them."""
         self._folder, self._pool, self._kind, self._target = folder, pool, kind, target
-        self._sealed, self._room, self._executor = sealed, room, executor
+        self._sealed, self._room, self._indexed, self._executor = sealed, room, indexed, executor
+        #: Containers sealed so far, a count.
+        self.seals = 0
         #: Held while the open container is written to or changed for another.
         self._writing = threading.Lock()
         #: Guards ``_pending``.
@@ -173,13 +190,12 @@ class Appender:
                 claims.need(container)
         return set(found)
 
-    def append(self, records: list[NewRecord], claims: Claims) -> tuple[int, int]:
-        """Store records, each fingerprint once; (raw bytes, file bytes) that were really added. Raises ``OSError``."""
+    def append(self, records: list[NewRecord], claims: Claims, seals: int) -> Added:
+        """Store records that were missing when ``seals`` was read; what was really added. Raises ``OSError``."""
         with self._writing:
-            known = self.pending((record[0] for record in records), claims)
-            fresh = [record for record in records if record[0] not in known]
+            fresh = self._still_missing(records, claims, seals)
             if not fresh:
-                return 0, 0
+                return Added()
             stored = sum(containers.OVERHEAD + len(record[2]) for record in fresh)
             self._room(stored)
             current = self._current or self._begin()
@@ -195,7 +211,15 @@ class Appender:
                 self._pending.update((record[0], current) for record in fresh)
             if current.builder.size >= self._target:
                 self._submit(current)
-        return sum(record[3] for record in fresh), stored
+        return Added(raw=sum(record[3] for record in fresh), stored=stored, segments=len(fresh))
+
+    def _still_missing(self, records: list[NewRecord], claims: Claims, seals: int) -> list[NewRecord]:
+        """Another writer may have brought the same segments since they were looked up."""
+        known = self.pending((record[0] for record in records), claims)
+        if self.seals != seals:
+            rest = [record[0] for record in records if record[0] not in known]
+            known |= self._indexed(self._kind, rest, claims)
+        return [record for record in records if record[0] not in known]
 
     def flush(self, claims: Claims) -> None:
         """Begin to seal the open container if ``claims`` rely on it."""
@@ -233,6 +257,7 @@ class Appender:
             self._fail(container, error)
             return
         with self._lock:
+            self.seals += 1
             self._withdraw(container)
         container.outcome.set_result(None)
 

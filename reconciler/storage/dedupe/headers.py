@@ -62,7 +62,8 @@ def create(
         for name in FOLDERS:
             (root / name).mkdir(exist_ok=True)
         existing = _existing(root)
-        if existing is not None and existing.id != uuid.UUID(identity.id) and any((root / "manifests").iterdir()):
+        occupied = any(any((root / name).iterdir()) for name in FOLDERS)
+        if existing is not None and existing.id != uuid.UUID(identity.id) and occupied:
             raise errors.UnitError(f"{root}: another pool ({existing.id}) lies here", hint="choose another folder")
         if existing is not None and existing.id == uuid.UUID(identity.id):
             return

@@ -216,7 +216,8 @@ class Index:
                     self._environment.set_mapsize(0)
                 except lmdb.DiskError as error:
                     raise errors.UnitFull(
-                        f"storage unit {self._unit}: no space left for the index {self._folder}", hint="free space there"
+                        f"storage unit {self._unit}: no space left for the index {self._folder}",
+                        hint="free space there",
                     ) from error
                 except lmdb.Error as error:
                     raise errors.UnitError(

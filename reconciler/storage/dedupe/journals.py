@@ -35,7 +35,7 @@ class Line:
     #: Counted from 1.
     sequence: int
     generation: int
-    #: ``create``, ``commit``, ``void``, ``delete``, ``condemn`` or ``remove``.
+    #: ``create``, ``commit``, ``void``, ``delete``, ``condemn``, ``remove`` or ``collected``.
     do: str
     #: The image concerned, empty where the line concerns none.
     image: str
@@ -43,6 +43,8 @@ class Line:
     lookups: int
     #: Lookups that found their segment, a count.
     hits: int
+    #: The last line that a finished collection took into account.
+    through: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +60,44 @@ class History:
     hits: int
     #: Of the last line.
     sequence: int
+    #: Whether an image was deleted since the last collection that left nothing to collect.
+    owed: bool
+
+
+class _Replay:
+    """The log as far as it was read."""
+
+    def __init__(self, inode: int) -> None:
+        self.inode = inode
+        self.position = self.sequence = 0
+        self._generation = self._lookups = self._hits = self._deleted = self._collected = 0
+        self._images: set[str] = set()
+
+    def add(self, line: Line, size: int) -> None:
+        """Take in the next line, of ``size`` bytes."""
+        self.position += size
+        self.sequence, self._generation = line.sequence, line.generation
+        if line.do == "commit":
+            self._images.add(line.image)
+            self._lookups += line.lookups
+            self._hits += line.hits
+        elif line.do in ("void", "delete"):
+            self._images.discard(line.image)
+        if line.do == "delete":
+            self._deleted = line.sequence
+        elif line.do == "collected":
+            self._collected = line.through
+
+    def history(self) -> History:
+        """What the lines so far come to."""
+        return History(
+            images=frozenset(self._images),
+            generation=self._generation,
+            lookups=self._lookups,
+            hits=self._hits,
+            sequence=self.sequence,
+            owed=self._deleted > self._collected,
+        )
 
 
 class Journal:
@@ -70,6 +110,8 @@ class Journal:
         self._mutex = threading.Lock()
         self._stamp: tuple[int, int] | None = None
         self._last: Line | None = None
+        self._replaying = threading.Lock()
+        self._replay = _Replay(-1)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -127,31 +169,26 @@ class Journal:
         return last
 
     def replay(self) -> History:
-        """Everything the log says. Raises ``UnitError`` where a line before the last is false or missing."""
-        images: set[str] = set()
-        lookups = hits = 0
-        line = None
-        with (self._root / LOG_NAME).open("rb") as file:
-            expected = 1
+        """Everything the log says. Raises ``UnitError`` where a line before the last is false or missing.
+
+        What was read before is not read again: lines never change, and the log is never rewritten.
+        """
+        with self._replaying, (self._root / LOG_NAME).open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode != self._replay.inode:
+                self._replay = _Replay(inode)
+            replay = self._replay
+            file.seek(replay.position)
             for text in file:
-                decoded = _decode(text)
-                if decoded is None:
-                    if file.read(1):
-                        raise self._false(expected)
+                line = _decode(text)
+                if line is None and not file.read(1):
                     break
-                line, expected = decoded, expected + 1
-                if line.sequence != expected - 1:
-                    raise self._false(expected - 1)
-                if line.do == "commit":
-                    images.add(line.image)
-                    lookups, hits = lookups + line.lookups, hits + line.hits
-                elif line.do in ("void", "delete"):
-                    images.discard(line.image)
-        if line is None:
-            raise self._false(1)
-        return History(
-            images=frozenset(images), generation=line.generation, lookups=lookups, hits=hits, sequence=line.sequence
-        )
+                if line is None or line.sequence != replay.sequence + 1:
+                    raise self._false(replay.sequence + 1)
+                replay.add(line, len(text))
+            if not replay.sequence:
+                raise self._false(1)
+            return replay.history()
 
     def _settle(self) -> None:
         log = self._root / LOG_NAME
@@ -243,6 +280,7 @@ def _decode(text: bytes) -> Line | None:
             image=str(document.get("image", "")),
             lookups=int(document.get("lookups", 0)),
             hits=int(document.get("hits", 0)),
+            through=int(document.get("through", 0)),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -31,6 +31,10 @@ class PoolStatistics:
     non_zero_bytes: int
     #: Of all containers.
     stored_bytes: int
+    #: ``logical_bytes`` / ``stored_bytes``, None for an empty pool.
+    ratio: float | None
+    #: ``non_zero_bytes`` / ``stored_bytes``, None for an empty pool.
+    non_zero_ratio: float | None
     #: Data segments, a count.
     segments: int
     #: Files, a count.
@@ -51,6 +55,9 @@ class Finding:
     #: Image id or container file name.
     object: str
     message: str
+
+    def __str__(self) -> str:
+        return f"{self.object}: {self.message}"
 
 
 def create(
@@ -104,6 +111,7 @@ class DedupePool:
         self._settings = stores.Settings(
             root=root, name=name, writable=not self._refusal, cache=cache, container_size=container_size
         )
+        self._journal = journals.Journal(root, name, clocks.from_environment())
         self._store: stores.Store | None = None
         self._lock = threading.Lock()
         self._surveyed: tuple[int, int] | None = None
@@ -186,22 +194,57 @@ class DedupePool:
         return tuple(found)
 
     def capacity(self) -> units.Capacity:
-        """Space, measured now. ``reclaimable`` is what the last survey found, 0 where the log moved since."""
+        """Space, measured now. Only where images were deleted since the last collection, the recipes are read to see
+        what a collection would give back; 0 where that fails, as the collection would too."""
+        self._require_online()
         with files.unit_errors(self.name):
             space = os.statvfs(self.root)
             used = _size(self.root)
             kept_free = stores.reserve(self.root)
-        reclaimable = 0
-        with self._lock:
-            if self._store is not None and self._surveyed is not None:
-                sequence, dead = self._surveyed
-                reclaimable = dead if self._store.journal.last().sequence == sequence else 0
         return units.Capacity(
             total=space.f_blocks * space.f_frsize,
             free=max(space.f_bavail * space.f_frsize - kept_free, 0),
             used=used,
-            reclaimable=reclaimable,
+            reclaimable=self._reclaimable(),
         )
+
+    def _reclaimable(self) -> int:
+        try:
+            with files.unit_errors(self.name):
+                history = self._journal.replay()
+            if not history.owed:
+                return 0
+            with self._lock:
+                if self._surveyed is not None and self._surveyed[0] == history.sequence:
+                    return self._surveyed[1]
+                opened = self._store
+            if opened is not None:
+                return self._obtainable(opened)
+            # Looking is no reason to write, so not even the index of the pool is opened for it.
+            store = stores.share(dataclasses.replace(self._settings, writable=False))
+            try:
+                return self._obtainable(store)
+            finally:
+                stores.release(store)
+        except (errors.UnitError, errors.FormatTooNew):
+            return 0
+
+    def _obtainable(self, store: stores.Store) -> int:
+        reclaims.require_agreement(store)
+        return self._survey(store, meters.Meter())[1]
+
+    def _survey(self, store: stores.Store, meter: meters.Meter) -> tuple[reclaims.Plan, int]:
+        """What is live, and the bytes that a collection would give back."""
+        with files.unit_errors(self.name):
+            plan = reclaims.survey(store, meter)
+            waiting = reclaims.condemned_bytes(store)
+            obtainable = reclaims.obtainable(store, plan.dead)
+        reclaimable = waiting + sum(footer.size for footer in obtainable.values())
+        with self._lock:
+            # What a running writer keeps from collection changes without a line in the log.
+            complete = len(obtainable) == len(plan.dead)
+            self._surveyed = (plan.history.sequence, reclaimable) if complete else None
+        return plan, reclaimable
 
     def sweep(self, alive: Collection[str]) -> int:
         """Remove leftovers of writers whose image ids are not in ``alive``; the bytes freed."""
@@ -218,22 +261,21 @@ class DedupePool:
     def stats(self, *, meter: meters.Meter) -> PoolStatistics:
         """What the pool holds. Reads every recipe, no data. Raises ``ImageDamaged`` where one cannot be followed."""
         store = self._opened()
+        plan, reclaimable = self._survey(store, meter)
+        history, known = plan.history, store.index.known()
         with files.unit_errors(self.name):
-            plan = reclaims.survey(store, meter)
-            known = store.index.known()
-            waiting = sum(entry.stat().st_size for entry in reclaims.condemned(store))
-        history = plan.history
-        reclaimable = plan.dead_bytes + waiting
-        with self._lock:
-            self._surveyed = (history.sequence, reclaimable)
+            waiting = reclaims.condemned_bytes(store)
+        stored = waiting + sum(row.size for row in known.values())
         return PoolStatistics(
             images=len(history.images),
             logical_bytes=plan.mark.logical,
             non_zero_bytes=plan.mark.non_zero,
-            stored_bytes=sum(row.size for row in known.values()) + waiting,
+            stored_bytes=stored,
+            ratio=plan.mark.logical / stored if stored else None,
+            non_zero_ratio=plan.mark.non_zero / stored if stored else None,
             segments=sum(row.records for row in known.values() if row.kind == containers.DATA),
             containers=len(known),
-            dead_bytes=reclaimable + plan.dead_in_live,
+            dead_bytes=waiting + plan.dead_bytes + plan.dead_in_live,
             reclaimable_bytes=reclaimable,
             cache_hit_ratio=history.hits / history.lookups if history.lookups else None,
             generation=history.generation,

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from reconciler.base import crashes, errors, files, meters
@@ -73,11 +73,15 @@ def reclaim(store: stores.Store, meter: meters.Meter) -> int:
     with _alone(store):
         with store.journal.locked():
             _end_silent(store)
-            _require_agreement(store)
+            require_agreement(store)
         plan = survey(store, meter)
         meter.check()
-        _condemn(store, plan)
-        return _delete_condemned(store)
+        complete = _condemn(store, plan)
+        freed = _delete_condemned(store)
+        if complete and plan.history.owed:
+            with store.journal.locked():
+                store.journal.append("collected", through=plan.history.sequence)
+        return freed
 
 
 @contextlib.contextmanager
@@ -101,8 +105,11 @@ def _end_silent(store: stores.Store) -> None:
             registrations.remove(entry.folder)
 
 
-def _require_agreement(store: stores.Store) -> None:
-    """The log's images and the manifests must be the same set. The pool's lock is held."""
+def require_agreement(store: stores.Store) -> None:
+    """The log's images and the manifests must be the same set, which is certain only while the pool's lock is held.
+
+    Raises ``ImageDamaged`` naming those that are not in both, and ``UnitError``.
+    """
     history = store.journal.replay()
     found = frozenset(manifests.names(store.settings.root / "manifests"))
     for wrong, message in (
@@ -168,40 +175,54 @@ def _confirmed(store: stores.Store, mark: marks.Mark, container: int, kind: int)
     return footer
 
 
-def _condemn(store: stores.Store, plan: Plan) -> None:
-    """Take the dead containers out of use, unless somebody came to need them since the mark."""
+def _condemn(store: stores.Store, plan: Plan) -> bool:
+    """Take the dead containers out of use, unless somebody came to need them; whether all of them went.
+
+    One that an image needs since the mark is not dead any more; one that a running writer uses may be again.
+    """
     if not plan.dead:
-        return
+        return True
     with store.journal.locked():
         _mark_all(store, plan.mark)
         _require_sound(store, plan.mark)
-        foreign = _foreign_since(store)
+        # No lookup of this process may come between the verdict and the rename.
         with store.mutex:
-            used = {container for claims in store.users() for container in claims.all()}
-            doomed = {
-                container: footer
-                for container, footer in plan.dead.items()
-                if container not in plan.mark.live
-                and container not in used
-                and _mtime(store, container, footer.kind) < foreign
-            }
+            dead = {number: footer for number, footer in plan.dead.items() if number not in plan.mark.live}
+            doomed = obtainable(store, dead)
             if not doomed:
-                return
-            for container in doomed:
-                store.present.pop(container, None)
-        names = [containers.file_name(container, footer.kind) for container, footer in doomed.items()]
-        try:
-            store.journal.append("condemn", containers=names)
-            paths = [store.folder / name[:2] / name for name in names]
-            for path in paths:
-                path.rename(path.with_name(path.name + containers.CONDEMNED))
-            _sync(path.parent for path in paths)
-        except OSError:
-            store.distrust()
-            raise
+                return not dead
+            try:
+                _rename_condemned(store, doomed)
+            except OSError:
+                store.distrust()
+                raise
         crashes.passing("pool.condemned")
     for container, footer in doomed.items():
         store.index.forget(container, footer.kind, [record.fingerprint for record in footer.records])
+    return len(doomed) == len(dead)
+
+
+def _rename_condemned(store: stores.Store, doomed: Mapping[int, containers.Footer]) -> None:
+    for container in doomed:
+        store.present.pop(container, None)
+    names = [containers.file_name(container, footer.kind) for container, footer in doomed.items()]
+    store.journal.append("condemn", containers=names)
+    paths = [store.folder / name[:2] / name for name in names]
+    for path in paths:
+        path.rename(path.with_name(path.name + containers.CONDEMNED))
+    _sync(path.parent for path in paths)
+
+
+def obtainable(store: stores.Store, dead: Mapping[int, containers.Footer]) -> dict[int, containers.Footer]:
+    """Those of dead containers that no running writer of this process or of another one may rely on."""
+    with store.mutex:
+        used = {container for claims in store.users() for container in claims.all()}
+    foreign = _foreign_since(store)
+    return {
+        container: footer
+        for container, footer in dead.items()
+        if container not in used and _mtime(store, container, footer.kind) < foreign
+    }
 
 
 def _foreign_since(store: stores.Store) -> float:
@@ -237,6 +258,11 @@ def condemned(store: stores.Store) -> Iterator[os.DirEntry[str]]:
         for entry in os.scandir(shard.path) if shard.is_dir() else ():
             if entry.name.endswith(containers.CONDEMNED):
                 yield entry
+
+
+def condemned_bytes(store: stores.Store) -> int:
+    """Bytes of condemned containers that are still there. Raises ``OSError``."""
+    return sum(entry.stat().st_size for entry in condemned(store))
 
 
 def _delete_condemned(store: stores.Store) -> int:

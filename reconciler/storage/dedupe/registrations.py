@@ -151,8 +151,10 @@ def pins(writers: Path) -> Iterator[tuple[str, Path]]:
     """Pinned images and the folder that holds each one's manifest."""
     for folder in writers.iterdir():
         if not folder.name.startswith("."):
-            for name in manifests.names(folder):
-                yield name, folder
+            # A writer that ends while this goes on needs its parents no more.
+            with contextlib.suppress(FileNotFoundError):
+                for name in manifests.names(folder):
+                    yield name, folder
 
 
 def remove(folder: Path) -> int:
@@ -161,7 +163,8 @@ def remove(folder: Path) -> int:
     with contextlib.suppress(FileNotFoundError):
         # First of all what a commit looks for, so that half a removal ends the writer too.
         (folder / _WRITER).unlink()
-    if folder.is_dir():
+    # Whoever else removes it at the same time finishes what this one does not.
+    with contextlib.suppress(FileNotFoundError):
         size = sum(file.stat().st_size for file in folder.iterdir() if file.stat().st_nlink == 1)
         shutil.rmtree(folder)
     return size

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -66,8 +66,13 @@ class Store:
         self._kept_lock = threading.Lock()
         self._temporary = None if settings.writable else Path(tempfile.mkdtemp(prefix="holdfast-index-"))
         folder = self._temporary or settings.cache or settings.root / "index"
-        with self._exclusive():
-            self.index = indexes.Index(folder, str(header.id), settings.name)
+        try:
+            with self._exclusive():
+                self.index = indexes.Index(folder, str(header.id), settings.name)
+        except BaseException:
+            if self._temporary is not None:
+                shutil.rmtree(self._temporary, ignore_errors=True)
+            raise
         self.workers = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "pool-worker")
         self._sealers = concurrent.futures.ThreadPoolExecutor(len(containers.SUFFIXES), "pool-sealer")
         self._appenders = {
@@ -78,6 +83,7 @@ class Store:
                 target=settings.container_size,
                 sealed=self._sealed,
                 room=self.require_room,
+                indexed=self._indexed,
                 executor=self._sealers,
             )
             for kind in containers.SUFFIXES
@@ -186,39 +192,38 @@ class Store:
 
     def place(
         self, kind: int, segments: Mapping[bytes, disks.Buffer], claims: appenders.Claims
-    ) -> tuple[int, int, int]:
-        """Store what is missing of ``segments`` (by fingerprint): raw bytes and file bytes added, segments missed.
+    ) -> appenders.Added:
+        """Store what is missing of ``segments`` (by fingerprint); what that came to.
 
         Raises ``UnitFull`` or ``UnitError``.
         """
         with files.unit_errors(self.settings.name):
-            missing = self._missing(kind, segments.keys(), claims)
-            if not missing:
-                return 0, 0, 0
-            level = self.header.level
+            appender, level = self._appenders[kind], self.header.level
+            # Read before looking: what is sealed in between is looked up once more by the appender.
+            seals = appender.seals
+            known = appender.pending(segments, claims)
+            known |= self._indexed(kind, [found for found in segments if found not in known], claims)
             records = [
-                (fingerprint, *containers.compress(segments[fingerprint], level), len(segments[fingerprint]))
-                for fingerprint in missing
+                (fingerprint, *containers.compress(data, level), len(data))
+                for fingerprint, data in segments.items()
+                if fingerprint not in known
             ]
-            raw, stored = self._appenders[kind].append(records, claims)
-        claims.count(stored=stored)
-        return raw, stored, len(missing)
+            added = appender.append(records, claims, seals) if records else appenders.Added()
+        claims.count(stored=added.stored)
+        return added
 
-    def _missing(self, kind: int, fingerprints: Collection[bytes], claims: appenders.Claims) -> list[bytes]:
-        pending = self._appenders[kind].pending(fingerprints, claims)
-        rest = [fingerprint for fingerprint in fingerprints if fingerprint not in pending]
-        locations = self.index.find(kind, rest)
+    def _indexed(self, kind: int, fingerprints: Sequence[bytes], claims: appenders.Claims) -> set[bytes]:
+        """Which of these lie in containers that are in place; they are claimed."""
+        locations = self.index.find(kind, fingerprints)
         with self.mutex:
             present = self.present
-            hits = {
-                location.container for location in locations if location is not None and location.container in present
+            found = {
+                fingerprint: location.container
+                for fingerprint, location in zip(fingerprints, locations, strict=True)
+                if location is not None and location.container in present
             }
-            claims.use(hits)
-        return [
-            fingerprint
-            for fingerprint, location in zip(rest, locations, strict=True)
-            if location is None or location.container not in hits
-        ]
+            claims.use(set(found.values()))
+        return set(found)
 
     def flush(self, claims: appenders.Claims) -> None:
         """Make everything that ``claims`` rely on durable. Raises ``UnitFull`` or ``UnitError``."""
@@ -278,8 +283,10 @@ class Store:
     def _fetch(self, kind: int, fingerprints: list[bytes]) -> dict[bytes, disks.Buffer]:
         try:
             return self._read(kind, fingerprints)
-        except (FileNotFoundError, containers.Damaged):
-            # A collection may have moved it since it was looked up.
+        except (FileNotFoundError, containers.Damaged) as error:
+            # A collection may have taken or moved it since it was looked up.
+            if isinstance(error, FileNotFoundError):
+                self.distrust()
             self.follow()
         try:
             return self._read(kind, fingerprints)

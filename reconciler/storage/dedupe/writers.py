@@ -197,17 +197,16 @@ class PoolWriter:
         cut, segments = self._segmenter.cut(group)
         if segments:
             pieces = sum(len(of_block) for _, of_block in cut)
-            sent, stored, missing = self._store.place(containers.DATA, segments, self._claims)
-            self._claims.count(lookups=pieces, hits=pieces - missing)
-            meter.add(sent=sent, stored=stored, lookups=pieces, hits=pieces - missing)
+            added = self._store.place(containers.DATA, segments, self._claims)
+            self._claims.count(lookups=pieces, hits=pieces - added.segments)
+            meter.add(sent=added.raw, stored=added.stored, lookups=pieces, hits=pieces - added.segments)
         return cut
 
     def place_meta(self, data: bytes, meter: meters.Meter) -> bytes:
         """Store a page or a span twice; its fingerprint."""
         fingerprint = blake3(data, key=self._store.header.key).digest()
         for kind in _META:
-            _, stored, _ = self._store.place(kind, {fingerprint: data}, self._claims)
-            meter.add(stored=stored)
+            meter.add(stored=self._store.place(kind, {fingerprint: data}, self._claims).stored)
         return fingerprint
 
     def _parent_recipe(self, parent: str, disk: disks.Disk) -> images.Recipe:

@@ -61,13 +61,9 @@ class Places:
 
     def make(self, folder: Path) -> None:
         """Make ``folder`` and, durably, the client's folder around it. Raises ``OSError``."""
-        try:
-            folder.parent.mkdir(mode=formats.FOLDER_MODE)
-        except FileExistsError:
-            known = True
-        else:
-            known = False
-        if not known:
+        existed = folder.parent.is_dir()
+        folder.parent.mkdir(mode=formats.FOLDER_MODE, exist_ok=True)
+        if not existed:
             files.sync_folder(self._root)
         folder.mkdir(mode=formats.FOLDER_MODE)
 

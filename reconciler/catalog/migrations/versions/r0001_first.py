@@ -150,6 +150,7 @@ def _copies() -> None:
         sa.Column("message", sa.String(), nullable=False),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_copies_image_id_images")),
         sa.PrimaryKeyConstraint("image_id", "number", name=op.f("pk_copies")),
+        sqlite_with_rowid=False,
     )
     op.create_index(op.f("ix_copies_state_unit"), "copies", ["state", "unit"], unique=False)
 

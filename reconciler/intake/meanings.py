@@ -1,0 +1,198 @@
+"""What single objects say that cannot be meant: checks that need no other object (HF4xx).
+
+``estates`` calls ``check`` for every object. Schema says how a field is spelled; this says whether the fields of one
+object make sense together. ``combinations`` does the same across objects.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Final
+
+from reconciler.api import lifecycles, policies, storage
+from reconciler.base import quantities
+from reconciler.intake import codes, documents, findings
+from reconciler.planning import calendars
+
+_LEAST_SEGMENT: Final = 4 << 10
+_MOST_SEGMENT: Final = 1 << 20
+_POOL_FIELDS: Final = (("segment_size", "segmentSize"), ("compression", "compression"), ("scrub", "scrub"))
+_WITHIN: Final = (
+    ("within", "within"),
+    ("within_hourly", "withinHourly"),
+    ("within_daily", "withinDaily"),
+    ("within_weekly", "withinWeekly"),
+    ("within_monthly", "withinMonthly"),
+    ("within_yearly", "withinYearly"),
+)
+_COUNTS: Final = ("last", "hourly", "daily", "weekly", "monthly", "quarterly", "yearly")
+
+
+def check(item: findings.Located, found: findings.Findings) -> None:
+    """Everything that the fields of one object contradict, into ``found``."""
+    match item.object:
+        case storage.StorageUnit(spec=spec):
+            _unit(item, spec, found)
+        case policies.BackupWindow(spec=spec):
+            _window(item, spec, found)
+        case lifecycles.StorageLifecyclePolicy(spec=spec):
+            _lifecycle(item, spec.operations, found)
+        case policies.BackupPolicy(spec=spec):
+            _policy(item, spec, found)
+
+
+def _positive(
+    item: findings.Located, path: documents.Path, span: quantities.Duration | None, found: findings.Findings
+) -> None:
+    if span is not None and not span:
+        found.error(
+            codes.ZERO_DURATION, item, path, "the duration must be longer than nothing", "remove it, or say how long"
+        )
+
+
+def _not_yet(item: findings.Located, path: documents.Path, what: str, hint: str, found: findings.Findings) -> None:
+    found.warn(codes.NOT_CARRIED_OUT, item, path, what, hint, key=True)
+
+
+# -- storage units ---------------------------------------------------------------------------------------------------
+
+
+def _unit(item: findings.Located, spec: storage.StorageUnitSpec, found: findings.Findings) -> None:
+    low, high = quantities.parse_percent(spec.low_water_mark), quantities.parse_percent(spec.high_water_mark)
+    if low >= high:
+        fields = item.object.model_dump(by_alias=True, exclude_unset=True)["spec"]
+        field = "lowWaterMark" if "lowWaterMark" in fields else "highWaterMark"
+        message = f"lowWaterMark ({low}%) must be below highWaterMark ({high}%)"
+        found.error(codes.WATER_MARKS, item, ("spec", field), message, "98% and 80% are the defaults")
+    if spec.type != "DedupePool":
+        for name, alias in _POOL_FIELDS:
+            if getattr(spec, name) is not None:
+                message = f"{alias} is a setting of a DedupePool; a {spec.type} has none"
+                found.error(codes.POOL_SETTING, item, ("spec", alias), message, "remove it", key=True)
+    elif spec.segment_size is not None:
+        size = quantities.parse_size(spec.segment_size)
+        if size & (size - 1) or not _LEAST_SEGMENT <= size <= _MOST_SEGMENT:
+            message = f"segmentSize must be a power of two from 4KiB to 1MiB, not {spec.segment_size}"
+            found.error(codes.POOL_SETTING, item, ("spec", "segmentSize"), message, "128KiB is the default")
+    if spec.scrub is not None:
+        _positive(item, ("spec", "scrub", "every"), spec.scrub.every, found)
+        if spec.type == "DedupePool":
+            hint = "run holdfast pool scrub by hand or from a timer"
+            _not_yet(
+                item, ("spec", "scrub"), "scrub is declared, but this version does not scrub by itself", hint, found
+            )
+    if spec.immutability is not None:
+        _positive(item, ("spec", "immutability", "period"), spec.immutability.period, found)
+    if spec.state == "Draining":
+        what = "state: Draining moves nothing in this version; the unit is treated as ReadOnly"
+        _not_yet(item, ("spec", "state"), what, "write ReadOnly to say what happens", found)
+
+
+# -- windows ---------------------------------------------------------------------------------------------------------
+
+
+def _window(item: findings.Located, spec: policies.BackupWindowSpec, found: findings.Findings) -> None:
+    before = len(found.found)
+    for field, spans in (("allow", spec.allow), ("deny", spec.deny)):
+        for index, span in enumerate(spans):
+            path = ("spec", field, index, "duration")
+            if not span.duration:
+                found.error(codes.IMPOSSIBLE_WINDOW, item, path, "the duration must be longer than nothing")
+            elif span.duration.months or span.duration.seconds > 7 * 86400:
+                message = f"a span of a window lasts at most 7d, not {span.duration}"
+                found.error(codes.IMPOSSIBLE_WINDOW, item, path, message)
+    if len(found.found) == before:
+        wrong = calendars.check_window(spec)
+        if wrong is not None:
+            hint = "shorten deny, or lengthen allow"
+            found.error(codes.IMPOSSIBLE_WINDOW, item, ("spec", "deny" if spec.deny else "allow"), wrong, hint)
+
+
+# -- lifecycles ------------------------------------------------------------------------------------------------------
+
+
+def _lifecycle(item: findings.Located, operations: Sequence[lifecycles.Operation], found: findings.Findings) -> None:
+    sources = {operation.source for operation in operations}
+    for index, operation in enumerate(operations):
+        path: documents.Path = ("spec", "operations", index)
+        _retention(item, (*path, "retention"), operation, operation.name not in sources, found)
+        if operation.verify is not None:
+            for field in ("content", "files", "boot"):
+                _positive(item, (*path, "verify", field), getattr(operation.verify, field), found)
+            what = "verify is declared, but this version does not verify copies by itself"
+            _not_yet(item, (*path, "verify"), what, "copies stay unverified until they are restored or checked", found)
+
+
+def _retention(
+    item: findings.Located, path: documents.Path, operation: lifecycles.Operation, leaf: bool, found: findings.Findings
+) -> None:
+    match operation.retention:
+        case lifecycles.Fixed(period=period):
+            _positive(item, (*path, "period"), period, found)
+        case lifecycles.Keep() as rule:
+            for name, alias in _WITHIN:
+                _positive(item, (*path, alias), getattr(rule, name), found)
+            if all(getattr(rule, name) is None for name in (*_COUNTS, *(name for name, _ in _WITHIN))):
+                hint = f"say how many: {', '.join(_COUNTS)}, or a within"
+                found.error(codes.EMPTY_KEEP, item, path, "this Keep rule keeps nothing", hint)
+        case lifecycles.ExpireAfterCopy() if leaf:
+            message = (
+                f"ExpireAfterCopy, but no operation copies from {operation.name}: it would never, or at once, expire"
+            )
+            hint = "use Fixed, Keep or Forever, or add a Duplication from it"
+            found.error(codes.LEAF_EXPIRES_AFTER_COPY, item, (*path, "type"), message, hint)
+        case lifecycles.CapacityManaged(desired=desired):
+            _positive(item, (*path, "desired"), desired, found)
+            what = "CapacityManaged is not carried out in this version; copies are kept for ever"
+            _not_yet(item, (*path, "type"), what, "use Fixed or Keep if copies must go", found)
+
+
+# -- policies --------------------------------------------------------------------------------------------------------
+
+
+def _policy(item: findings.Located, spec: policies.BackupPolicySpec, found: findings.Findings) -> None:
+    for index, schedule in enumerate(spec.schedules):
+        _schedule(item, ("spec", "schedules", index), schedule, found)
+    if spec.hooks is not None:
+        _positive(item, ("spec", "hooks", "timeout"), spec.hooks.timeout, found)
+    if spec.free_space == "Skip":
+        message = "freeSpace: Skip would change what an image holds, and this version does not carry it out"
+        found.error(codes.REFUSED_WORD, item, ("spec", "freeSpace"), message, "write Keep, or leave it out")
+    images: documents.Path = ("spec", "source", "diskImages")
+    _glob(item, (*images, "machines"), spec.source.disk_images.machines, "folder", found)
+    for index, pattern in enumerate(spec.source.disk_images.disks):
+        _glob(item, (*images, "disks", index), pattern, "file", found)
+
+
+def _schedule(
+    item: findings.Located, path: documents.Path, schedule: policies.Schedule, found: findings.Findings
+) -> None:
+    if (schedule.cron is None) == (schedule.every is None):
+        both = schedule.cron is not None
+        message = "a schedule has either cron or every, not both" if both else "a schedule needs cron or every"
+        hint = "remove one of them" if both else 'such as cron: "0 21 * * *", or every: 24h'
+        found.error(codes.CRON_OR_EVERY, item, (*path, "every") if both else path, message, hint, key=both)
+    if schedule.cron is not None:
+        wrong = _check_cron(schedule.cron)
+        if wrong is not None:
+            found.error(codes.BAD_CRON, item, (*path, "cron"), wrong, 'such as "0 21 * * Sun-Fri"')
+    _positive(item, (*path, "every"), schedule.every, found)
+    _positive(item, (*path, "fullEvery"), schedule.full_every, found)
+    _positive(item, (*path, "startingDeadline"), schedule.starting_deadline, found)
+    if schedule.full_every is not None and schedule.type != "Incremental":
+        message = f"fullEvery belongs to an Incremental schedule; this one is {schedule.type}"
+        found.error(codes.MISPLACED_FULL_EVERY, item, (*path, "fullEvery"), message, "remove it", key=True)
+
+
+#: Many schedules share few expressions.
+_check_cron: Final = functools.lru_cache(maxsize=4096)(calendars.check_cron)
+
+
+def _glob(item: findings.Located, path: documents.Path, pattern: str, what: str, found: findings.Findings) -> None:
+    if "/" in pattern:
+        message = f"{pattern!r} is matched against the name of a {what}, which has no '/': it matches nothing"
+        hint = "put the folder into path" if what == "folder" else "name the file alone"
+        found.error(codes.IMPOSSIBLE_GLOB, item, path, message, hint)
+    elif pattern in (".", ".."):
+        found.error(codes.IMPOSSIBLE_GLOB, item, path, f"no {what} is named {pattern!r}", 'such as "*"')

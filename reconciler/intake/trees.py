@@ -1,0 +1,174 @@
+"""The files of an estate: every ``*.yaml`` and ``*.yml`` under a folder, read once.
+
+``estates`` reads the tree, judges the bytes and names their revision, all over the same bytes, so that a file that is
+edited meanwhile cannot be judged in one version and stamped in another. Names that begin with a dot are not read. A
+file whose first lines are comments and hold ``# holdfast: ignore`` is no manifest. Links are followed, each folder is
+entered once, and what cannot be read is a diagnostic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from reconciler.base import diagnostics, digests, errors
+from reconciler.intake import codes
+
+#: Bytes that a manifest may have.
+MAXIMUM_SIZE: Final = 8 << 20
+
+_HEAD: Final = 64 << 10
+_IGNORE: Final = re.compile(rb"#\s*holdfast:\s*ignore\b")
+#: Controls, line separators, and bytes that are not UTF-8.
+_UNSPEAKABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SUFFIXES: Final = (".yaml", ".yml")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class File:
+    """One manifest file."""
+
+    #: Relative to the estate, with forward slashes.
+    path: str
+    data: bytes
+    #: BLAKE3 of ``data``, hexadecimal.
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Tree:
+    """What lies under an estate's folder."""
+
+    #: Absolute, links resolved.
+    root: Path
+    #: Ordered by path.
+    files: tuple[File, ...]
+    #: Files that say they are no manifests, ordered by path; not all bytes of large ones.
+    ignored: tuple[File, ...]
+    diagnostics: tuple[diagnostics.Diagnostic, ...]
+
+
+def read_tree(root: Path) -> Tree:
+    """Read every manifest file under ``root``. Raises ``UsageError`` if it is no folder that can be listed."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise errors.UsageError(f"{root} {what}", hint="name the folder that holds the manifests")
+    place = root.resolve()
+    walk = _Walk(place)
+    files: list[File] = []
+    ignored: list[File] = []
+    for path in sorted(walk.paths()):
+        outcome = _read(place / path, path)
+        if isinstance(outcome, diagnostics.Diagnostic):
+            walk.problems.append(outcome)
+        else:
+            (ignored if _says_ignore(outcome.data) else files).append(outcome)
+    return Tree(root=place, files=tuple(files), ignored=tuple(ignored), diagnostics=tuple(walk.problems))
+
+
+def is_manifest(path: str) -> bool:
+    """Whether a file at this relative path is read as a manifest, by its name alone."""
+    return path.lower().endswith(_SUFFIXES) and not any(part.startswith(".") for part in path.split("/"))
+
+
+class _Walk:
+    """Finds manifest files. Real folders go before linked ones, so that a file is found under its real path."""
+
+    def __init__(self, root: Path) -> None:
+        self.problems: list[diagnostics.Diagnostic] = []
+        self._root = root
+        self._entered: set[tuple[int, int]] = set()
+        self._links: list[str] = []
+
+    def paths(self) -> Iterator[str]:
+        """Paths relative to the root, each once, in no order."""
+        waiting = [""]
+        while waiting or self._links:
+            if not waiting:
+                self._links.sort(reverse=True)
+                waiting.append(self._links.pop())
+            yield from self._folder(waiting.pop(), waiting)
+
+    def _folder(self, folder: str, waiting: list[str]) -> Iterator[str]:
+        where = self._root / folder
+        try:
+            found = where.stat()
+            if (found.st_dev, found.st_ino) in self._entered:
+                return
+            self._entered.add((found.st_dev, found.st_ino))
+            with os.scandir(where) as entries:
+                listed = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            if not folder:
+                raise errors.UsageError(f"{where}: {error.strerror}", hint="check the permissions") from error
+            self.problems.append(_unreadable(folder, f"the folder cannot be read: {error.strerror}"))
+            return
+        for entry in listed:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if _is_folder(entry):
+                (self._links if entry.is_symlink() else waiting).append(path)
+            elif is_manifest(path) and _UNSPEAKABLE.search(path):
+                self.problems.append(_unreadable(path, "the name holds what is not text", "rename it"))
+            elif is_manifest(path):
+                yield path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link into a circle; if it is named like a manifest, opening it says what is wrong.
+        return False
+
+
+def _read(where: Path, path: str) -> File | diagnostics.Diagnostic:
+    """The file, or why it cannot be read."""
+    try:
+        # Not blocking: opening a pipe would wait for its other end.
+        handle = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return _unreadable(path, "this is not a regular file", "move it out of the estate")
+            data = file.read(MAXIMUM_SIZE + 1)
+    except OSError as error:
+        return _unreadable(path, f"the file cannot be read: {error.strerror}")
+    if len(data) > MAXIMUM_SIZE and not _says_ignore(data):
+        message = f"the file is larger than {MAXIMUM_SIZE >> 20} MiB"
+        hint = "split it, or begin it with the comment # holdfast: ignore"
+        return _problem(codes.TOO_LARGE, path, message, hint)
+    return File(path=path, data=data, digest=digests.digest(data).hex())
+
+
+def _says_ignore(data: bytes) -> bool:
+    """Whether the comments before the first content say that this is no manifest."""
+    for line in data[:_HEAD].split(b"\n"):
+        text = line.strip()
+        if text.startswith(b"#"):
+            if _IGNORE.match(text):
+                return True
+        elif text and text != b"---":
+            return False
+    return False
+
+
+def _printable(path: str) -> str:
+    return _UNSPEAKABLE.sub("?", path)
+
+
+def _unreadable(path: str, message: str, hint: str | None = None) -> diagnostics.Diagnostic:
+    return _problem(codes.UNREADABLE, path, message, hint or "check its permissions and where it points")
+
+
+def _problem(code: str, path: str, message: str, hint: str) -> diagnostics.Diagnostic:
+    return diagnostics.Diagnostic(
+        severity=diagnostics.Severity.ERROR,
+        code=code,
+        message=message,
+        position=diagnostics.Position(file=_printable(path), line=1, column=1),
+        hint=hint,
+    )

@@ -1,0 +1,161 @@
+"""The rules of the house: who may import whom, what pure code may not touch, how long a file may grow."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from source_trees import PACKAGE, ROOT, imports, sources
+
+#: The one file that loads modules when they are called: ``--help`` needs no SQLAlchemy.
+LATE_LOADER = "reconciler/cli/commands.py"
+LONGEST_FILE = 450
+LONGEST_FUNCTION = 70
+VAGUE = {"utils", "util", "helpers", "helper", "manager", "managers", "common", "misc"}
+_LINT = "import sys; from importlinter import cli; sys.exit(cli.lint_imports(no_cache=True, no_logo=True))"
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the import contracts of the tree in ``folder``."""
+    return subprocess.run(
+        [sys.executable, "-c", _LINT], cwd=folder, text=True, capture_output=True, timeout=120, check=False
+    )
+
+
+def test_the_import_contracts_are_kept() -> None:
+    found = lint_imports(ROOT)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("base/times.py", "from reconciler.api import models"),
+        ("storage/units.py", "from reconciler.sources import machines"),
+        ("controller/late.py", "from reconciler.reports import tables"),
+        ("jobs/engines.py", "from reconciler.operations import sites"),
+        ("attic/__init__.py", "import json"),
+        ("planning/actions.py", "import os"),
+        ("planning/actions.py", "from reconciler.base import files"),
+        ("api/models.py", "import threading"),
+        ("base/quantities.py", "import random"),
+        ("storage/units.py", "import sqlalchemy"),
+        ("controller/late.py", "from pyVmomi import vim"),
+        ("planning/expiry.py", "import cronsim"),
+        ("base/extents.py", "from reconciler.base import layouts"),
+    ],
+)
+def test_a_contract_catches(tmp_path: Path, file: str, line: str) -> None:
+    """Each rule is broken once in a copy of the tree: contracts that cannot fail prove nothing."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(PACKAGE, tmp_path / "reconciler", ignore=shutil.ignore_patterns("__pycache__"))
+    broken = tmp_path / "reconciler" / file
+    broken.parent.mkdir(exist_ok=True)
+    with broken.open("a") as out:
+        out.write(f"\n{line}\n")
+    if file == "base/extents.py":  # and the way back, to close the circle
+        with (broken.parent / "layouts.py").open("a") as out:
+            out.write("\nfrom reconciler.base import extents\n")
+    found = lint_imports(tmp_path)
+    assert found.returncode == 1, found.stdout + found.stderr
+
+
+def test_reconciler_is_imported_at_the_top_of_files_only() -> None:
+    """No import inside functions, none under ``TYPE_CHECKING``: both hide a cycle."""
+    late = []
+    for source in sources():
+        top = {id(node) for node in source.tree.body}
+        for node, name in imports(source.tree):
+            if id(node) not in top and name.lstrip(".").startswith("reconciler") and source.name != LATE_LOADER:
+                late.append(f"{source.at(node)}: {name}")
+            if name == "typing.TYPE_CHECKING" or name.startswith("."):
+                late.append(f"{source.at(node)}: {name}")
+    assert late == []
+
+
+def test_nothing_else_loads_reconciler_by_name() -> None:
+    found = [
+        source.at(node)
+        for source in sources()
+        if source.name != LATE_LOADER
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__")
+    ]
+    assert found == []
+
+
+def test_modules_are_imported_rather_than_names() -> None:
+    """Call sites across packages then read ``retention.keep(...)``."""
+    names = []
+    for source in sources():
+        for node, name in imports(source.tree):
+            across = name.split(".")[1:2] != source.name.split("/")[1:2]
+            if isinstance(node, ast.ImportFrom) and name.startswith("reconciler.") and across:
+                place = ROOT.joinpath(*name.split("."))
+                if not place.is_dir() and not place.with_suffix(".py").exists():
+                    names.append(f"{source.at(node)}: {name}")
+    assert [name for name in names if not name.endswith("reconciler.__version__")] == []
+
+
+def test_pure_code_asks_neither_the_clock_nor_chance_nor_the_disk() -> None:
+    forbidden = {"open", "input", "print", "exec", "eval", "breakpoint"}
+    clocks = {"now", "utcnow", "today", "time", "monotonic", "perf_counter", "time_ns"}
+    found = []
+    for source in sources():
+        if not source.name.startswith(("reconciler/planning/", "reconciler/api/")):
+            continue
+        for node in ast.walk(source.tree):
+            if not isinstance(node, ast.Call):
+                continue
+            called = node.func
+            if isinstance(called, ast.Name) and called.id in forbidden:
+                found.append(f"{source.at(node)}: {called.id}(")
+            if isinstance(called, ast.Attribute) and called.attr in clocks:
+                owner = ast.unparse(called.value)
+                if owner.rpartition(".")[2] in ("datetime", "date", "time", "dt"):
+                    found.append(f"{source.at(node)}: {owner}.{called.attr}(")
+    assert found == []
+
+
+def test_files_are_read_in_one_sitting() -> None:
+    long = [(source.name, lines) for source in sources() if (lines := len(source.text.splitlines())) > LONGEST_FILE]
+    assert long == []
+
+
+def test_functions_fit_a_screen() -> None:
+    long = []
+    for source in sources():
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > LONGEST_FUNCTION:
+                    long.append(f"{source.at(node)}: {node.name} has {lines} lines")
+    assert long == []
+
+
+def test_no_exception_is_swallowed_silently() -> None:
+    silent = []
+    for source in sources():
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ExceptHandler) and all(
+                isinstance(line, ast.Pass) or (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+                for line in node.body
+            ):
+                silent.append(source.at(node))
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
+                broad = [ast.unparse(a) for a in node.args if ast.unparse(a) in ("Exception", "BaseException")]
+                silent += [f"{source.at(node)}: suppress({name})" for name in broad]
+    assert silent == []
+
+
+def test_modules_are_named_after_concepts() -> None:
+    vague = [source.name for source in sources() if VAGUE & set(source.name.removesuffix(".py").split("/"))]
+    assert vague == []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [source.name for source in sources() if not (ast.get_docstring(source.tree) or "").strip()] == []

@@ -1,0 +1,162 @@
+"""A dump fills a fresh catalog with everything the lost one knew; a unit keeps the newest two, each of them whole."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import catalog_samples as samples
+import pytest
+import sqlalchemy as sa
+import zstandard
+
+from reconciler.base import errors, files
+from reconciler.catalog import audits, database, dumps, images, inventories, jobs, leases, requests, tables
+
+
+@pytest.fixture
+def full(db: database.Database) -> database.Database:
+    """A catalog with something in every table."""
+    samples.apply(db, samples.policy(), samples.lifecycle(), samples.unit("fast"))
+    samples.see(db, "oblVM1", "Österreich")
+    for number in range(3):
+        samples.image(db, f"img-{number}")
+        samples.duplicate(db, f"img-{number}")
+    images.begin_image(db, samples.draft("img-9"))
+    samples.expire(db, "img-0", 1)
+    samples.apply(db, samples.policy(), samples.lifecycle("gold", samples.operation("land")), samples.unit("fast"))
+    unit = inventories.KnownUnit(name="fast", id="u-1", type="Directory", path="/srv/fast")
+    inventories.learn_unit(db, unit, samples.NOW, "tester")
+    failed = samples.enqueue(db, "backup/1", image="img-1", copy=1)
+    jobs.log(db, failed, "a line that stays behind", samples.NOW)
+    samples.end(db, failed, "Failed")
+    samples.enqueue(db, "restore/1", type="Restore", image="img-1", copy=2)
+    requests.add(db, "Backup", {"policy": "obl"}, samples.NOW, "me")
+    leases.acquire(Path(db.location).parent, db, samples.NOW, "me", "/srv/estate", None).release()
+    return db
+
+
+def contents(db: database.Database) -> dict[str, list[tuple[object, ...]]]:
+    """Every row of every table but job logs."""
+    with db.reading() as connection:
+        return {
+            name: sorted((tuple(row) for row in connection.execute(sa.select(table))), key=repr)
+            for name, table in tables.METADATA.tables.items()
+            if name != "job_lines"
+        }
+
+
+def test_a_dump_loads_into_a_fresh_catalog_equal_to_the_lost_one(full: database.Database, tmp_path: Path) -> None:
+    before = contents(full)
+    assert all(before.values()), "something in every table"
+    data = dumps.dump(full)
+    again = database.open_writing(str(tmp_path / "new" / "catalog.sqlite"))
+    assert again.id != full.id
+    assert dumps.load_dump(again, data) == sum(len(rows) for rows in before.values())
+    assert contents(again) == before
+    assert again.id == full.id, "the units' owner is back"
+    assert list(images.series(again)) == list(images.series(full))
+    assert inventories.applied(again) == inventories.applied(full)
+    assert dumps.dump(again) == data
+    assert samples.image(again, "img-new") == 5, "numbers go on"
+    assert samples.enqueue(again, "next") == "j-000003"
+    assert jobs.logs(again, "j-000001") == ()
+    with pytest.raises(errors.CatalogError, match="append-only"), again.writing() as connection:
+        connection.execute(tables.AUDIT.delete())
+    again.close()
+
+
+def test_a_dump_is_one_moment(full: database.Database) -> None:
+    assert dumps.dump(full) == dumps.dump(full)
+
+
+def test_a_catalog_in_use_is_not_overwritten(full: database.Database) -> None:
+    before = contents(full)
+    with pytest.raises(errors.CatalogError, match="in use"):
+        dumps.load_dump(full, dumps.dump(full))
+    assert contents(full) == before
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "flipped", "empty", "text", "headless", "footless", "short", "foreign", "more"]
+)
+def test_a_damaged_dump_fills_nothing(full: database.Database, tmp_path: Path, damage: str) -> None:
+    data = dumps.dump(full)
+    lines = zstandard.ZstdDecompressor().stream_reader(data).readall().splitlines(keepends=True)
+    pack = zstandard.ZstdCompressor().compress
+    spoiled = {
+        "cut": data[: len(data) // 2],
+        "flipped": data[:200] + bytes([data[200] ^ 0x55]) + data[201:],
+        "empty": b"",
+        "text": b"hello",
+        "headless": pack(b"".join(lines[1:])),
+        "footless": pack(b"".join(lines[:-1])),
+        "short": pack(b"".join(lines[:-2] + lines[-1:])),
+        "foreign": pack(lines[0] + b'{"table":"theirs","columns":[]}\n' + lines[-1]),
+        "more": pack(b"".join(lines) + b"[]\n"),
+    }[damage]
+    again = database.open_writing(str(tmp_path / "new" / "catalog.sqlite"))
+    id = again.id
+    with pytest.raises(errors.CatalogError, match="another unit's"):
+        dumps.load_dump(again, spoiled)
+    again.forget_id()
+    assert again.id == id
+    assert not contents(again)["images"]
+    again.close()
+
+
+def test_a_dump_of_a_newer_version_is_refused(full: database.Database, tmp_path: Path) -> None:
+    plain = zstandard.ZstdDecompressor().stream_reader(dumps.dump(full)).readall()
+    again = database.open_writing(str(tmp_path / "new" / "catalog.sqlite"))
+    for old, new in ((b'"formatVersion":1', b'"formatVersion":2'), (b'"schema":"0001"', b'"schema":"9999"')):
+        with pytest.raises(errors.FormatTooNew):
+            dumps.load_dump(again, zstandard.ZstdCompressor().compress(plain.replace(old, new, 1)))
+    again.close()
+
+
+def test_a_unit_keeps_the_newest_two(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        dumps.write_dump(tmp_path, b"dump %d" % number)
+    assert [path.read_bytes() for path in dumps.list_dumps(tmp_path)] == [b"dump 3", b"dump 4"]
+    assert sorted(path.name for path in (tmp_path / "catalog").iterdir()) == [
+        "dump-00000003.jsonl.zst",
+        "dump-00000004.jsonl.zst",
+    ]
+    assert dumps.list_dumps(tmp_path / "empty") == ()
+
+
+def test_a_crash_while_a_dump_is_written_costs_nothing(full: database.Database, tmp_path: Path) -> None:
+    data = dumps.dump(full)
+    dumps.write_dump(tmp_path, data)
+    location = full.location
+    full.close()
+    process = samples.child("dump", location, str(tmp_path), HOLDFAST_TEST="1", HOLDFAST_CRASH="dump.written")
+    assert samples.finish(process) == -signal.SIGKILL
+    (kept,) = dumps.list_dumps(tmp_path)
+    assert kept.read_bytes() == data
+    left = [path.name for path in (tmp_path / "catalog").iterdir() if path.name.startswith(files.TEMPORARY_PREFIX)]
+    assert len(left) == 1
+    dumps.write_dump(tmp_path, data)
+    assert len(list((tmp_path / "catalog").iterdir())) == 2, "what the crash left is gone"
+
+
+def test_a_pass_that_changed_nothing_is_not_worth_a_dump(full: database.Database) -> None:
+    mark = dumps.mark(full)
+    samples.see(full, "oblVM1", "Österreich")
+    inventories.see_machines(full, "obl", [samples.machine("oblVM1")], samples.later(hours=1))
+    running = jobs.live(full)[0].id
+    jobs.start(full, running, samples.NOW)
+    assert not dumps.changed_since(full, mark)
+    for change in (
+        lambda: samples.image(full, "img-10"),
+        lambda: samples.duplicate(full, "img-10"),
+        lambda: images.mark_state(full, "img-10", 1, "Lost", samples.NOW, "t", "m"),
+        lambda: samples.expire(full, "img-10", 2),
+        lambda: samples.apply(full, samples.policy(priority=7)),
+        lambda: samples.see(full, "new machine"),
+    ):
+        mark = dumps.mark(full)
+        assert not dumps.changed_since(full, mark)
+        change()
+        assert dumps.changed_since(full, mark)
+    assert audits.entries(full, limit=1)[0].number == dumps.mark(full)

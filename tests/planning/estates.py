@@ -1,0 +1,114 @@
+"""Random estates and random histories for the property tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import planning_samples as samples
+from hypothesis import strategies as st
+
+from reconciler.api import models
+from reconciler.planning import desired
+
+SCHEDULES: tuple[tuple[dict[str, Any], ...], ...] = (
+    ({"name": "daily", "type": "Incremental", "every": "24h", "fullEvery": "3d"},),
+    ({"name": "full", "type": "Full", "every": "12h"},),
+    (
+        {"name": "weekly", "type": "Full", "cron": "0 21 * * Sat"},
+        {"name": "nightly", "type": "Incremental", "cron": "0 21 * * Sun-Fri", "timeZone": "Europe/Berlin"},
+    ),
+    (
+        {"name": "full", "type": "Full", "every": "3d", "initialBackup": "NextSlot", "window": "night"},
+        {"name": "middle", "type": "Cumulative", "every": "1d"},
+        {"name": "small", "type": "Incremental", "every": "6h", "catchUp": "None"},
+    ),
+    ({"name": "daily", "type": "Incremental", "cron": "30 2 * * *", "fullEvery": "2d", "startingDeadline": "4h"},),
+)
+RETENTIONS: tuple[dict[str, Any], ...] = (
+    {"type": "Fixed", "period": "1d"},
+    {"type": "Fixed", "period": "4d"},
+    {"type": "Keep", "last": 2},
+    {"type": "Keep", "daily": 3, "weekly": 2, "prefer": "Full"},
+    {"type": "Keep", "within": "2d", "keepOldest": True, "monthly": 2},
+    {"type": "ExpireAfterCopy"},
+    {"type": "CapacityManaged"},
+    {"type": "Forever"},
+)
+STORAGES = ("fast", "deep", "far", "spread", "failover")
+
+
+@st.composite
+def lifecycles(draw: st.DrawFn) -> models.Object:
+    """One backup and up to three duplications, in a chain or fanned out."""
+    retention = st.sampled_from(RETENTIONS)
+    operations = [samples.operation("land", draw(st.sampled_from(("fast", "deep", "spread"))), None, draw(retention))]
+    for index in range(draw(st.integers(0, 3))):
+        more: dict[str, Any] = {}
+        if draw(st.booleans()):
+            more["existing"] = "Backfill"
+        if draw(st.integers(0, 4)) == 0:
+            more["window"] = "night"
+        if draw(st.integers(0, 4)) == 0:
+            more["schedules"] = ["full", "weekly", "daily"]
+        source = draw(st.sampled_from([one["name"] for one in operations]))
+        storage = draw(st.sampled_from(STORAGES))
+        operations.append(samples.operation(f"copy-{index}", storage, source, draw(retention), **more))
+    return samples.lifecycle("gold", *operations)
+
+
+@st.composite
+def units(draw: st.DrawFn) -> list[models.Object]:
+    """Four units and two groups over them; limits, locks and states vary."""
+    result: list[models.Object] = []
+    for name in ("fast", "deep", "far", "near"):
+        spec: dict[str, Any] = {"maxConcurrentJobs": draw(st.sampled_from((1, 2, 4)))}
+        if draw(st.integers(0, 5)) == 0:
+            spec["immutability"] = {"period": "2d"}
+        if draw(st.integers(0, 9)) == 0:
+            spec["state"] = draw(st.sampled_from(("ReadOnly", "Draining")))
+        result.append(samples.pool(name, **spec) if draw(st.booleans()) else samples.unit(name, **spec))
+    selection = draw(st.sampled_from(("Prioritized", "RoundRobin", "LoadBalance")))
+    result.append(samples.group("spread", selection, "near", "fast"))
+    result.append(samples.group("failover", "Failover", "far", "near"))
+    return result
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> list[models.Object]:
+    """One or two policies over the same lifecycle."""
+    result = []
+    for name in ("gold", "silver")[: draw(st.integers(1, 2))]:
+        spec: dict[str, Any] = {"retries": {"count": draw(st.integers(0, 2))}}
+        if draw(st.booleans()):
+            spec["limits"] = {"maxConcurrentJobs": 1}
+        result.append(samples.policy(name, *draw(st.sampled_from(SCHEDULES)), **spec))
+    return result
+
+
+@st.composite
+def estates(draw: st.DrawFn) -> desired.Desired:
+    """A whole estate."""
+    objects = [*draw(units()), draw(lifecycles()), *draw(policies()), samples.window("night", "20:00", "10h")]
+    if draw(st.integers(0, 4)) == 0:
+        reach = ["fast", "deep", "far", "near"][: draw(st.integers(2, 4))]
+        objects.append(samples.make("MediaServer", "ms1", {"storageUnits": reach, "maxConcurrentJobs": 2}))
+    revision = draw(st.integers(1, 9))
+    return samples.estate(*objects, revision=f"dir@blake3:{revision}")
+
+
+#: Steps in the life of a world: a word and its arguments.
+STEPS = st.one_of(
+    st.tuples(st.just("pass"), st.sampled_from((0.02, 0.5, 3.0, 11.0, 24.0, 24.0, 60.0, 240.0))),
+    st.tuples(st.just("back"), st.sampled_from((0.5, 30.0))),
+    st.tuples(st.just("lifecycle"), lifecycles()),
+    st.tuples(st.just("policies"), policies()),
+    st.tuples(st.just("orphan"), st.sampled_from(("gold", "silver"))),
+    st.tuples(st.just("outage"), st.sampled_from(("fast", "deep", "far", "near"))),
+    st.tuples(st.just("return"), st.sampled_from(("fast", "deep", "far", "near"))),
+    st.tuples(st.just("damage"), st.tuples(st.integers(0, 30), st.sampled_from(("Damaged", "Lost")))),
+    st.tuples(st.just("request"), st.integers(0, 1)),
+    st.tuples(
+        st.just("trouble"),
+        st.lists(st.sampled_from(("Failed", "Lost", "Partial", "Cancelled", "Succeeded")), max_size=12),
+    ),
+)

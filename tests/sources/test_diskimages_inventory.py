@@ -1,0 +1,109 @@
+"""Which folders are machines, which files are disks, and what stands in the way."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import disk_samples as samples
+import pytest
+
+from reconciler.base import errors
+from reconciler.sources.diskimages import bindings
+
+
+def test_each_matching_folder_is_a_machine_known_by_its_real_path(tmp_path: Path) -> None:
+    for name in ("oblVM2", "oblVM1", "other", ".oblVM3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.img").write_bytes(b"x")
+    (tmp_path / "oblVM9").write_bytes(b"a file, no folder")
+    found = samples.source(tmp_path, pattern="oblVM*").inventory()
+    assert found.unreachable is None
+    assert [machine.name for machine in found.machines] == ["oblVM1", "oblVM2"]
+    assert found.machines[0].id == found.machines[0].source == f"diskimages:{(tmp_path / 'oblVM1').resolve()}"
+    assert found.machines[0].problem is None
+
+
+def test_disks_are_matching_files_by_name_without_hidden_ones_and_folders(machine: Path) -> None:
+    for name in ("b.img", "a.raw", ".c.img", "notes.txt"):
+        (machine / name).write_bytes(b"x")
+    (machine / "folder.img").mkdir()
+    os.mkfifo(machine / "pipe.img")
+    (machine / "link.img").symlink_to(machine / "a.raw")
+    (found,) = samples.source(machine.parent).inventory().machines
+    assert found.disks == ("a.raw", "b.img", "link.img")
+
+
+@pytest.mark.parametrize("name", ["ein Gast ä", "日本語", "comma,name"])
+def test_names_may_hold_anything_a_folder_may(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    data = samples.content(200_000)
+    samples.write_raw(tmp_path / name / f"{name}.img", data)
+    if bindings.missing() is None:
+        samples.write_image(tmp_path / name / f"{name}.qcow2", samples.content(MIB), "qcow2")
+    reading = samples.freeze(samples.source(tmp_path))
+    assert reading.missing == ()
+    assert samples.whole(reading.disks[0]) == data
+    assert reading.finish().failed == ()
+    reading.close()
+
+
+def test_a_folder_without_disks_is_a_problem_of_that_machine_alone(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.img").write_bytes(b"x")
+    empty, full = samples.source(tmp_path).inventory().machines
+    assert empty.problem is not None and empty.problem.code == "NoDisks" and "*.img" in empty.problem.message
+    assert full.problem is None
+    with pytest.raises(errors.SourceError, match="no file in"):
+        samples.source(tmp_path).freeze(empty.id)
+
+
+def test_a_path_that_cannot_be_listed_is_unreachable_and_no_empty_inventory(tmp_path: Path) -> None:
+    found = samples.source(tmp_path / "gone").inventory()
+    assert found.machines == ()
+    assert found.unreachable is not None and "No such file" in found.unreachable.message
+
+
+def test_a_machine_that_is_gone_cannot_be_frozen(machine: Path) -> None:
+    source = samples.source(machine.parent)
+    with pytest.raises(errors.SourceError, match="no such machine"):
+        source.freeze(f"diskimages:{machine.parent}/elsewhere")
+
+
+@samples.needs_qemu
+def test_files_that_a_vmdk_descriptor_draws_in_are_no_disks_of_their_own(machine: Path) -> None:
+    data = samples.content(3 * MIB)
+    samples.write_image(machine / "flat.vmdk", data, "vmdk", "subformat=monolithicFlat")
+    samples.write_image(machine / "split.vmdk", data, "vmdk", "subformat=twoGbMaxExtentSparse")
+    assert sorted(path.name for path in machine.iterdir()) == [
+        "flat-flat.vmdk",
+        "flat.vmdk",
+        "split-s001.vmdk",
+        "split.vmdk",
+    ]
+    (found,) = samples.source(machine.parent).inventory().machines
+    assert found.disks == ("flat.vmdk", "split.vmdk")
+    (found,) = samples.source(machine.parent, disks=["*-flat.vmdk"]).inventory().machines
+    assert found.disks == ("flat-flat.vmdk",)
+    reading = samples.freeze(samples.source(machine.parent))
+    assert [samples.whole(disk) for disk in reading.disks] == [data, data]
+    reading.close()
+
+
+def test_without_the_binding_a_machine_with_containers_names_the_package(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (machine / "a.qcow2").write_bytes(b"QFI\xfb" + bytes(508))
+    monkeypatch.setattr(bindings, "SYSTEM_FOLDER", "/nowhere")
+    monkeypatch.setattr("sys.path", [])
+    bindings.libnbd.cache_clear()
+    try:
+        (found,) = samples.source(machine.parent).inventory().machines
+    finally:
+        bindings.libnbd.cache_clear()
+    assert found.problem is not None and found.problem.code == "MissingPackage"
+    assert "python3-libnbd" in found.problem.message or "qemu-utils" in found.problem.message
+
+
+MIB = samples.MIB
