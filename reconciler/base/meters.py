@@ -36,10 +36,14 @@ class Reading:
 class Meter:
     """Thread-safe counters with a stop flag."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event | None = None) -> None:
         self._lock = threading.Lock()
         self._reading = dict.fromkeys((field.name for field in dataclasses.fields(Reading)), 0)
-        self._cancelled = threading.Event()
+        self._cancelled = stop or threading.Event()
+
+    def aside(self) -> Meter:
+        """Counters of their own under the same stop flag: for work, such as proving, that is not the job's progress."""
+        return Meter(self._cancelled)
 
     def add(self, **counts: int) -> None:
         """Add to counters by name, such as ``add(scanned=4096, non_zero=512)``."""

@@ -283,8 +283,10 @@ class _Builder:
         self._add(None, line, column, 1, 0)
 
     def _scalar(self, event: Any) -> None:
-        line, column = event.start_mark.line + 1, event.start_mark.column + 1
         text: str = event.value
+        line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        if not text and self._stack:
+            line, column = self._before_nothing(event, line, column)
         if event.tag is not None:
             value = self._tagged(text, str(event.tag), line, column)
         elif not event.implicit[0]:
@@ -305,6 +307,14 @@ class _Builder:
         if event.anchor is not None:
             self._anchors[event.anchor] = _Anchored(value, 1, 0)
         self._add(value, line, column, 1, 0)
+
+    def _before_nothing(self, event: Any, line: int, column: int) -> tuple[int, int]:
+        """Where a value that was left out belongs; the parsers name different places after it."""
+        if event.style:
+            return line, column
+        frame = self._stack[-1]
+        named = isinstance(frame.entries, dict) and frame.key is not _NO_KEY
+        return frame.key_mark if named else (frame.line, frame.column)
 
     def _plain(self, text: str, line: int, column: int) -> Value:
         """An unquoted scalar by the core schema."""

@@ -28,6 +28,7 @@ _SENTENCES: Final = (
     ("expected <block end>", "neither a further entry nor the end of the block; check the indentation"),
     ("did not find expected '-'", "neither a further '-' nor the end of the list; check the indentation"),
     ("entries are not allowed", "a list cannot begin here; put its first '-' on a line of its own"),
+    ("node content", "a value is missing here, or a bracket is not closed"),
     ("',' or ']'", "a list in brackets lacks ',' or ']'"),
     ("',' or '}'", "a mapping in braces lacks ',' or '}'"),
     ("unexpected end of stream", "the file ends within a quoted text"),

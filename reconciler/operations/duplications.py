@@ -117,7 +117,7 @@ def _parent_sizes(target: units.StorageUnit, parent: str | None) -> dict[str, in
 
 def prove(target: units.StorageUnit, label: units.ImageLabel, context: engines.JobContext) -> None:
     """Read a copy back. A copy that does not prove equal is deleted; raises ``UnitError`` naming the first damage."""
-    damage = target.verify(label.id, meter=context.meter)
+    damage = target.verify(label.id, meter=context.meter.aside())
     if damage:
         first = damage[0]
         target.delete(label.id)

@@ -48,14 +48,20 @@ class Desk:
             root = debts.damaged_root(image)
             missing = {one.name for one in unpaid}
             for one in (*((root,) if root is not None else ()), *unpaid):
-                yield self._action(history, image, one, one.source in missing, slug)
+                yield self._action(history, debts, image, one, one.source in missing, slug)
 
     def _action(
-        self, history: histories.History, image: observed.Image, one: lifecycles.Owed, follows: bool, slug: str
+        self,
+        history: histories.History,
+        debts: lifecycles.Debts,
+        image: observed.Image,
+        one: lifecycles.Owed,
+        follows: bool,
+        slug: str,
     ) -> actions.Action:
         place = address(image.id, one.name)
         policy = self._wanted.policies.get(history.series.policy)
-        source, candidates, refusal = self._ends(history, image, one)
+        source, candidates, refusal = self._ends(history, image, one, debts.broken_chains(image, one.name))
         attempts = self._attempts.get(place)
         if follows:
             reason = actions.Reason(code="AfterDuplicate", message=f"follows operation {one.source}")
@@ -155,7 +161,7 @@ class Desk:
     # -- from where, to where ------------------------------------------------------------------------------------------
 
     def _ends(
-        self, history: histories.History, image: observed.Image, one: lifecycles.Owed
+        self, history: histories.History, image: observed.Image, one: lifecycles.Owed, broken: tuple[str, ...]
     ) -> tuple[observed.Copy | None, tuple[str, ...], actions.Reason | None]:
         """The copy to read, the units that may take the new one in order of preference, and why not, if not."""
         name = self._rules.book.operation
@@ -176,7 +182,7 @@ class Desk:
                 continue
             able, unable = self._units.able(members, copy.unit)
             if able:
-                return copy, self._ordered(history, image, one, able), None
+                return copy, self._ordered(history, image, one, able, broken), None
             refusal = unable or refusal
         return good[0], (), refusal
 
@@ -199,10 +205,17 @@ class Desk:
         return parent.id if history.on_unit(parent, candidates[0]) is not None else None
 
     def _ordered(
-        self, history: histories.History, image: observed.Image, one: lifecycles.Owed, able: tuple[str, ...]
+        self,
+        history: histories.History,
+        image: observed.Image,
+        one: lifecycles.Owed,
+        able: tuple[str, ...],
+        broken: tuple[str, ...],
     ) -> tuple[str, ...]:
-        """A chain goes on where it is; otherwise the group chooses."""
+        """A broken chain is healed where it is, and a whole one goes on where it is; otherwise the group chooses."""
         ordered = self._units.preferred(one.storage, able)
+        if any(unit in broken for unit in ordered):
+            return tuple(unit for unit in ordered if unit in broken)
         parent = history.by_id(image.parent)
         if parent is None:
             return ordered

@@ -362,7 +362,7 @@ class _Trial:
         if reason is None:
             self.leaving.add((image.id, copy.number))
             after = tuple((one.id, c.number) for one, c in self.history.dependents(image, copy.unit))
-            if copy.state == "Lost" or not after:
+            if not after:
                 return Verdict(image, copy, "Due", decision.code, decision.message, decision.at)
             return Verdict(image, copy, "Waiting", "AfterDependents", decision.message, decision.at, after=after)
         message = f"kept: {reason.message}"

@@ -157,11 +157,15 @@ class Debts:
             for one in tree.operations
             if one.source is not None
             and one.name not in settled
-            and ((one.name not in tree.backfilled and one.name not in missing) or self.worth(image, one.name))
+            and (
+                (one.name not in tree.backfilled and one.name not in missing)
+                or self.worth(image, one.name)
+                or bool(self.broken_chains(image, one.name))
+            )
         )
 
     def damaged_root(self, image: observed.Image) -> Owed | None:
-        """The backup operation itself, where its copy is damaged or lost and its rule would keep it.
+        """The backup operation itself, where its copy is damaged or lost, and its rule would keep it or others need it.
 
         It is healed like a child that is owed, from any good copy.
         """
@@ -169,10 +173,22 @@ class Debts:
             return None
         name = self._book.operation
         root = next((o for o in self._book.tree(self._history.series.policy, image).operations if not o.source), None)
-        if root is None or root.name in self.settled(image) or not self.worth(image, root.name):
+        if root is None or root.name in self.settled(image):
+            return None
+        if not self.worth(image, root.name) and not self.broken_chains(image, root.name):
             return None
         missing = any(c.state in _MISSING and name(image.lifecycle, c.operation) == root.name for c in image.copies)
         return root if missing else None
+
+    def broken_chains(self, image: observed.Image, operation: str) -> tuple[str, ...]:
+        """Units on which the operation's copy is damaged or lost while copies there still need it as base."""
+        return tuple(
+            copy.unit
+            for copy in image.copies
+            if copy.state in _MISSING
+            and self._book.operation(image.lifecycle, copy.operation) == operation
+            and self._history.dependents(image, copy.unit)
+        )
 
     def owing(self, image: observed.Image, operation: str) -> tuple[str, ...]:
         """The direct children of an operation that the image still owes."""

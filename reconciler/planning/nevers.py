@@ -60,9 +60,10 @@ def forbids(
     leaving: Set[tuple[str, int]] = frozenset(),
 ) -> actions.Reason | None:
     """The never that keeps a copy, or None; ``leaving`` are copies that go before it, as (image id, number)."""
+    base = _base_of(history, image, copy, leaving)
     if copy.state == "Lost":
-        # Only the record of it goes: the unit was seen without it.
-        return None
+        # Only the record of it goes: the unit was seen without it. Where others need it, it is to be healed.
+        return base
     if image.id in history.doubtful:
         return actions.Reason(code="DoubtfulTime", message="its time is later than now, or contradicts its sequence")
     operation = rules.book.operation(image.lifecycle, copy.operation)
@@ -74,10 +75,19 @@ def forbids(
     locked = locked_until(rules.wanted, copy)
     if locked is not None and locked > rules.now:
         return actions.Reason(code="Immutable", message=f"its unit locks it until {times.show_minutes(locked)}")
+    if base is not None:
+        return base
+    return _last_good(rules, history, image, copy, leaving)
+
+
+def _base_of(
+    history: histories.History, image: observed.Image, copy: observed.Copy, leaving: Set[tuple[str, int]]
+) -> actions.Reason | None:
+    """The sixth never."""
     for dependent, needing in history.dependents(image, copy.unit):
         if (dependent.id, needing.number) not in leaving:
             return actions.Reason(code="Base", message=f"base of {dependent.id}")
-    return _last_good(rules, history, image, copy, leaving)
+    return None
 
 
 def _stands_in(

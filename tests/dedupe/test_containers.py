@@ -65,7 +65,7 @@ def test_an_empty_container_is_one_too(tmp_path: Path) -> None:
     assert containers.prove(build(tmp_path, []), POOL).records == ()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_bit_anywhere_is_detected_and_never_gives_wrong_bytes(tmp_path: Path, data: st.DataObject) -> None:
     path = build(tmp_path, SEGMENTS[:3])

@@ -60,6 +60,8 @@ class Mark:
         except errors.ImageMissing:
             return
         except (errors.UnitError, containers.Damaged) as error:
+            if not manifests.path(folder, image).exists():
+                return  # deleted meanwhile, and perhaps collected
             self.problems.append(Problem(image=image, message=str(error)))
             return
         self.images.add(image)

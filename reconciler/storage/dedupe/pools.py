@@ -284,9 +284,10 @@ class DedupePool:
     def check(self, *, meter: meters.Meter) -> tuple[Finding, ...]:
         """Follow every image to its segments and prove every byte of every container."""
         store = self._opened()
-        store.follow()
+        images = self._names()
+        store.follow(thorough=True)
         mark = marks.Mark(store, meter)
-        for image in self._names():
+        for image in images:
             mark.add(image, self.root / "manifests")
         found = [Finding(object=problem.image, message=problem.message) for problem in mark.problems]
         found += [Finding(object=name, message=message) for name, message in store.damaged.items()]

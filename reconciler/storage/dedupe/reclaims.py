@@ -40,11 +40,13 @@ def survey(store: stores.Store, meter: meters.Meter) -> Plan:
 
     The result is a statement about the moment when it began.
     """
-    store.follow()
+    history = store.journal.replay()
+    images = _images(store)
+    # After the images were listed: what any of them needs was there before its manifest.
+    store.follow(thorough=True)
     candidates = dict(store.present)
     mark = marks.Mark(store, meter)
-    history = store.journal.replay()
-    _mark_all(store, mark)
+    _mark_all(mark, images)
     _require_sound(store, mark)
     known = store.index.known()
     dead: dict[int, containers.Footer] = {}
@@ -123,12 +125,16 @@ def require_agreement(store: stores.Store) -> None:
             )
 
 
-def _mark_all(store: stores.Store, mark: marks.Mark) -> None:
+def _images(store: stores.Store) -> list[tuple[str, Path, bool]]:
+    """Every committed or pinned image, where its manifest lies, and whether it is a pin."""
     folder = store.settings.root / "manifests"
-    for image in list(manifests.names(folder)):
-        mark.add(image, folder)
-    for image, place in list(registrations.pins(store.settings.root / "writers")):
-        mark.add(image, place, pinned=True)
+    found = [(image, folder, False) for image in manifests.names(folder)]
+    return found + [(image, place, True) for image, place in registrations.pins(store.settings.root / "writers")]
+
+
+def _mark_all(mark: marks.Mark, images: Iterable[tuple[str, Path, bool]]) -> None:
+    for image, folder, pinned in images:
+        mark.add(image, folder, pinned=pinned)
 
 
 def _require_sound(store: stores.Store, mark: marks.Mark) -> None:
@@ -183,7 +189,8 @@ def _condemn(store: stores.Store, plan: Plan) -> bool:
     if not plan.dead:
         return True
     with store.journal.locked():
-        _mark_all(store, plan.mark)
+        store.follow(thorough=True)
+        _mark_all(plan.mark, _images(store))
         _require_sound(store, plan.mark)
         # No lookup of this process may come between the verdict and the rename.
         with store.mutex:

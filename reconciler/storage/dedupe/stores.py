@@ -60,7 +60,7 @@ class Store:
         #: Container files whose footer cannot be proven, and why.
         self.damaged: dict[str, str] = {}
         self._users: set[appenders.Claims] = set()
-        self._generation = -1
+        self._generation = self._sequence = -1
         self._kept: collections.OrderedDict[bytes, bytes] = collections.OrderedDict()
         self._kept_bytes = 0
         self._kept_lock = threading.Lock()
@@ -114,13 +114,14 @@ class Store:
 
     # What is there
 
-    def follow(self) -> None:
-        """Take note of what others did to the containers since the last look. Raises ``UnitError``."""
+    def follow(self, *, thorough: bool = False) -> None:
+        """Take note of the containers that others took away since the last look; with ``thorough``, of those that
+        they added too. Raises ``UnitError``."""
         with self.mutex:
-            generation = self.journal.last().generation
-            if generation != self._generation:
+            last = self.journal.last()
+            if last.generation != self._generation or (thorough and last.sequence != self._sequence):
                 self._reconcile()
-                self._generation = generation
+                self._generation, self._sequence = last.generation, last.sequence
 
     def distrust(self) -> None:
         """Compare with the folder at the next look, whatever the log says."""
@@ -190,9 +191,7 @@ class Store:
         with self.mutex:
             return list(self._users)
 
-    def place(
-        self, kind: int, segments: Mapping[bytes, disks.Buffer], claims: appenders.Claims
-    ) -> appenders.Added:
+    def place(self, kind: int, segments: Mapping[bytes, disks.Buffer], claims: appenders.Claims) -> appenders.Added:
         """Store what is missing of ``segments`` (by fingerprint); what that came to.
 
         Raises ``UnitFull`` or ``UnitError``.
@@ -284,10 +283,10 @@ class Store:
         try:
             return self._read(kind, fingerprints)
         except (FileNotFoundError, containers.Damaged) as error:
-            # A collection may have taken or moved it since it was looked up.
+            # Another process may have collected, moved or added it since this one looked.
             if isinstance(error, FileNotFoundError):
                 self.distrust()
-            self.follow()
+            self.follow(thorough=True)
         try:
             return self._read(kind, fingerprints)
         except FileNotFoundError as error:
