@@ -327,6 +327,8 @@ def _explained(location: str) -> Iterator[None]:
         yield
     except (exc.SQLAlchemyError, sqlite3.Error) as error:
         said = str(getattr(error, "orig", None) or error)
+        if isinstance(error, exc.IntegrityError | sqlite3.IntegrityError):
+            raise errors.CatalogError(f"{location}: the catalog refuses the change: {said}") from error
         if "locked" in said or "busy" in said:
             raise errors.CatalogError(
                 f"{location}: the catalog was busy for {_BUSY_SECONDS} s", hint="try again; see holdfast status"

@@ -37,9 +37,10 @@ class _Histories(Iterable[observed.Series]):
 
 
 def series(db: database.Database) -> Iterable[observed.Series]:
-    """Every series with its committed images and their copies that are not Expired; may be walked any number of times.
+    """Every series with its committed images and all their copies; may be walked any number of times.
 
-    A walk reads one moment of the catalog and holds one series in memory. Raises ``CatalogError`` while walked.
+    Expired copies are among them: what was paid once is not owed again. A walk reads one moment of the catalog and
+    holds one series in memory. Raises ``CatalogError`` while walked.
     """
     return _Histories(db)
 
@@ -70,7 +71,7 @@ def _walk(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterato
     copies = sa.select(
         image.id, copy.number, copy.operation, copy.unit, copy.state, _number(copy.created_at), copy.stored_bytes,
         copy.base, copy.imported,
-    ).join_from(tables.IMAGES, tables.COPIES, sa.and_(copy.image_id == image.id, copy.state != "Expired"))  # fmt: skip
+    ).join_from(tables.IMAGES, tables.COPIES, copy.image_id == image.id)  # fmt: skip
     streamed = {"yield_per": _BATCH}
     made = _Values(_uses(connection))
     with (

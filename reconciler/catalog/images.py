@@ -169,14 +169,17 @@ def begin_copy(db: database.Database, image_id: str, *, operation: str, unit: st
         if _require_image(connection, image_id).state not in histories.COMMITTED:
             raise errors.CatalogError(f"image {image_id} is still being written", hint="copy it once it is committed")
         copy = tables.COPIES.c
-        again = sa.select(copy.number).where(
+        again = sa.select(copy.number, copy.state, copy.fallback).where(
             copy.image_id == image_id, copy.operation == operation, copy.unit == unit, copy.state.in_(_REWRITABLE)
         )
-        number = connection.scalar(again.order_by(copy.number))
-        if number is not None:
-            values = {"state": "Writing", "job": job, "changed_at": now, "message": "", "imported": False}
-            _update_copy(connection, image_id, number, **values)
-            return int(number)
+        failed = connection.execute(again.order_by(copy.number)).first()
+        if failed is not None:
+            fallback = failed.fallback if failed.state == "Writing" else failed.state
+            _update_copy(
+                connection, image_id, failed.number, state="Writing", job=job, changed_at=now, message="",
+                imported=False, fallback=fallback,
+            )  # fmt: skip
+            return int(failed.number)
         highest = connection.scalar(sa.select(sa.func.max(copy.number)).where(copy.image_id == image_id)) or 0
         _insert_copy(connection, image_id, highest + 1, operation, unit, job, now)
         return int(highest) + 1
@@ -202,16 +205,19 @@ def commit_copy(
 
 
 def discard_writing(db: database.Database, image_id: str, number: int) -> None:
-    """Forget a copy whose writing was given up, and its image if that was never committed. Idempotent."""
+    """Forget a copy whose writing was given up, and its image if that was never committed. Idempotent.
+
+    A copy that was Lost or Damaged before is that again, so that it is still known to want healing.
+    """
     copy = tables.COPIES.c
+    one = sa.and_(copy.image_id == image_id, copy.number == number, copy.state == "Writing")
     with db.writing() as connection:
-        gone = tables.COPIES.delete().where(copy.image_id == image_id, copy.number == number, copy.state == "Writing")
-        if not connection.execute(gone).rowcount:
+        again = tables.COPIES.update().where(one, copy.fallback.is_not(None))
+        if connection.execute(again.values(state=copy.fallback, fallback=None)).rowcount:
             return
-        left = sa.exists().where(copy.image_id == image_id)
-        connection.execute(
-            tables.IMAGES.delete().where(tables.IMAGES.c.id == image_id, tables.IMAGES.c.state == "Writing", ~left)
-        )
+        if connection.execute(tables.COPIES.delete().where(one)).rowcount:
+            image = tables.IMAGES
+            connection.execute(image.delete().where(image.c.id == image_id, image.c.state == "Writing"))
 
 
 def mark_expiring(
@@ -364,6 +370,7 @@ def _insert_copy(
         tables.COPIES.insert().values(
             image_id=image_id, number=number, operation=operation, unit=unit, state="Writing", created_at=now,
             stored_bytes=0, base=None, imported=False, job=job, changed_at=now, message="",
+            fallback=None,
         )
     )  # fmt: skip
 
@@ -376,5 +383,5 @@ def _update_copy(connection: sa.Connection, image_id: str, number: int, **values
 def _complete(connection: sa.Connection, image_id: str, number: int, result: CopyResult, now: dt.datetime) -> None:
     _update_copy(
         connection, image_id, number, state="Complete", created_at=now, changed_at=now, message="",
-        stored_bytes=result.stored_bytes, base=result.base,
+        stored_bytes=result.stored_bytes, base=result.base, fallback=None,
     )  # fmt: skip

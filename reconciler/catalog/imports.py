@@ -80,7 +80,7 @@ def import_image(
         values: dict[str, Any] = {
             "operation": image.operation, "unit": unit, "state": "Complete", "created_at": now,
             "stored_bytes": stored_bytes, "base": base, "imported": True, "job": None, "changed_at": now,
-            "message": "found on its unit",
+            "message": "found on its unit", "fallback": None,
         }  # fmt: skip
         if here is not None:
             if here.state != "Lost":

@@ -238,6 +238,8 @@ class CopyRecord(Row, table=True):
     #: When ``state`` last changed, and why.
     changed_at: dt.datetime = Field(sa_type=Moment)
     message: str
+    #: Lost or Damaged while such a copy is written again: what it is if that is given up.
+    fallback: str | None
 
 
 class JobRecord(Row, table=True):

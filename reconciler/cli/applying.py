@@ -14,7 +14,7 @@ from reconciler.api.documents import plans as plan_documents
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors, times
 from reconciler.catalog import database, leases
-from reconciler.cli import options, outputs, planning, progress, sessions, settings
+from reconciler.cli import options, outputs, planning, progress, seats, sessions, settings
 from reconciler.controller import handovers, loop, outcomes, passes
 from reconciler.planning import planfile
 from reconciler.reports import passes as reports
@@ -120,7 +120,7 @@ def _pass(
     until_converged: bool,
     output: options.Output,
 ) -> int:
-    with sessions.stopping() as stop, sessions.controlling(chosen, db, clock) as controller:
+    with sessions.stopping() as stop, seats.controlling(chosen, db, clock) as controller:
         return finish_pass(controller, stop, until_converged=until_converged, output=output)
 
 
@@ -155,7 +155,7 @@ def run(
     with (
         sessions.writing(chosen, create=True) as db,
         sessions.stopping() as stop,
-        sessions.controlling(chosen, db, clock) as controller,
+        seats.controlling(chosen, db, clock) as controller,
     ):
         if once or until_converged:
             return finish_pass(controller, stop, until_converged=until_converged, output=output)

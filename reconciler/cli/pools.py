@@ -14,7 +14,7 @@ import typer
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors, meters, quantities
 from reconciler.catalog import audits, inventories
-from reconciler.cli import options, outputs, progress, sessions, settings, views
+from reconciler.cli import options, outputs, progress, seats, sessions, settings, views
 from reconciler.controller import observations, passes
 from reconciler.operations import recovery
 from reconciler.planning import configuration
@@ -50,7 +50,9 @@ def pool(
         return _collect(chosen, name, output)
     with views.in_force(chosen) as view, _opened(view, name) as unit:
         if verb is Verb.STATS:
-            document = results.PoolStats.model_validate({"unit": name, **dataclasses.asdict(unit.stats(meter=meters.Meter()))})
+            document = results.PoolStats.model_validate(
+                {"unit": name, **dataclasses.asdict(unit.stats(meter=meters.Meter()))}
+            )
             outputs.emit(document, output, _stats)
             return 0
         meter = meters.Meter()
@@ -75,7 +77,7 @@ def _opened(view: views.View, name: str) -> Iterator[pools.DedupePool]:
 
 def _collect(chosen: settings.Settings, name: str, output: options.Output) -> int:
     clock = clocks.from_environment()
-    with sessions.writing(chosen) as db, sessions.controlling(chosen, db, clock) as controller:
+    with sessions.writing(chosen) as db, seats.controlling(chosen, db, clock) as controller:
         controller.reload()
         unit = controller.site.units.get(name)
         if not isinstance(unit, pools.DedupePool):
@@ -118,7 +120,7 @@ def unit(
         outputs.terminal() and outputs.ask(f"Take over {name}? Its present owner must no longer use it.")
     ):
         raise errors.UsageError("adopting a unit needs an answer", hint="use --yes once no other catalog uses the unit")
-    with sessions.writing(chosen) as db, sessions.controlling(chosen, db, clock) as controller:
+    with sessions.writing(chosen) as db, seats.controlling(chosen, db, clock) as controller:
         tree = controller.reload()
         declared = observations.declared_units(configuration.effective(tree.wanted, inventories.applied(db))).get(name)
         if declared is None:

@@ -11,7 +11,7 @@ import typer
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors
 from reconciler.catalog import database, inventories, jobs, leases, requests, workers
-from reconciler.cli import applying, options, outputs, sessions, settings
+from reconciler.cli import applying, options, outputs, seats, sessions, settings
 from reconciler.controller import handovers
 from reconciler.planning import observed
 
@@ -50,7 +50,7 @@ def backup(
             return 0
         if holder is None:
             estate_less = settings.Settings(estate=None, state=chosen.state, catalog=chosen.catalog)
-            with sessions.stopping() as stop, sessions.controlling(estate_less, db, clock) as controller:
+            with sessions.stopping() as stop, seats.controlling(estate_less, db, clock) as controller:
                 return applying.finish_pass(controller, stop, until_converged=False, output=output)
         answers = [handovers.wait_for(db, one, chosen.state) for one in made]
         failed = [str(one.get("message", "failed")) for one in answers if one.get("state") != "Succeeded"]

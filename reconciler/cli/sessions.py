@@ -1,4 +1,4 @@
-"""Opening what a command needs: the catalog for reading, or the controller's seat with engine and lease."""
+"""Opening the catalog, for reading or writing; signals; who is acting. Light, for commands that only look."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from reconciler.base import clocks, errors, meters
-from reconciler.catalog import database, leases
-from reconciler.cli import outputs, settings
-from reconciler.controller import passes
-from reconciler.jobs import embedded
-from reconciler.operations import sites
-from reconciler.storage import opening
-
-#: How long running jobs may take to stop when the process is asked to, in seconds.
-GRACE = 30.0
+from reconciler.base import errors, meters
+from reconciler.catalog import database
+from reconciler.cli import settings
 
 
 def actor() -> str:
@@ -53,26 +46,6 @@ def writing(chosen: settings.Settings, *, create: bool = False) -> Iterator[data
         raise errors.NotFound(f"there is no catalog at {chosen.catalog}", hint="the first holdfast apply makes it")
     with contextlib.closing(database.open_writing(chosen.catalog)) as db:
         yield db
-
-
-@contextlib.contextmanager
-def controlling(chosen: settings.Settings, db: database.Database, clock: clocks.Clock) -> Iterator[passes.Controller]:
-    """The controller's seat. Raises ``LeaseHeld`` naming the holder. Leaves no job running."""
-    lease = leases.acquire(chosen.state, db, clock.now(), actor(), str(chosen.estate or ""), None)
-    stuck: tuple[str, ...] = ()
-    with contextlib.ExitStack() as stack:
-        stack.callback(lease.release)
-        units = opening.OpenUnits(owner=db.id, cache=chosen.state / "cache")
-        stack.callback(units.close)
-        engine = embedded.Engine(db, clock=clock)
-        site = sites.Site(db=db, units=units, clock=clock, actor=actor())
-        try:
-            yield passes.Controller(site=site, engine=engine, lease=lease, state=chosen.state, estate=chosen.estate)
-        finally:
-            stuck = engine.stop(GRACE)
-            if stuck:
-                outputs.note(f"holdfast: these jobs did not stop in {GRACE:.0f} s: {', '.join(stuck)}")
-                os._exit(1)
 
 
 @contextlib.contextmanager

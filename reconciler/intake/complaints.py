@@ -40,10 +40,33 @@ _EXPECTED: Final = {
 }
 
 
+#: Problems listed per object; a flood hides its cause.
+MAXIMUM: Final = 100
+
+
 class _Complaint(NamedTuple):
     code: str
     message: str
     hint: str | None = None
+
+
+class _Place(NamedTuple):
+    """One problem of a model, located."""
+
+    position: diagnostics.Position
+    path: documents.Path
+    value: documents.Value
+    #: The models of the mapping that it stands in.
+    shapes: tuple[type[pydantic.BaseModel], ...]
+    #: pydantic's name for the problem, its context, and its own words.
+    kind: str
+    context: Mapping[str, Any]
+    words: str
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Line and column."""
+        return (self.position.line, self.position.column)
 
 
 def explain(
@@ -53,35 +76,48 @@ def explain(
     problems: Sequence[Mapping[str, Any]],
 ) -> list[diagnostics.Diagnostic]:
     """One diagnostic per problem, ordered by place; none where a syntax problem stands. ``label`` names the object."""
-    result = []
-    for problem in problems:
-        path, value, shapes = _walk(problem["loc"], document.value, kind)
-        kind_of_error = str(problem["type"])
-        if kind_of_error == "too_short" and isinstance(value, list) and len(value) >= problem["ctx"]["min_length"]:
-            continue  # Only short of the entries that are wrong, and those are listed.
-        if kind_of_error.startswith("union_tag") and isinstance(value, dict):
-            tag = str(problem["ctx"]["discriminator"]).strip("'")
-            path = (*path, tag)
-            if kind_of_error == "union_tag_not_found" and tag not in value:
-                kind_of_error = "missing"
-            value = value.get(tag)
-        where = document.locate(path, key=kind_of_error == "extra_forbidden")
-        if (where.line, where.column) in document.flawed:
-            continue
-        said = _say(kind_of_error, path, value, shapes, problem.get("ctx") or {}, str(problem["msg"]))
+    places = sorted((_place(document, kind, problem) for problem in problems), key=lambda place: place.order)
+    places = [place for place in places if place.order not in document.flawed and not _is_echo(place)]
+    result: list[diagnostics.Diagnostic] = []
+    for place in places[: MAXIMUM + 1]:
+        said = _say(place)
+        if len(result) == MAXIMUM:
+            rest = f"{len(places) - MAXIMUM} more problems follow in this object"
+            said = _Complaint(said.code, rest, "resolve those above first")
         result.append(
             diagnostics.Diagnostic(
                 severity=diagnostics.Severity.ERROR,
                 code=said.code,
                 message=said.message,
-                position=where,
+                position=place.position,
                 object=label,
-                path=findings.show_path(path),
+                path=findings.show_path(place.path),
                 hint=said.hint,
             )
         )
-    result.sort(key=lambda found: (found.position.line, found.position.column) if found.position else (0, 0))
     return result
+
+
+def _place(document: documents.Document, kind: type[models.Object], problem: Mapping[str, Any]) -> _Place:
+    """Where a problem stands, and what is there."""
+    path, value, shapes = _walk(problem["loc"], document.value, kind)
+    kind_of_error = str(problem["type"])
+    context = problem.get("ctx") or {}
+    if kind_of_error.startswith("union_tag") and isinstance(value, dict):
+        tag = str(context["discriminator"]).strip("'")
+        path = (*path, tag)
+        if kind_of_error == "union_tag_not_found" and tag not in value:
+            kind_of_error = "missing"
+        value = value.get(tag)
+    where = document.locate(path, key=kind_of_error == "extra_forbidden")
+    return _Place(where, path, value, shapes, kind_of_error, context, str(problem["msg"]))
+
+
+def _is_echo(place: _Place) -> bool:
+    """A list is only short of the entries that are wrong themselves, and those are listed."""
+    return (
+        place.kind == "too_short" and isinstance(place.value, list) and len(place.value) >= place.context["min_length"]
+    )
 
 
 def _walk(
@@ -136,20 +172,14 @@ def _models_in(annotation: Any) -> Iterable[type[pydantic.BaseModel]]:
         yield from _models_in(argument)
 
 
-def _say(
-    kind: str,
-    path: documents.Path,
-    value: documents.Value,
-    shapes: tuple[type[pydantic.BaseModel], ...],
-    context: Mapping[str, Any],
-    fallback: str,
-) -> _Complaint:
-    name = str(path[-1]) if path else "the document"
+def _say(place: _Place) -> _Complaint:
+    name = str(place.path[-1]) if place.path else "the document"
+    kind, value, context = place.kind, place.value, place.context
     found = documents.describe(value)
     if kind == "missing":
         return _Complaint(codes.MISSING_FIELD, f"{name} is required")
     if kind == "extra_forbidden":
-        return _unknown_field(name, shapes)
+        return _unknown_field(name, place.shapes)
     if kind in _EXPECTED:
         return _wrong_type(kind, value)
     if kind == "literal_error":
@@ -159,9 +189,9 @@ def _say(
     if kind == "string_pattern_mismatch":
         return _wrong_pattern(str(context.get("pattern", "")), found)
     if kind == "value_error":
-        return _Complaint(codes.MALFORMED, str(context.get("error", fallback)))
+        return _Complaint(codes.MALFORMED, str(context.get("error", place.words))[:300])
     limit = _wrong_size(kind, context, found)
-    return limit or _Complaint(codes.MALFORMED, f"{found} is not allowed here: {fallback}")
+    return limit or _Complaint(codes.MALFORMED, f"{found} is not allowed here: {place.words}")
 
 
 def _unknown_field(name: str, shapes: tuple[type[pydantic.BaseModel], ...]) -> _Complaint:

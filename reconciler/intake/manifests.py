@@ -8,7 +8,6 @@ still have a name; it is remembered, so that references to it are not reported a
 from __future__ import annotations
 
 import dataclasses
-from typing import Final
 
 import pydantic
 
@@ -17,9 +16,6 @@ from reconciler.base import diagnostics
 from reconciler.intake import codes, complaints, documents, findings
 
 Key = tuple[str, str]
-
-#: Problems listed per object; a flood hides its cause.
-MAXIMUM_PROBLEMS: Final = 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,14 +66,7 @@ def _object(document: documents.Document) -> findings.Located | list[diagnostics
         built = model.model_validate({**value, "apiVersion": models.API_VERSION}, by_alias=True, by_name=False)
     except pydantic.ValidationError as error:
         listed = error.errors(include_url=False, include_input=False)
-        found = complaints.explain(document, model, _label(value), listed)
-        problems += found[:MAXIMUM_PROBLEMS]
-        if len(found) > MAXIMUM_PROBLEMS:
-            rest = f"{len(found) - MAXIMUM_PROBLEMS} more problems follow in this object"
-            problems.append(
-                dataclasses.replace(found[MAXIMUM_PROBLEMS], message=rest, hint="resolve those above first")
-            )
-        return problems
+        return problems + complaints.explain(document, model, _label(value), listed)
     if problems or document.flawed:
         return problems
     return findings.Located(object=built, document=document)
@@ -124,14 +113,15 @@ def _is_flawed(document: documents.Document, found: diagnostics.Diagnostic) -> b
 
 
 def _key(value: documents.Value) -> Key | None:
+    """Kind and name of what was meant to be an object; the kind is empty where it is no word."""
     if not isinstance(value, dict):
         return None
     metadata = value.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     kind = value.get("kind")
-    return (kind, name) if isinstance(kind, str) and isinstance(name, str) else None
+    return (kind if isinstance(kind, str) else "", name) if isinstance(name, str) else None
 
 
 def _label(value: documents.Value) -> str | None:
     key = _key(value)
-    return f"{key[0][:80]}/{key[1][:80]}" if key is not None else None
+    return f"{key[0][:80]}/{key[1][:80]}" if key is not None and key[0] else None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from reconciler.api import lifecycles, policies, storage
+from reconciler.api import lifecycles, policies, registry, storage
 from reconciler.intake import codes, documents, findings, manifests
 
 _STORAGE: Final = ("StorageUnit", "StorageUnitGroup")
@@ -28,18 +28,22 @@ class Names:
         for item in objects:
             self._declared.setdefault(item.object.kind, set()).add(item.object.name)
         self._broken: dict[str, set[str]] = {}
+        possible = {word for data in unread for word in _WORD.findall(data)}
         for kind, name in broken:
             self._broken.setdefault(kind, set()).add(name)
-        self._words = frozenset(word for data in unread for word in _WORD.findall(data))
+            if kind not in registry.KINDS:
+                possible.add(name.encode(errors="replace"))
+        #: Names that an object of any kind may have.
+        self._possible = frozenset(possible)
 
     def of(self, *kinds: str) -> set[str]:
         """Every name that objects of these kinds have, errors or not."""
         return set().union(*(known.get(kind, ()) for known in (self._declared, self._broken) for kind in kinds))
 
     def has(self, name: str, *kinds: str) -> bool:
-        """Whether an object of one of the kinds has this name, or may have it in a file that could not be read."""
+        """Whether an object of one of the kinds has this name, or may have it: its kind or its file is unreadable."""
         known = any(name in self._declared.get(kind, ()) or name in self._broken.get(kind, ()) for kind in kinds)
-        return known or name.encode() in self._words
+        return known or name.encode() in self._possible
 
 
 def check(objects: Sequence[findings.Located], names: Names, found: findings.Findings) -> None:

@@ -63,7 +63,7 @@ def prepare(label: units.ImageLabel, *, names: Sequence[str], folder: Path, form
 def restore(plan: RestorePlan, stored: units.StoredImage, meter: meters.Meter) -> tuple[Restored, ...]:
     """Write, read back and prove every disk of ``plan``. Raises ``ImageDamaged``, ``Cancelled``, ``HoldfastError``.
 
-    A disk takes its final name only once it is durable; one that is interrupted leaves nothing behind.
+    A disk takes its final name only once it is proven; one that is not, or is interrupted, leaves nothing behind.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     meter.add(total=sum(record.size for record, _ in plan.disks), streams=1)
@@ -77,17 +77,18 @@ def _restore_disk(
     try:
         with contextlib.closing(stored.disk(record.name)) as disk:
             written = _copy(disk, target, meter)
+        target.flush()
+        with contextlib.closing(target.read_back()) as copy:
+            found = digest_of(copy, record.size, meter)
+        if found != record.digest:
+            raise errors.ImageDamaged(
+                f"{path}: what was written has digest {found}, disk {record.name} of {plan.image} has {record.digest}",
+                hint="check the device under the target folder, then restore again",
+            )
+        meter.check()
         target.finish()
     finally:
         target.abort()
-    # Read back under its final name: what is proven is the very file that is handed over.
-    with contextlib.closing(targets.read_back(plan.format, path, record.size)) as copy:
-        found = digest_of(copy, record.size, meter)
-    if found != record.digest:
-        raise errors.ImageDamaged(
-            f"{path}: what was written has digest {found}, disk {record.name} of {plan.image} has {record.digest}",
-            hint="do not use this file; check the device under the target folder, then restore again with --force",
-        )
     return Restored(name=record.name, path=path, size=record.size, written=written, digest=found, verified=True)
 
 

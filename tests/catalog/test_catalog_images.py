@@ -168,6 +168,24 @@ def test_a_copy_that_failed_is_written_again_under_its_number(db: database.Datab
     assert (row.state, row.stored_bytes, row.created_at) == ("Complete", 6, samples.later(hours=1))
 
 
+@pytest.mark.parametrize("state", ["Lost", "Damaged"])
+def test_a_healing_that_is_given_up_leaves_the_copy_as_it_was(db: database.Database, state: str) -> None:
+    samples.image(db, "img-1")
+    samples.duplicate(db, "img-1")
+    images.mark_state(db, "img-1", 1, state, samples.NOW, "tester", "bad")
+    for _ in range(2):
+        assert images.begin_copy(db, "img-1", operation="land", unit="fast", job="j-000009", now=samples.NOW) == 1
+        assert samples.copies(db, "img-1") == {1: "Writing", 2: "Complete"}
+    for _ in range(2):
+        images.discard_writing(db, "img-1", 1)
+        assert samples.copies(db, "img-1") == {1: state, 2: "Complete"}
+    images.begin_copy(db, "img-1", operation="land", unit="fast", job="j-000009", now=samples.NOW)
+    images.commit_copy(db, "img-1", 1, images.CopyResult(stored_bytes=5, base=None), samples.NOW, "tester")
+    assert images.mark_state(db, "img-1", 1, "Lost", samples.NOW, "tester", "gone")
+    images.discard_writing(db, "img-1", 1)
+    assert samples.copies(db, "img-1") == {1: "Lost", 2: "Complete"}
+
+
 def test_a_copy_elsewhere_or_beside_a_good_one_gets_its_own_number(db: database.Database) -> None:
     samples.image(db, "img-1")
     assert samples.duplicate(db, "img-1") == 2
@@ -206,7 +224,8 @@ def test_a_copy_leaves_in_two_steps(db: database.Database) -> None:
     for _ in range(2):
         images.mark_expired(db, "img-1", 2, samples.NOW, "tester")
     assert samples.copies(db, "img-1") == {1: "Complete", 2: "Expired"}
-    assert [copy.number for copy in images.one_series(db, samples.CLIENT, "obl").images[0].copies] == [1]
+    seen_now = images.one_series(db, samples.CLIENT, "obl").images[0].copies
+    assert [copy.state for copy in seen_now] == ["Complete", "Expired"], "what was paid once is not owed again"
     assert images.list_images(db)[0].copies == (1,)
     assert images.list_copies(db)[1].message == "Fixed 7d passed"
     assert [entry.event for entry in audits.entries(db)[-2:]] == ["CopyExpiring", "CopyExpired"]
@@ -225,7 +244,11 @@ def test_images_without_copies_leave_the_decisions_but_the_newest_of_each_schedu
     for id in ("full-1", "full-3", "inc-1"):
         samples.expire(db, id, 1)
     seen = images.one_series(db, samples.CLIENT, "obl").images
-    assert [(image.id, len(image.copies)) for image in seen] == [("full-2", 1), ("full-3", 0), ("inc-1", 0)]
+    assert [(image.id, [copy.state for copy in image.copies]) for image in seen] == [
+        ("full-2", ["Complete"]),
+        ("full-3", ["Expired"]),
+        ("inc-1", ["Expired"]),
+    ]
     samples.image(db, "full-4")
     seen = images.one_series(db, samples.CLIENT, "obl").images
     assert [image.id for image in seen] == ["full-2", "inc-1", "full-4"]

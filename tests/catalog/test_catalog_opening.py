@@ -87,8 +87,7 @@ def test_every_step_can_be_taken_back(tmp_path: Path) -> None:
 
 
 def test_the_wheel_carries_the_migrations(tmp_path: Path) -> None:
-    if not (ROOT / "README.md").exists():
-        pytest.skip("the package is not complete enough to be built")
+    pytest.importorskip("hatchling", reason="needs the Python package hatchling")
     built = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, check=False,

@@ -55,7 +55,7 @@ def _copy(number: int, copy: int) -> dict[str, object]:
     return {
         "image_id": f"image-{number:08d}", "number": copy, "operation": ("land", "dedupe")[copy - 1],
         "unit": ("fast", "pool")[copy - 1], "state": "Complete", "created_at": samples.NOW, "stored_bytes": 1000,
-        "base": None, "imported": False, "job": None, "changed_at": samples.NOW, "message": "",
+        "base": None, "imported": False, "job": None, "changed_at": samples.NOW, "message": "", "fallback": None,
     }  # fmt: skip
 
 

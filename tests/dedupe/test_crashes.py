@@ -22,7 +22,7 @@ _WRITE = [
     "pool.container-renamed",
     "pool.container-renamed:2",
     "pool.container-indexed",
-    "pool.container-indexed:4",
+    "pool.container-indexed:3",
     "pool.before-manifest",
     "pool.after-manifest",
 ]
@@ -38,16 +38,6 @@ def _run(root: Path, act: str, point: str) -> bool:
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == (-9 if point else 0), done.stderr
     return "acknowledged" in done.stdout
-
-
-def _bytes_for(folder: Path, contents: dict[str, bytes]) -> int:
-    """What a pool's containers come to, at least, that never held anything but these images."""
-    samples.create(folder)
-    pool = samples.open_pool(folder)
-    for image, data in contents.items():
-        samples.store(pool, image, data)
-    pool.close()
-    return samples.container_bytes(folder)
 
 
 def _held(pool: pools.DedupePool) -> set[str]:
@@ -72,10 +62,11 @@ def test_every_point_of_the_pool_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("point", _WRITE)
-def test_killed_while_writing(root: Path, opening: Callable[..., pools.DedupePool], point: str, tmp_path: Path) -> None:
+def test_killed_while_writing(root: Path, opening: Callable[..., pools.DedupePool], point: str) -> None:
     pool = opening()
     samples.store(pool, "kept", child.KEPT)
     pool.close()
+    before = samples.container_bytes(root)
     assert not _run(root, "write", point)
     pool = opening()
     assert samples.load(pool, "kept") == child.KEPT
@@ -85,7 +76,7 @@ def test_killed_while_writing(root: Path, opening: Callable[..., pools.DedupePoo
         assert samples.load(pool, "new") == child.WRITTEN
     _tidy(pool, root)
     if "new" not in visible:
-        assert samples.container_bytes(root) <= _bytes_for(tmp_path / "fresh", {"kept": child.KEPT})
+        assert samples.container_bytes(root) == before
         samples.store(pool, "new", child.WRITTEN, parent="kept")
     assert samples.load(pool, "new") == child.WRITTEN
     assert samples.load(pool, "kept") == child.KEPT

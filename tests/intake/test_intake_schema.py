@@ -9,6 +9,7 @@ import pytest
 
 from reconciler.intake import codes
 
+GOLD = "  lifecycle: gold"
 UNKNOWN = "kind: BackupWindow\nmetadata: {name: night}"
 
 
@@ -45,7 +46,7 @@ def test_the_good_estate_is_good(tmp_path: Path) -> None:
         ("  lifecycle: gold", "  lifecycle: gold\n  @@limit: {}", codes.UNKNOWN_FIELD, "did you mean limits?"),
         # missing fields: at the mapping
         ("  type: Directory\n  path: /srv/units/array", "  @@type: Directory", codes.MISSING_FIELD, "path is required"),
-        ("{name: fast}", "@@{labels: {a: b}}", codes.MISSING_FIELD, "name is required"),
+        ("{name: server}", "@@{labels: {a: b}}", codes.MISSING_FIELD, "name is required"),
         ("{type: Fixed, period: 7d}", "@@{type: Fixed}", codes.MISSING_FIELD, "period is required"),
         ("{type: Fixed, period: 7d}", "@@{period: 7d}", codes.MISSING_FIELD, "type is required"),
         # wrong values: at the value
@@ -63,11 +64,11 @@ def test_the_good_estate_is_good(tmp_path: Path) -> None:
         ("{tier: fast}", "@@fast", codes.WRONG_TYPE, "expected a mapping"),
         ("members: [array]", "members: @@array", codes.WRONG_TYPE, "expected a list"),
         ("members: [array]", "members: @@[]", codes.OUT_OF_RANGE, "at least 1 entry"),
-        ("members: [array]", "@@members:", codes.WRONG_TYPE, "found nothing"),
-        ("{name: fast}", "{name: @@-fast}", codes.MALFORMED, "is not a name"),
-        ("{name: fast}", "{name: @@a b}", codes.MALFORMED, "is not a name"),
-        ("{name: fast}", f"{{name: @@{'a' * 64}}}", codes.MALFORMED, "at most 63"),
-        ("{name: fast}", "{name: @@007}", codes.WRONG_TYPE, "put it in quotes"),
+        ("members: [array]", "@@members: ", codes.WRONG_TYPE, "found nothing"),
+        ("{name: server}", "{name: @@-server}", codes.MALFORMED, "is not a name"),
+        ("{name: server}", "{name: @@a b}", codes.MALFORMED, "is not a name"),
+        ("{name: server}", f"{{name: @@{'a' * 64}}}", codes.MALFORMED, "at most 63"),
+        ("{name: server}", "{name: @@007}", codes.WRONG_TYPE, "put it in quotes"),
         ('start: "20:00"', "start: @@24:00", codes.MALFORMED, "not a time of day"),
         ("duration: 10h", "duration: @@10 hours", codes.MALFORMED, "write a number and a unit"),
         ("duration: 10h", "duration: @@36000", codes.MALFORMED, "found 36000"),
@@ -78,9 +79,9 @@ def test_the_good_estate_is_good(tmp_path: Path) -> None:
         ("  timeZone: Europe/Berlin\n  allow", "  timeZone: @@CEST/Berlin\n  allow", codes.MALFORMED, "IANA time zone"),
         ("  timeZone: Europe/Berlin\n  allow", "  timeZone: @@../../etc/passwd\n  allow", codes.MALFORMED, "IANA"),
         ("  lifecycle: gold", "  lifecycle: gold\n  index: @@yes", codes.WRONG_TYPE, "expected true or false"),
-        ("  lifecycle: gold", '  lifecycle: gold\n  suspend: {reason: @@"", until: 2026-12-01T00:00:00Z}', codes.OUT_OF_RANGE, "empty"),
-        ("  lifecycle: gold", "  lifecycle: gold\n  suspend: {reason: x, until: @@2026-12-01}", codes.MALFORMED, "RFC 3339"),
-        ("  lifecycle: gold", "  lifecycle: gold\n  suspend: @@{reason: x}", codes.MISSING_FIELD, "until is required"),
+        (GOLD, f'{GOLD}\n  suspend: {{reason: @@"", until: 2026-12-01T00:00:00Z}}', codes.OUT_OF_RANGE, "empty"),
+        (GOLD, f"{GOLD}\n  suspend: {{reason: x, until: @@2026-12-01}}", codes.MALFORMED, "RFC 3339"),
+        (GOLD, f"{GOLD}\n  suspend: @@{{reason: x}}", codes.MISSING_FIELD, "until is required"),
         ("path: /srv/units/array", f"path: @@/{'a' * 4096}", codes.OUT_OF_RANGE, "longer than 4096"),
         # values whose syntax was wrong are not judged again
         ("maxConcurrentJobs: 8", "maxConcurrentJobs: @@1.5", codes.FLOAT, "no floats"),

@@ -46,6 +46,8 @@ class World:
     requests: list[observed.Request] = dataclasses.field(default_factory=list)
     in_force: str | None = None
     sequence: int = 0
+    #: Copies that were found lost, as (image id, number): only their record could go.
+    losses: set[tuple[str, int]] = dataclasses.field(default_factory=set)
     #: Everything that was started: address and outcome.
     done: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
@@ -250,6 +252,8 @@ class World:
     def damage(self, image: str, number: int, state: str) -> None:
         """A copy turns out to be Damaged or Lost."""
         key, index, found = self._find(image)
+        if state == "Lost":
+            self.losses.add((image, number))
         copies = tuple(
             c._replace(state=state) if c.number == number and c.state == "Complete" else c for c in found.copies
         )
@@ -281,7 +285,11 @@ class World:
         if image.state != "Complete":
             return []
         had = {copy.operation for copy in image.copies}
-        gone = {copy.operation for copy in image.copies if copy.state == "Expired"}
+        gone = {
+            copy.operation
+            for copy in image.copies
+            if copy.state == "Expired" and (image.id, copy.number) not in self.losses
+        } - {copy.operation for copy in image.copies if copy.state == "Complete"}
         return [
             f"2: {image.id}: {one.source} went before {one.name} was made"
             for one in self.owed[image.owed].operations

@@ -148,6 +148,7 @@ def _copies() -> None:
         sa.Column("job", sa.String(), nullable=True),
         sa.Column("changed_at", sa.BigInteger(), nullable=False),
         sa.Column("message", sa.String(), nullable=False),
+        sa.Column("fallback", sa.String(), nullable=True),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_copies_image_id_images")),
         sa.PrimaryKeyConstraint("image_id", "number", name=op.f("pk_copies")),
         sqlite_with_rowid=False,

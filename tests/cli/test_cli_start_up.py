@@ -1,0 +1,47 @@
+"""Commands answer at once: what people type all day must not wait for libraries it does not need."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from estate_samples import Estate
+
+#: Twice the budgets in seconds of CPU, because the machine may be busy with other tests.
+BUDGETS = {
+    ("--help",): 0.7,
+    ("version",): 0.7,
+    ("validate",): 1.2,
+    ("get", "images"): 3.0,
+}
+
+
+@pytest.mark.parametrize("arguments", BUDGETS, ids=" ".join)
+def test_start_up(converged: Estate, arguments: tuple[str, ...]) -> None:
+    spent = []
+    for _ in range(3):
+        before = os.times()
+        started = time.monotonic()
+        converged.command.run(*arguments)
+        wall = time.monotonic() - started
+        after = os.times()
+        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        # Nothing waits for the network or a timer, so on an idle machine both agree.
+        spent.append(min(wall, cpu))
+    assert min(spent) <= BUDGETS[arguments], spent
+
+
+def test_shell_completion_lists_commands_and_options(converged: Estate, tmp_path: Path) -> None:
+    def complete(words: str, index: int) -> list[str]:
+        shell = converged.command.using(
+            _HOLDFAST_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(index), folder=tmp_path
+        )
+        return shell.run(code=None).stdout.split()
+
+    listed = complete("holdfast ", 1)
+    assert {"init", "plan", "apply", "run", "restore", "get", "pool"} <= set(listed)
+    assert complete("holdfast rest", 1) == ["restore"]
+    assert "--detailed-exitcode" in complete("holdfast plan --det", 2)
+    assert list(tmp_path.iterdir()) == []

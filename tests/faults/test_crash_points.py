@@ -1,0 +1,74 @@
+"""A process that dies at any named point is followed by one that converges, and no committed image is ever lost."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from fault_estates import Estate, Holdings
+
+from reconciler.base import crashes
+
+#: Points that only an estate's first pass meets.
+FIRST = ("catalog.migrated", "unit.identity-written", "configuration.recorded")
+RESTORE = ("restore.reading", "restore.before-rename")
+#: Points that every later pass meets, some of them again a little later.
+LATER = tuple(point for point in crashes.POINTS if point not in (*FIRST, *RESTORE))
+AGAIN = ("unit.identity-written:2", "backup.after-commit:2", "pool.container-renamed:2", "expire.deleted:3")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(templates: Estate) -> Holdings:
+    """What the units hold after the fourth day's pass when nothing goes wrong."""
+    holdings = templates.put_back("done").holdings()
+    templates.require_converged()
+    return holdings
+
+
+def die(estate: Estate, point: str, *arguments: str | Path) -> None:
+    """Run a command that passes ``point`` and see it killed there."""
+    found = estate.command.crashing(point).run(*arguments, code=None)
+    assert found.returncode == -signal.SIGKILL, f"{point} was not passed: {found.returncode} {found.stderr}"
+
+
+def require_recovery(estate: Estate, expected: Holdings) -> None:
+    """The next pass converges to exactly what it would have come to, and what was committed is still there."""
+    committed = {(unit, image) for unit, labels in estate.held().items() for image in labels}
+    estate.command.run("apply", "--yes", ".")
+    estate.require_converged()
+    assert estate.holdings() == expected
+    left = {(copy["unit"], copy["image"]) for copy in estate.items("copies") if copy["state"] == "Expired"}
+    gone = committed - {(unit, image) for unit, labels in estate.held().items() for image in labels}
+    assert gone <= left, "an image that a unit had committed is gone, and no rule let it go"
+
+
+def test_every_point_has_a_scenario(fresh: Estate) -> None:
+    assert set(fresh.ask("version")["crashPoints"]) == {*FIRST, *RESTORE, *LATER}
+
+
+@pytest.mark.parametrize("point", [*FIRST, "unit.identity-written:2"])
+def test_a_crash_in_the_first_pass(fresh: Estate, point: str) -> None:
+    die(fresh, point, "apply", "--yes", ".")
+    fresh.command.run("apply", "--yes", ".")
+    fresh.require_converged()
+    clients = sorted((unit, client) for unit, client, _ in fresh.holdings().elements())
+    assert clients == [("fast", "vm1"), ("fast", "vm2"), ("pool", "vm1"), ("pool", "vm2")]
+
+
+@pytest.mark.parametrize("point", [*LATER, *AGAIN[1:]])
+def test_a_crash_in_a_later_pass(grown: Estate, undisturbed: Holdings, point: str) -> None:
+    grown.put_back("grown")  # the other fixture may have used the folder
+    die(grown, point, "apply", "--yes", ".")
+    require_recovery(grown, undisturbed)
+
+
+@pytest.mark.parametrize("point", RESTORE)
+def test_a_crash_in_a_restore(grown: Estate, undisturbed: Holdings, point: str, tmp_path: Path) -> None:
+    grown.put_back("grown")
+    target = tmp_path / "restored"
+    die(grown, point, "restore", "vm1", "--to", target)
+    assert not (target / "system.img").exists(), "a disk has its name before it was proven whole"
+    grown.command.run("restore", "vm1", "--to", target)
+    assert sorted(path.name for path in target.iterdir()) == ["data.img", "system.img"]
+    require_recovery(grown, undisturbed)
