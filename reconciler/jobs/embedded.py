@@ -215,6 +215,8 @@ def foreground(
         heartbeat.watch(run)
         yield run
     except BaseException as error:
+        if run.meter.cancelled:  # by a heartbeat, which said so, or by a signal handler, which could not
+            run.ask(runs.INTERRUPTED)
         ending = run.ending(error)
         run.explain(error, ending)
         raise

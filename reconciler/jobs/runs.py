@@ -35,6 +35,8 @@ def ended(state: engines.State, code: str, message: str) -> Ending:
 
 #: Somebody asked for this very job to stop.
 CANCELLED: Final = ended(engines.State.CANCELLED, "Cancelled", "cancelled on request")
+#: Somebody stopped the command that ran the job in the foreground.
+INTERRUPTED: Final = ended(engines.State.CANCELLED, "Interrupted", "the command was interrupted")
 #: The engine stops, and the job with it.
 STOPPED: Final = ended(engines.State.LOST, engines.STOPPED, "the process was asked to stop; the work is planned again")
 #: Somebody took this process for dead and ended the row: the address may be live elsewhere already.
@@ -101,7 +103,7 @@ class Run:
                 return asked
             return ended(engines.State.FAILED, error.code, str(error))
         if isinstance(error, KeyboardInterrupt):
-            return ended(engines.State.CANCELLED, "Interrupted", "interrupted at the terminal")
+            return INTERRUPTED
         sentence = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return ended(engines.State.FAILED, engines.UNEXPECTED, sentence)
 

@@ -173,9 +173,10 @@ class _Trial:
     def hear(self) -> list[Verdict]:
         """Judge every copy."""
         result = []
+        protected = nevers.protected(self.judge, self.history)
         for image in reversed(self.history.images):
             copies = [copy for copy in image.copies if copy.state != "Expired"]
-            if len(copies) > 1:
+            if image.id in protected:
                 # Of several copies that may all go, the one that would have stayed longest is the last to be judged.
                 copies.sort(key=lambda copy: (self._end(image, copy), copy.number))
             for copy in copies:

@@ -49,14 +49,16 @@ class Book:
     def __init__(self, wanted: desired.Desired, owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec]) -> None:
         self._newest = {name: item.spec for name, item in wanted.lifecycles.items()}
         self._owed = owed
-        self._operations = {name: configuration.operation_names(spec) for name, spec in self._newest.items()}
+        renamed = {name: configuration.operation_names(spec) for name, spec in self._newest.items()}
+        self._operations = {name: names for name, names in renamed.items() if names}
         self._schedules = {name: configuration.schedule_names(item) for name, item in wanted.policies.items()}
         self._trees: dict[tuple[str, str, str, str], Tree] = {}
         self._rules: dict[tuple[str, str, str], lifecycles.Retention | None] = {}
 
     def operation(self, lifecycle: str, name: str) -> str:
         """The present name of an operation."""
-        return self._operations.get(lifecycle, {}).get(name, name)
+        names = self._operations.get(lifecycle)
+        return names.get(name, name) if names is not None else name
 
     def tree(self, policy: str, image: observed.Image) -> Tree:
         """What a complete image is owed; nothing where its lifecycle is not known."""

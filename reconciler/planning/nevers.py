@@ -126,7 +126,7 @@ def _last_good(
     leaving: Set[tuple[str, int]],
 ) -> actions.Reason | None:
     """The first never."""
-    why = _protected(rules, history).get(image.id)
+    why = protected(rules, history).get(image.id)
     if why is None:
         return None
     for other in image.copies:
@@ -136,8 +136,8 @@ def _last_good(
     return actions.Reason(code="NewestImage", message=f"the last good copy of {why}")
 
 
-def _protected(rules: Rules, history: histories.History) -> dict[str, str]:
-    """Images that must keep a good copy, and what they are."""
+def protected(rules: Rules, history: histories.History) -> dict[str, str]:
+    """Ids of images that must keep a good copy, and what they are; worked out once per history."""
     found = history.protected
     if found is None:
         found = history.protected = _find_protected(rules, history)

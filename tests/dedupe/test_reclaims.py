@@ -288,6 +288,39 @@ def test_a_dead_container_is_kept_if_the_index_names_a_false_place_for_its_segme
     assert first.exists()
 
 
+def test_a_copy_that_the_index_lost_sight_of_is_found_again_and_kept(pool: pools.DedupePool, root: Path) -> None:
+    samples.store(pool, "a", A)
+    store = pool._opened()
+    (path,) = samples.container_files(root, "meta-a")
+    footer = containers.read_footer(path, store.header.id)
+    fingerprints = [record.fingerprint for record in footer.records]
+    store.index.forget(footer.container, footer.kind, fingerprints)
+    collect(pool)
+    assert path.exists()
+    assert None not in store.index.find(footer.kind, fingerprints)
+    # Data that no image needs goes, whether the index knows it or not.
+    samples.store(pool, "b", B)
+    pool.delete("b")
+    pool.delete("a")
+    for lost in samples.container_files(root, "data")[:2]:
+        records = containers.read_footer(lost, store.header.id).records
+        store.index.forget(int(lost.name[:16], 16), containers.DATA, [record.fingerprint for record in records])
+    collect(pool)
+    assert samples.container_files(root) == []
+
+
+def test_a_writer_that_found_a_vanished_container_succeeds_at_its_next_attempt(
+    pool: pools.DedupePool, root: Path
+) -> None:
+    samples.store(pool, "a", A)
+    for path in samples.container_files(root, "data"):
+        path.unlink()
+    with pytest.raises(errors.UnitError, match="next attempt"):
+        samples.store(pool, "b", A)
+    samples.store(pool, "b", A)
+    assert samples.load(pool, "b") == A
+
+
 def test_a_second_collection_at_the_same_time_is_refused(pool: pools.DedupePool) -> None:
     store = pool._opened()
     with reclaims._alone(store), pytest.raises(errors.UnitError, match="another collection"):

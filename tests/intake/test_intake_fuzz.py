@@ -13,7 +13,8 @@ from hypothesis import strategies as some
 from reconciler.base import diagnostics
 from reconciler.intake import estates, trees
 
-TOKENS = intake_samples.GOOD.replace("\n", " \n ").split(" ") + [
+TOKENS = [
+    *intake_samples.GOOD.replace("\n", " \n ").split(" "),
     "[", "]", "{", "}", ":", "- ", "? ", "&a ", "*a", "!x ", "!!int ", "|\n", ">-\n", "---\n", "...\n", "#", '"', "'",
     "\t", "\r\n", "\r", "<<: ", "%YAML 1.1\n", "1.5", "0x", "~", "\\", '"\\ud800"', "\u2028", "\ufeff", "é", "😀",
     "null", "[" * 70, "a:b", "@", "`", "999999999999999999999d", "7d", "-1", "true",

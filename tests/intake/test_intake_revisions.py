@@ -133,7 +133,8 @@ def test_files_that_are_no_manifests_do_not_matter(repository: Path) -> None:
 
 def test_committing_gives_the_new_commit(repository: Path) -> None:
     change(repository, "edited")
-    assert revision(repository / "manifests") == f"main@sha1:{commit(repository)}"
+    head = commit(repository)
+    assert revision(repository / "manifests") == f"main@sha1:{head}"
 
 
 def test_without_a_commit_it_is_a_folder(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import intake_samples
@@ -88,22 +90,27 @@ def test_what_cannot_be_read_is_an_error_and_the_rest_is_read(tmp_path: Path) ->
     ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not hasattr(os, "seteuid"), reason="needs a user who is not root")
-def test_files_without_permission_are_named(tmp_path: Path) -> None:
-    write(tmp_path, "open.yaml", "locked.yaml", "closed/a.yaml")
-    (tmp_path / "locked.yaml").chmod(0)
-    (tmp_path / "closed").chmod(0)
-    for place in (tmp_path, *tmp_path.parents):
-        if place.owner() == "root" or place == tmp_path:
-            place.chmod(place.stat().st_mode | 0o055) if os.access(place, os.W_OK) else None
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user can reach; ``tmp_path`` is closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def test_files_without_permission_are_named(public_folder: Path) -> None:
+    write(public_folder, "open.yaml", "locked.yaml", "closed/a.yaml")
+    (public_folder / "locked.yaml").chmod(0)
+    (public_folder / "closed").chmod(0)
     was = os.geteuid()
     try:
         if was == 0:
-            os.seteuid(65534)
-        tree = trees.read_tree(tmp_path)
+            os.seteuid(65534)  # permissions do not bind root
+        tree = trees.read_tree(public_folder)
     finally:
         os.seteuid(was)
-        (tmp_path / "closed").chmod(0o755)
+        (public_folder / "closed").chmod(0o755)
     assert [file.path for file in tree.files] == ["open.yaml"]
     assert {one.position.file for one in tree.diagnostics if one.position} == {"locked.yaml", "closed"}
 

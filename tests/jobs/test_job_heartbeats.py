@@ -199,6 +199,15 @@ def test_foreground_work_can_be_cancelled_by_others(db: database.Database) -> No
     assert jobs.get(db, context.id).state == "Cancelled"
 
 
+def test_foreground_work_whose_command_is_interrupted_ends_as_cancelled(db: database.Database) -> None:
+    order = engines.Order(address="restore/c@1", type="Restore")
+    with pytest.raises(errors.Cancelled), embedded.foreground(db, order, clock=clocks.SystemClock()) as context:
+        context.meter.cancel()  # as a signal handler does
+        counting(context)
+    row = jobs.get(db, context.id)
+    assert (row.state, row.error_code) == ("Cancelled", "Interrupted")
+
+
 def test_foreground_work_outlives_its_catalog(db: database.Database, caplog: pytest.LogCaptureFixture) -> None:
     order = engines.Order(address="restore/c@1", type="Restore")
     with embedded.foreground(db, order, clock=clocks.SystemClock(), interval=0.05) as context:

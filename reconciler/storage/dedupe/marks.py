@@ -78,6 +78,10 @@ class Mark:
         bits = self.live.get(container, b"")
         return number < len(bits) and bits[number] != 0
 
+    def needs_meta(self, fingerprint: bytes) -> bool:
+        """Whether an image needs this page or span."""
+        return fingerprint in self._seen
+
     def _add_disk(self, disk: manifests.DiskRecipe) -> None:
         for index, fingerprint in enumerate(disk.spans):
             if fingerprint == recipes.NOTHING or fingerprint in self._seen:

@@ -156,7 +156,7 @@ def _confirmed(store: stores.Store, mark: marks.Mark, container: int, kind: int)
     """The footer of a container that is really dead, None where its own footer does not bear that out.
 
     The mark went by the index. It is right about this container if each fingerprint that the footer names is known
-    nowhere (then no image needs it, or the mark had failed), or here, or in another container that truly holds it.
+    here, or in another container that truly holds it, or nowhere and no image needs it.
     """
     try:
         footer = containers.read_footer(containers.path(store.folder, container, kind), store.header.id)
@@ -165,20 +165,30 @@ def _confirmed(store: stores.Store, mark: marks.Mark, container: int, kind: int)
     fingerprints = [record.fingerprint for record in footer.records]
     elsewhere: dict[int, set[tuple[bytes, int]]] = {}
     for fingerprint, location in zip(fingerprints, store.index.find(kind, fingerprints), strict=True):
-        if location is not None and location.container != container:
-            elsewhere.setdefault(location.container, set()).add((fingerprint, location.number))
-    for other, wanted in elsewhere.items():
-        if other not in store.present:
+        if location is not None and location.container in store.present:
+            if location.container != container:
+                elsewhere.setdefault(location.container, set()).add((fingerprint, location.number))
+        elif mark.needs_meta(fingerprint) or (
+            location is not None and mark.is_live(location.container, location.number)
+        ):
+            # A copy that an image needs and that the index had lost sight of: it is found from now on.
+            store.index.add(footer, store.present)
             return None
-        if mark.knows(other) and not any(mark.is_live(other, number) for _, number in wanted):
-            continue
-        try:
-            records = containers.read_footer(containers.path(store.folder, other, kind), store.header.id).records
-        except (containers.Damaged, FileNotFoundError):
-            return None
-        if any(number >= len(records) or records[number].fingerprint != fingerprint for fingerprint, number in wanted):
-            return None
-    return footer
+    sound = all(_truly_there(store, mark, other, kind, wanted) for other, wanted in elsewhere.items())
+    return footer if sound else None
+
+
+def _truly_there(
+    store: stores.Store, mark: marks.Mark, other: int, kind: int, wanted: Collection[tuple[bytes, int]]
+) -> bool:
+    """Whether a container holds what the index says it does, as far as any image needs it."""
+    if mark.knows(other) and not any(mark.is_live(other, number) for _, number in wanted):
+        return True
+    try:
+        records = containers.read_footer(containers.path(store.folder, other, kind), store.header.id).records
+    except (containers.Damaged, FileNotFoundError):
+        return False
+    return all(number < len(records) and records[number].fingerprint == fingerprint for fingerprint, number in wanted)
 
 
 def _condemn(store: stores.Store, plan: Plan) -> bool:

@@ -278,6 +278,7 @@ class PoolWriter:
         for container in self._claims.all():
             kind = kinds.get(container)
             if kind is None or not containers.path(store.folder, container, kind).exists():
+                store.distrust()
                 raise errors.UnitError(
                     f"image {self._label.id}: container {container:016x} was collected while the image was written",
                     hint="the next attempt stores it again",
