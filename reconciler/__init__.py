@@ -3,7 +3,7 @@
 Desired state (policies, storage units, lifecycles, retention) lives in versioned YAML; a control loop compares it with
 the catalog and runs backups, duplications and expirations until the two agree.
 
-The house, in reading order (a package imports only from packages further down this list's layers; ``hack/check`` proves it):
+The house, in reading order. A package imports only from layers below its own; ``hack/check`` proves it.
 
 ``planning``    every decision as a pure function; start at ``planning.planner``
 ``base``        the floor: errors, times, digests, and the one port for bytes, ``base.disks.Disk``

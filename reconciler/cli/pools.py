@@ -58,9 +58,12 @@ def pool(
         meter = meters.Meter()
         with sessions.cancelling(meter), progress.metered(meter, f"check {name}"):
             found = unit.check(meter=meter)
-        message = "\n".join(str(one) for one in found) or f"{name}: every image, page and segment is whole"
-        outputs.emit(results.Message(done=not found, message=message), output, lambda shown: shown.message)
-        return 1 if found else 0
+        if found:
+            told = "\n  ".join(str(one) for one in found)
+            raise errors.ImageDamaged(f"{name} is damaged:\n  {told}", hint="other copies of these images are not")
+        message = f"{name}: every image, page and segment is whole"
+        outputs.emit(results.Message(done=True, message=message), output, lambda shown: shown.message)
+        return 0
 
 
 @contextlib.contextmanager

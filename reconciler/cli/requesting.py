@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import time
 from typing import Annotated
 
@@ -52,7 +53,15 @@ def backup(
             estate_less = settings.Settings(estate=None, state=chosen.state, catalog=chosen.catalog)
             with sessions.stopping() as stop, seats.controlling(estate_less, db, clock) as controller:
                 return applying.finish_pass(controller, stop, until_converged=False, output=output)
-        answers = [handovers.wait_for(db, one, chosen.state) for one in made]
+        asked = {row.id: row for row in requests.pending(db, "Backup")}
+        answers = [
+            handovers.wait_for(
+                db, one, chosen.state, early=functools.partial(handovers.backup_trouble, db, asked[one])
+            )
+            if one in asked
+            else requests.outcome(db, one) or {}
+            for one in made
+        ]
         failed = [str(one.get("message", "failed")) for one in answers if one.get("state") != "Succeeded"]
         message = "; ".join(failed) or f"{policy}: done for {', '.join(one.name for one in machines)}"
         outputs.emit(results.Message(done=not failed, message=message), output, _message)

@@ -97,7 +97,12 @@ def _expire(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int |
         expiry.check_delete(situation.wanted, situation.seen, series, image, number, situation.site.clock.now())
 
     order = expirations.ExpireOrder(
-        image=image, copy=number, unit=_need(action.unit, action), reason=action.reason.message, check=check
+        image=image,
+        copy=number,
+        unit=_need(action.unit, action),
+        reason=action.reason.message,
+        check=check,
+        fence=situation.fence,
     )
     return functools.partial(expirations.expire, situation.site, order), None, None
 

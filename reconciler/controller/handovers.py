@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.base import clocks, errors
-from reconciler.catalog import database, leases, requests
+from reconciler.catalog import database, jobs, leases, requests
 
 #: How often an answer is looked for, in seconds.
 _POLL = 0.25
@@ -36,10 +36,41 @@ def hand_over(
     return wait_for(db, request, Path(db.location).parent)
 
 
-def wait_for(db: database.Database, request: str, state: Path) -> dict[str, Any]:
-    """Wait until a request is answered. Raises ``HoldfastError`` when no controller lives any more."""
+def backup_answer(db: database.Database, request: requests.RequestRow) -> dict[str, Any]:
+    """What came of a request for a backup, by the newest attempt since it was made."""
+    made = _attempts(db, request)
+    if made and made[-1].state == "Succeeded":
+        return {"state": "Succeeded", "image": made[-1].image}
+    why = made[-1].error_message if made else "the policy, the machine or the source is no longer there"
+    return {"state": made[-1].state if made else "Failed", "message": why or "failed"}
+
+
+def backup_trouble(db: database.Database, request: requests.RequestRow) -> dict[str, Any] | None:
+    """The answer to who waits, as soon as one attempt has failed: retries may follow, minutes later."""
+    made = _attempts(db, request)
+    if made and made[-1].state in ("Failed", "Partial", "Cancelled"):
+        return backup_answer(db, request)
+    return None
+
+
+def _attempts(db: database.Database, request: requests.RequestRow) -> list[jobs.JobRow]:
+    found = jobs.list_jobs(
+        db, type="Backup", client_id=str(request.payload["client"]), policy=str(request.payload["policy"])
+    )
+    return [job for job in found if job.queued_at >= request.at]
+
+
+def wait_for(
+    db: database.Database,
+    request: str,
+    state: Path,
+    *,
+    early: Callable[[], dict[str, Any] | None] = lambda: None,
+) -> dict[str, Any]:
+    """Wait until a request is answered, or ``early`` knows enough. Raises ``HoldfastError`` when no controller lives
+    any more."""
     while True:
-        found = requests.outcome(db, request)
+        found = requests.outcome(db, request) or early()
         if found is not None:
             return found
         if leases.holder(state, db) is None:

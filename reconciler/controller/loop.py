@@ -41,9 +41,11 @@ def one_pass(
     started = controller.site.clock.now()
     until = None if until_converged else started
     while True:
+        # Asked before the turn: a plan made beside a running job says nothing about what that job made due.
+        idle = controller.idle()
         plan = controller.turn(until=until)
         waiting = until_converged and _waits(plan)
-        if controller.idle() and not waiting and not passes.startable(plan, until):
+        if idle and not waiting and not controller.started:
             controller.answer_requests(plan)
             controller.dump()
             return plan
@@ -61,7 +63,7 @@ def _rest(controller: passes.Controller, plan: actions.Plan, stop: threading.Eve
         progress()
         if stop.is_set():
             raise errors.Cancelled("interrupted")
-        if finished or controller.idle() or _come(controller, plan):
+        if finished or _come(controller, plan):
             return
 
 
@@ -114,9 +116,10 @@ class _Keeper:
         controller.reload()
         asked = requests.pending(controller.site.db)
         self._taken = frozenset(row.id for row in asked)
+        idle = controller.idle()
         plan = self._plan = controller.turn()
         self._tell(plan)
-        if controller.idle() and not passes.startable(plan, None):
+        if idle and not controller.started:
             controller.answer_requests(plan)
             controller.dump()
             document = outcomes.result(plan, controller.tally.finished, controller.tally.configuration)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reconciler.base import crashes, diagnostics, errors
-from reconciler.catalog import dumps, inventories, leases, requests
-from reconciler.controller import bindings, jumps, observations
+from reconciler.catalog import dumps, inventories, jobs, leases, requests
+from reconciler.controller import bindings, handovers, jumps, observations
 from reconciler.intake import estates
 from reconciler.jobs import engines
 from reconciler.operations import recovery, sites
@@ -58,6 +58,8 @@ class Controller:
         self.engine = engine
         self.estate = estate
         self.tally = Tally()
+        #: How many jobs the last turn started.
+        self.started = 0
         self._lease = lease
         self._state = state
         self._tree: Tree | None = None
@@ -99,13 +101,19 @@ class Controller:
         if self._settle(seen):
             plan, wanted, seen = self.plan()
         situation = bindings.Situation(site=self.site, wanted=wanted, seen=seen, fence=self._lease.token)
+        self.started = 0
         for start in dispatch.choose(startable(plan, until), seen.jobs, wanted, seen, plan.now):
             self._start(situation, start)
         return plan
 
     def _start(self, situation: bindings.Situation, start: dispatch.Start) -> None:
         if start.action.address not in self.engine.live():
-            self.engine.start(bindings.task(situation, start))
+            try:
+                self.engine.start(bindings.task(situation, start))
+                self.started += 1
+            except (jobs.AddressTaken, jobs.CopyLeaving) as error:
+                # The world moved between observing and starting; the next turn plans from what is there then.
+                _log.info("not started: %s", error)
 
     def _unknown_clients(self, seen: observed.Observed) -> bool:
         return any(
@@ -171,10 +179,10 @@ class Controller:
 
     def answer_requests(self, plan: actions.Plan) -> None:
         """Finish backup requests whose work is over, one way or the other."""
-        open_addresses = {action.request for action in plan.actions if action.request}
+        still_open = {request for action in plan.actions for request in (action.request, *action.requests)}
         for row in requests.pending(self.site.db, "Backup"):
-            if row.id not in open_addresses:
-                requests.finish(self.site.db, row.id, {"state": "Done"}, self.site.clock.now())
+            if row.id not in still_open:
+                requests.finish(self.site.db, row.id, handovers.backup_answer(self.site.db, row), self.site.clock.now())
 
     def dump(self) -> None:
         """After a pass that changed something: a compact copy of the catalog onto every unit that is online."""

@@ -78,10 +78,15 @@ def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -
         sequence = images.begin_image(site.db, _draft(order, image_id, now, reading, context.id))
         crashes.passing("backup.frozen")
         try:
-            return _write(site, order, context, reading, _label(order, image_id, sequence, now))
+            commit = _write(site, order, context, reading, _label(order, image_id, sequence, now))
         except BaseException:
             images.discard_writing(site.db, image_id, 1)
             raise
+        # From here on the unit holds the image: if the catalog cannot be told, the row stays for recovery to adopt.
+        crashes.passing("backup.after-commit")
+        record(site, commit, reading.state())
+        crashes.passing("backup.recorded")
+        return _outcome(commit, context)
 
 
 def _draft(
@@ -137,38 +142,41 @@ def _write(
     context: engines.JobContext,
     reading: machines.Reading,
     label: units.ImageLabel,
-) -> engines.Outcome:
-    unit = site.units.get(order.unit)
+) -> units.Commit:
+    """Bytes and commit. A disk that cannot be read to its end is left out, and the others are read once more."""
     parent = _parent(site, order)
-    context.meter.add(total=sum(disk.size for disk in reading.disks))
-    writer = unit.begin(label, [disk.name for disk in reading.disks])
-    committed = False
-    try:
-        streamed = _stream_all(writer, reading, parent, context, order.policy.spec.limits.max_streams_per_client)
-        if not any(one.written for one in streamed):
-            raise errors.SourceError(
-                f"{order.client_name}: no disk could be read to its end: "
-                + "; ".join(one.finding.message for one in streamed if one.finding)
-            )
-        label = _judged(label, reading, streamed)
-        context.meter.check()
-        crashes.passing("backup.before-commit")
-        commit = writer.commit(label)
-        committed = True
-    finally:
-        if not committed:
-            writer.abort()
-    crashes.passing("backup.after-commit")
-    record(site, commit, reading.state())
-    crashes.passing("backup.recorded")
+    failed: list[machines.Found] = []
+    readable = list(reading.disks)
+    while readable:
+        context.meter.add(total=sum(disk.size for disk in readable))
+        writer = site.units.get(order.unit).begin(label, [disk.name for disk in readable])
+        committed = False
+        try:
+            streamed = _stream_all(writer, reading, readable, parent, order, context)
+            lost = {one.name: one.finding for one in streamed if one.finding is not None}
+            if not lost:
+                final = _judged(label, reading, streamed, failed)
+                context.meter.check()
+                crashes.passing("backup.before-commit")
+                commit = writer.commit(final)
+                committed = True
+                return commit
+        finally:
+            if not committed:
+                writer.abort()
+        failed += lost.values()
+        readable = [disk for disk in readable if disk.name not in lost]
+    told = "; ".join(found.message for found in failed)
+    raise errors.SourceError(f"{order.client_name}: no disk could be read to its end: {told}")
+
+
+def _outcome(commit: units.Commit, context: engines.JobContext) -> engines.Outcome:
     for warning in commit.label.warnings:
         context.log(f"{warning['code']}: {warning['message']}")
-    if commit.label.state == "Partial":
-        missing = "; ".join(warning["message"] for warning in commit.label.warnings)
-        return engines.Outcome(
-            state=engines.State.PARTIAL, failure=engines.Failure(code="PartialImage", message=missing)
-        )
-    return engines.Outcome()
+    if commit.label.state == "Complete":
+        return engines.Outcome()
+    missing = "; ".join(warning["message"] for warning in commit.label.warnings)
+    return engines.Outcome(state=engines.State.PARTIAL, failure=engines.Failure(code="PartialImage", message=missing))
 
 
 def record(site: sites.Site, commit: units.Commit, state: Mapping[str, Mapping[str, str] | str]) -> None:
@@ -203,18 +211,20 @@ def _parent(site: sites.Site, order: BackupOrder) -> _Parent:
 def _stream_all(
     writer: units.ImageWriter,
     reading: machines.Reading,
+    readable: list[disks.Disk],
     parent: _Parent,
+    order: BackupOrder,
     context: engines.JobContext,
-    streams: int,
 ) -> list[_Streamed]:
-    """Store every disk, ``streams`` at a time; the first failure of the unit, or a cancel, stops them all."""
+    """Store the disks, some at a time; the first failure of the unit, or a cancel, stops them all."""
 
     def one(disk: disks.Disk) -> _Streamed:
         return _stream(writer, reading, parent, context, disk)
 
+    streams = min(order.policy.spec.limits.max_streams_per_client, len(readable))
     with futures.ThreadPoolExecutor(max_workers=streams, thread_name_prefix=f"{context.id}-stream") as pool:
-        context.meter.add(streams=min(streams, len(reading.disks)))
-        pending = [pool.submit(one, disk) for disk in reading.disks]
+        context.meter.add(streams=max(0, streams - context.meter.reading().streams))
+        pending = [pool.submit(one, disk) for disk in readable]
         done, _ = futures.wait(pending, return_when=futures.FIRST_EXCEPTION)
         if any(future.exception() for future in done):
             context.meter.cancel()
@@ -250,10 +260,12 @@ def _stream(
     return _Streamed(name=disk.name, written=written, known=changed is not None, finding=None)
 
 
-def _judged(label: units.ImageLabel, reading: machines.Reading, streamed: list[_Streamed]) -> units.ImageLabel:
+def _judged(
+    label: units.ImageLabel, reading: machines.Reading, streamed: list[_Streamed], failed: list[machines.Found]
+) -> units.ImageLabel:
     """The label once everything is known: an image that lacks a disk, or whose disks moved, is Partial."""
     verdict = reading.finish()
-    lost = [*reading.missing, *verdict.failed, *(one.finding for one in streamed if one.finding)]
+    lost = [*reading.missing, *verdict.failed, *failed]
     return dataclasses.replace(
         label,
         state="Partial" if lost else "Complete",

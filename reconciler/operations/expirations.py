@@ -26,6 +26,8 @@ class ExpireOrder:
     reason: str
     #: Called inside the deleting transaction with the series as it is then; raises ``NeverViolated``.
     check: Callable[[observed.Series], None]
+    #: Token of the controller's lease: a newer holder makes the deletion refuse.
+    fence: int
 
 
 def expire(site: sites.Site, order: ExpireOrder, context: engines.JobContext) -> engines.Outcome:
@@ -39,6 +41,7 @@ def expire(site: sites.Site, order: ExpireOrder, context: engines.JobContext) ->
         check=order.check,
         actor=site.actor,
         reason=order.reason,
+        fence=order.fence,
     )
     crashes.passing("expire.marked")
     unit.delete(order.image)

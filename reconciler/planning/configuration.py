@@ -108,7 +108,12 @@ def changes(wanted: desired.Desired, applied: Applied) -> tuple[actions.Configur
 def _change(item: models.Object, applied: Applied, old: desired.Key | None) -> actions.ConfigurationChange | None:
     before = applied.get(old or item.key)
     if before is None:
-        return actions.ConfigurationChange(change="Create", kind=item.kind, name=item.name)
+        # A saved plan must notice when what it creates is edited, so a creation shows what it creates.
+        written = item.written()
+        known = {key: written[key] for key in ("apiVersion", "kind") if key in written}
+        return actions.ConfigurationChange(
+            change="Create", kind=item.kind, name=item.name, fields=tuple(differences(known, written))
+        )
     word = "Adopt" if before.orphaned else "Update"
     # Comparing the models first spares most objects the walk through their JSON.
     fields = () if before.object == item else tuple(differences(before.object.written(), item.written()))

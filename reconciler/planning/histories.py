@@ -11,6 +11,7 @@ import bisect
 import datetime as dt
 import itertools
 from collections.abc import Collection, Iterator
+from typing import Final
 
 from reconciler.planning import observed
 
@@ -18,6 +19,8 @@ from reconciler.planning import observed
 SETTLED = frozenset({"Complete", "Expiring", "Expired"})
 #: Copy states in which bytes may lie on the unit.
 TANGIBLE = frozenset({"Writing", "Complete", "Damaged", "Expiring"})
+#: How far ahead of now an image may be and still count as made now: clocks of two hosts, or of two processes, differ.
+AHEAD: Final = dt.timedelta(minutes=15)
 
 
 class History:
@@ -26,7 +29,8 @@ class History:
     def __init__(self, series: observed.Series, now: dt.datetime) -> None:
         self.series = series
         self.images = series.images
-        #: Ids of images later than now or whose time contradicts their sequence: kept, satisfying nothing.
+        #: Ids of images clearly later than now (``AHEAD``), or whose time contradicts their sequence: kept, satisfying
+        #: nothing.
         self.doubtful = _doubtful(series.images, now)
         #: Complete images that can be trusted, oldest first.
         self.sound = [i for i in series.images if i.state == "Complete" and i.id not in self.doubtful]
@@ -102,8 +106,8 @@ class History:
 
 
 def _doubtful(images: tuple[observed.Image, ...], now: dt.datetime) -> frozenset[str]:
-    """Images later than now, and the fewest others whose removal leaves times that never fall as sequences rise."""
-    later = {image.id for image in images if image.time > now}
+    """Images clearly later than now, and the fewest others without which times never fall as sequences rise."""
+    later = {image.id for image in images if image.time > now + AHEAD}
     rest = [image for image in images if image.id not in later]
     if all(a.time <= b.time for a, b in itertools.pairwise(rest)):
         return frozenset(later)

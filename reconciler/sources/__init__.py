@@ -1,1 +1,1 @@
-"""Where bytes come from, and where a restore puts them: ``machines`` is the port, each sub-package one kind of source."""
+"""Where bytes come from, and where a restore puts them: ``machines`` is the port, each sub-package a kind of source."""

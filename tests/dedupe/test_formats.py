@@ -149,6 +149,26 @@ def test_a_newer_format_is_refused(
     assert samples.container_files(root) == before
 
 
+def test_one_container_of_a_newer_format_stops_collections_and_nothing_else(
+    root: Path, opening: Callable[..., pools.DedupePool], tmp_path: Path
+) -> None:
+    pool = opening()
+    kept = samples.noise(MIB, 6)
+    samples.store(pool, "i0", samples.noise(MIB, 7))
+    (path,) = samples.container_files(root, "data")
+    samples.store(pool, "i1", kept)
+    pool.close()
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, 8, 2)
+    path.write_bytes(data)
+    pool = opening(cache=tmp_path / "other-index")
+    assert samples.load(pool, "i1") == kept
+    assert samples.store(pool, "i2", kept).reading.sent == 0
+    with pytest.raises(errors.FormatTooNew, match=path.name):
+        pool.reclaim(meter=meters.Meter())
+    assert {finding.object for finding in pool.check(meter=meters.Meter())} == {"i0", path.name}
+
+
 @pytest.mark.parametrize("lost", headers.NAMES)
 def test_one_copy_of_the_header_is_enough(root: Path, opening: Callable[..., pools.DedupePool], lost: str) -> None:
     data = samples.noise(MIB, 5)

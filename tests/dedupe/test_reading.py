@@ -62,7 +62,7 @@ def test_a_reader_in_another_role_sees_what_is_committed_while_it_reads(
     assert samples.load(reader, "i1") == second
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_flipped_byte_in_any_container_never_gives_wrong_bytes(
     root: Path, opening: Callable[..., pools.DedupePool], data: st.DataObject
@@ -79,13 +79,15 @@ def test_a_flipped_byte_in_any_container_never_gives_wrong_bytes(
     path.write_bytes(whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :])
     pool = opening()
     try:
-        assert samples.load(pool, "i0") == content
-    except errors.ImageDamaged as damage:
-        assert path.suffix == ".data"
-        assert "image i0, disk d" in damage.message
-    assert pool.check(meter=meters.Meter()) != ()
-    pool.close()
-    path.write_bytes(whole)
+        try:
+            assert samples.load(pool, "i0") == content
+        except errors.ImageDamaged as damage:
+            assert path.suffix == ".data"
+            assert "image i0, disk d" in damage.message
+        assert pool.check(meter=meters.Meter()) != ()
+    finally:
+        pool.close()
+        path.write_bytes(whole)
 
 
 def test_damage_names_image_disk_and_offset_and_spares_the_rest(pool: pools.DedupePool, root: Path) -> None:

@@ -117,7 +117,7 @@ class Estate:
                 _write_disk(self.machines / machine / disk, data)
                 contents.setdefault(machine, {})[disk] = hashlib.sha256(data).hexdigest()
         history = json.loads(self._history.read_text())
-        history.append([times.show(self.now() if history else times.EPOCH), contents])
+        history.append([times.show(self.now() if history else START - DAY), contents])
         self._history.write_text(json.dumps(history))
 
     def pass_day(self, seed: int) -> None:

@@ -57,15 +57,13 @@ def test_a_crash_in_the_first_pass(fresh: Estate, point: str) -> None:
 
 
 @pytest.mark.parametrize("point", [*LATER, *AGAIN[1:]])
-def test_a_crash_in_a_later_pass(grown: Estate, undisturbed: Holdings, point: str) -> None:
-    grown.put_back("grown")  # the other fixture may have used the folder
+def test_a_crash_in_a_later_pass(undisturbed: Holdings, grown: Estate, point: str) -> None:
     die(grown, point, "apply", "--yes", ".")
     require_recovery(grown, undisturbed)
 
 
 @pytest.mark.parametrize("point", RESTORE)
-def test_a_crash_in_a_restore(grown: Estate, undisturbed: Holdings, point: str, tmp_path: Path) -> None:
-    grown.put_back("grown")
+def test_a_crash_in_a_restore(undisturbed: Holdings, grown: Estate, point: str, tmp_path: Path) -> None:
     target = tmp_path / "restored"
     die(grown, point, "restore", "vm1", "--to", target)
     assert not (target / "system.img").exists(), "a disk has its name before it was proven whole"

@@ -296,7 +296,7 @@ class DedupePool:
             path = containers.path(store.folder, number, kind)
             try:
                 meter.add(scanned=containers.prove(path, store.header.id).size)
-            except containers.Damaged as error:
+            except (containers.Damaged, errors.FormatTooNew) as error:
                 found.append(Finding(object=path.name, message=str(error)))
             except OSError as error:
                 found.append(Finding(object=path.name, message=f"{path}: {error.strerror}"))

@@ -36,7 +36,8 @@ class Plan:
 
 
 def survey(store: stores.Store, meter: meters.Meter) -> Plan:
-    """Mark everything and judge every container, without changing anything. Raises ``ImageDamaged`` where that fails.
+    """Mark everything and judge every container, without changing anything. Raises ``ImageDamaged`` where that fails,
+    and ``FormatTooNew``.
 
     The result is a statement about the moment when it began.
     """
@@ -44,6 +45,12 @@ def survey(store: stores.Store, meter: meters.Meter) -> Plan:
     images = _images(store)
     # After the images were listed: what any of them needs was there before its manifest.
     store.follow(thorough=True)
+    if store.newer:
+        raise errors.FormatTooNew(
+            f"storage unit {store.settings.name}: containers {_some(store.newer)} say they are of a newer format;"
+            " nothing was deleted",
+            hint="upgrade Holdfast; if no newer release ever wrote here, they are damaged",
+        )
     candidates = dict(store.present)
     mark = marks.Mark(store, meter)
     _mark_all(mark, images)

@@ -59,6 +59,8 @@ class Store:
         self.present: dict[int, int] = {}
         #: Container files whose footer cannot be proven, and why.
         self.damaged: dict[str, str] = {}
+        #: Those of them that say they are of a newer format.
+        self.newer: list[str] = []
         self._users: set[appenders.Claims] = set()
         self._generation = self._sequence = -1
         self._kept: collections.OrderedDict[bytes, bytes] = collections.OrderedDict()
@@ -140,6 +142,7 @@ class Store:
         for number in before - set(found):
             del self.present[number]
         self.damaged.clear()
+        self.newer.clear()
         for number, kind in found.items():
             row = known.get(number)
             if row is not None and row.kind == kind:
@@ -156,6 +159,11 @@ class Store:
         try:
             footer = containers.read_footer(path, self.header.id)
         except FileNotFoundError:
+            return
+        except errors.FormatTooNew as error:
+            # Perhaps a newer release wrote it, perhaps one byte is damaged: the rest of the pool goes on either way.
+            self.damaged[path.name] = str(error)
+            self.newer.append(path.name)
             return
         except (containers.Damaged, OSError) as error:
             self.damaged[path.name] = str(error)
