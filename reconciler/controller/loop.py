@@ -38,8 +38,7 @@ def one_pass(
     Work that falls due while the pass runs waits for the next one. Raises ``Cancelled`` if ``stop`` is set.
     """
     controller.reload()
-    started = controller.site.clock.now()
-    until = None if until_converged else started
+    until: dt.datetime | None = None
     while True:
         # Asked before the turn: a plan made beside a running job says nothing about what that job made due.
         idle = controller.idle()
@@ -49,6 +48,9 @@ def one_pass(
             controller.answer_requests(plan)
             controller.dump()
             return plan
+        if until is None and not until_converged:
+            # The first turn put the configuration in force; what was due then is the pass.
+            until = controller.site.clock.now()
         _rest(controller, plan, stop, progress)
 
 

@@ -64,6 +64,8 @@ class Controller:
         self._state = state
         self._tree: Tree | None = None
         self._surveyed: dict[str, observed.Inventory] = {}
+        #: Whether the catalog has not been told of the last survey yet.
+        self._unseen = True
         self._jumps = jumps.JumpWatch(site.clock, jumps.newest(site.db))
         self._mark = dumps.mark(site.db)
         self._checked: set[str] = set()
@@ -75,6 +77,7 @@ class Controller:
         self._tree = read_tree(self.estate, inventories.applied(self.site.db), inventories.in_force(self.site.db))
         effective = configuration.effective(self._tree.wanted, inventories.applied(self.site.db))
         self._surveyed = observations.survey(effective, inventories.inventories(self.site.db), self.site.clock.now())
+        self._unseen = True
         self.site.units.declare(observations.declared_units(effective))
         return self._tree
 
@@ -94,7 +97,7 @@ class Controller:
         """
         self.tally.finished.extend(self.engine.finished())
         plan, wanted, seen = self.plan()
-        if plan.configuration or self._unknown_clients(seen):
+        if plan.configuration or self._unseen:
             self._put_in_force(plan, wanted)
             plan, wanted, seen = self.plan()
         self._first_uses(wanted)
@@ -115,11 +118,6 @@ class Controller:
                 # The world moved between observing and starting; the next turn plans from what is there then.
                 _log.info("not started: %s", error)
 
-    def _unknown_clients(self, seen: observed.Observed) -> bool:
-        return any(
-            machine.id not in seen.clients for inventory in self._surveyed.values() for machine in inventory.machines
-        ) or any(name not in seen.inventories for name in self._surveyed)
-
     def _put_in_force(self, plan: actions.Plan, wanted: desired.Desired) -> None:
         now = self.site.clock.now()
         if plan.configuration:
@@ -137,6 +135,7 @@ class Controller:
         for policy, inventory in self._surveyed.items():
             if inventory.unreachable is None:
                 inventories.see_machines(self.site.db, policy, inventory.machines, inventory.seen)
+        self._unseen = False
 
     def _first_uses(self, wanted: desired.Desired) -> None:
         """Give a unit its identity the first time it is in force and its folder is there."""
