@@ -16,6 +16,7 @@ class Fixed(models.Model):
 
     type: Literal["Fixed"]
     period: models.Duration
+    """Counted from image time."""
 
 
 class Keep(models.Model):
@@ -23,18 +24,31 @@ class Keep(models.Model):
 
     type: Literal["Keep"]
     last: Count | None = None
+    """The newest images."""
     hourly: Count | None = None
+    """The newest image of each of so many hours that have one."""
     daily: Count | None = None
+    """The newest image of each of so many days that have one."""
     weekly: Count | None = None
+    """The newest image of each of so many weeks that have one."""
     monthly: Count | None = None
+    """The newest image of each of so many months that have one."""
     quarterly: Count | None = None
+    """The newest image of each of so many quarters that have one."""
     yearly: Count | None = None
+    """The newest image of each of so many years that have one."""
     within: models.Duration | None = None
+    """Every image of this span before the newest one."""
     within_hourly: models.Duration | None = None
+    """One image of each hour in this span."""
     within_daily: models.Duration | None = None
+    """One image of each day in this span."""
     within_weekly: models.Duration | None = None
+    """One image of each week in this span."""
     within_monthly: models.Duration | None = None
+    """One image of each month in this span."""
     within_yearly: models.Duration | None = None
+    """One image of each year in this span."""
     keep_oldest: bool = False
     """Also keep the oldest image while counts are left."""
     prefer: Literal["Newest", "Full"] = "Newest"
@@ -81,12 +95,15 @@ class Operation(models.Model):
     """One copy of every image: where, when, how long."""
 
     name: models.Name
+    """Unique within the lifecycle."""
     type: Literal["Backup", "Duplication"]
+    """``Backup`` reads the machine, ``Duplication`` another copy."""
     source: models.Name | None = None
     """Duplication: the operation whose copy is duplicated."""
     storage: models.Name
     """A StorageUnit or StorageUnitGroup."""
     retention: Retention
+    """How long copies stay."""
     window: models.Name | None = None
     """A BackupWindow in which this operation may start."""
     schedules: models.Items[models.Name] | None = None
@@ -94,13 +111,16 @@ class Operation(models.Model):
     existing: Literal["None", "Backfill"] = "None"
     """``Backfill``: images made under earlier revisions get this copy too."""
     verify: Verify | None = None
+    """How recently copies must have been proven."""
     previous_names: models.Items[models.Name] = ()
+    """Names this operation had before, so that its history follows."""
 
 
 class StorageLifecyclePolicySpec(models.Model):
     """A tree of operations: one Backup, any number of Duplications under it."""
 
     operations: Annotated[models.Items[Operation], pydantic.Field(min_length=1)]
+    """The copies of every image; Duplications name the operation they copy from."""
 
 
 class StorageLifecyclePolicy(models.Object):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -56,6 +56,7 @@ def entries(db: database.Database, limit: int | None = None) -> tuple[Entry, ...
     return tuple(Entry(**row._mapping) for row in reversed(rows))
 
 
-def newest(connection: sa.Connection) -> int:
-    """Number of the newest line, 0 where there is none."""
-    return int(connection.scalar(sa.select(sa.func.max(tables.AUDIT.c.number))) or 0)
+def newest(connection: sa.Connection, *, beside: Collection[str] = ()) -> int:
+    """Number of the newest line, those of the events in ``beside`` left out; 0 where there is none."""
+    chosen = sa.select(sa.func.max(tables.AUDIT.c.number)).where(tables.AUDIT.c.event.not_in(list(beside)))
+    return int(connection.scalar(chosen) or 0)

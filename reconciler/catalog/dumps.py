@@ -27,13 +27,15 @@ _NAME: Final = re.compile(r"dump-(\d{8,})\.jsonl\.zst\Z")
 _KEPT: Final = 2
 _BATCH: Final = 5000
 _LEVEL: Final = 3
+#: Events that a rebuilt catalog can do without. After a cancel, above all, no byte of a unit may change any more.
+_PASSING: Final = ("CancelRequested", "LeaseTaken", "Requested")
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def mark(db: database.Database) -> int:
     """A number that grows with every change worth a dump."""
     with db.reading() as connection:
-        return audits.newest(connection)
+        return audits.newest(connection, beside=_PASSING)
 
 
 def changed_since(db: database.Database, before: int) -> bool:

@@ -60,8 +60,7 @@ def describe(
     catalog: options.Catalog = None,
 ) -> int:
     """Everything known about one object."""
-    with views.in_force(settings.of_state(state=state, catalog=catalog)) as view:
-        document = _DESCRIBERS[kind](view, name)
+    document = views.look(settings.of_state(state=state, catalog=catalog), lambda view: _DESCRIBERS[kind](view, name))
     outputs.emit(document, output, _description)
     return 0
 
@@ -157,34 +156,36 @@ def status(
 ) -> int:
     """Whether the estate is in force, protected and converging."""
     chosen = settings.of_state(state=state, catalog=catalog)
-    with views.in_force(chosen) as view:
-        plan = view.plan()
-        holder = leases.holder(chosen.state, view.db)
-        clients = listings.client_list(view.db, view.wanted, view.seen, view.now).items
-        away = [
-            shapes.CodeMessage(code=f"Unit{one.state}", message=f"{one.name}: {one.message}")
-            for one in view.seen.units.values()
-            if one.state != "Online" and not view.wanted.is_orphaned("StorageUnit", one.name)
-        ]
-        document = Status(
-            revision=view.seen.in_force,
-            controller=holder.describe() if holder else None,
-            converged=not plan.changes,
-            due=len(plan.in_state(actions.State.DUE)),
-            waiting=len(plan.in_state(actions.State.WAITING)),
-            blocked=len(plan.in_state(actions.State.BLOCKED)),
-            running_jobs=len(view.seen.jobs),
-            clients=len(clients),
-            unprotected=tuple(
-                one.slug for one in clients if any(c.type == "Protected" and c.status != "True" for c in one.conditions)
-            ),
-            problems=(
-                *away,
-                *(shapes.CodeMessage(code=one.code, message=f"{one.object}: {one.message}") for one in plan.drift),
-            ),
-        )
+    document = views.look(chosen, lambda view: _judge(view, leases.holder(chosen.state, view.db)))
     outputs.emit(document, output, _status)
     return 0
+
+
+def _judge(view: views.View, holder: leases.Holder | None) -> Status:
+    plan = view.plan()
+    clients = listings.client_list(view.db, view.wanted, view.seen, view.now).items
+    away = [
+        shapes.CodeMessage(code=f"Unit{one.state}", message=f"{one.name}: {one.message}")
+        for one in view.seen.units.values()
+        if one.state != "Online" and not view.wanted.is_orphaned("StorageUnit", one.name)
+    ]
+    return Status(
+        revision=view.seen.in_force,
+        controller=holder.describe() if holder else None,
+        converged=not plan.changes,
+        due=len(plan.in_state(actions.State.DUE)),
+        waiting=len(plan.in_state(actions.State.WAITING)),
+        blocked=len(plan.in_state(actions.State.BLOCKED)),
+        running_jobs=len(view.seen.jobs),
+        clients=len(clients),
+        unprotected=tuple(
+            one.slug for one in clients if any(c.type == "Protected" and c.status != "True" for c in one.conditions)
+        ),
+        problems=(
+            *away,
+            *(shapes.CodeMessage(code=one.code, message=f"{one.object}: {one.message}") for one in plan.drift),
+        ),
+    )
 
 
 def _status(document: Status) -> str:

@@ -17,7 +17,7 @@ from reconciler.catalog import audits, inventories
 from reconciler.cli import options, outputs, progress, seats, sessions, settings, views
 from reconciler.controller import observations, passes
 from reconciler.operations import recovery
-from reconciler.planning import configuration
+from reconciler.planning import configuration, desired
 from reconciler.storage import identities, opening
 from reconciler.storage.dedupe import pools
 
@@ -48,7 +48,7 @@ def pool(
     chosen = settings.of_state(state=state, catalog=catalog)
     if verb is Verb.COLLECT:
         return _collect(chosen, name, output)
-    with views.in_force(chosen) as view, _opened(view, name) as unit:
+    with _opened(views.look(chosen, lambda view: view.wanted), name) as unit:
         if verb is Verb.STATS:
             document = results.PoolStats.model_validate(
                 {"unit": name, **dataclasses.asdict(unit.stats(meter=meters.Meter()))}
@@ -67,11 +67,11 @@ def pool(
 
 
 @contextlib.contextmanager
-def _opened(view: views.View, name: str) -> Iterator[pools.DedupePool]:
+def _opened(wanted: desired.Desired, name: str) -> Iterator[pools.DedupePool]:
     """The pool, opened for reading."""
-    declared = observations.declared_units(view.wanted).get(name)
+    declared = observations.declared_units(wanted).get(name)
     if declared is None:
-        raise errors.NotFound(f"there is no unit {name}", hint=f"there are: {', '.join(sorted(view.wanted.units))}")
+        raise errors.NotFound(f"there is no unit {name}", hint=f"there are: {', '.join(sorted(wanted.units))}")
     with contextlib.closing(opening.open_unit(declared, owner=None)) as unit:
         if not isinstance(unit, pools.DedupePool):
             raise errors.UsageError(f"{name} is a {declared.type}", hint="pool commands take a DedupePool")

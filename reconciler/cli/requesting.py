@@ -55,9 +55,7 @@ def backup(
                 return applying.finish_pass(controller, stop, until_converged=False, output=output)
         asked = {row.id: row for row in requests.pending(db, "Backup")}
         answers = [
-            handovers.wait_for(
-                db, one, chosen.state, early=functools.partial(handovers.backup_trouble, db, asked[one])
-            )
+            handovers.wait_for(db, one, chosen.state, early=functools.partial(handovers.backup_trouble, db, asked[one]))
             if one in asked
             else requests.outcome(db, one) or {}
             for one in made

@@ -56,8 +56,7 @@ def restore(
         return _from_folder(unit, client, to, disk or [], format, dry_run=dry_run, force=force, output=output)
     chosen = settings.of_state(state=state, catalog=catalog)
     moment = _moment(as_of)
-    with sessions.reading(chosen) as db:
-        choice = choices.choose(db, client, image=image, as_of=moment, copy=copy)
+    choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy))
     request = _Request(choice=choice, to=to, disks=disk or [], format=format, force=force, reason=reason)
     if dry_run:
         with contextlib.closing(choice.open()) as stored:

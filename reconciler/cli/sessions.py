@@ -10,12 +10,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 from reconciler.base import errors, meters
 from reconciler.catalog import database
 from reconciler.cli import settings
+
+_T = TypeVar("_T")
 
 
 def actor() -> str:
@@ -27,14 +30,20 @@ def actor() -> str:
     return f"{user}@{socket.gethostname()}"
 
 
-@contextlib.contextmanager
-def reading(chosen: settings.Settings) -> Iterator[database.Database]:
-    """The catalog, opened without leaving a trace. Raises ``NotFound`` where there is none."""
-    db = database.open_reading(chosen.catalog)
-    if db is None:
-        raise errors.NotFound(f"there is no catalog at {chosen.catalog}", hint="the first holdfast apply makes it")
-    with contextlib.closing(db):
-        yield db
+def read(chosen: settings.Settings, function: Callable[[database.Database], _T]) -> _T:
+    """What ``function`` reads from the catalog, leaving no trace; it is called again if a writer came in between.
+
+    Raises ``NotFound`` where there is no catalog.
+    """
+    # Boxed, so that a function whose value is None is told from a catalog that is not there.
+    found = database.read(chosen.catalog, lambda db: (function(db),))
+    if found is None:
+        raise _nowhere(chosen)
+    return found[0]
+
+
+def _nowhere(chosen: settings.Settings) -> errors.NotFound:
+    return errors.NotFound(f"there is no catalog at {chosen.catalog}", hint="the first holdfast apply makes it")
 
 
 @contextlib.contextmanager
@@ -42,8 +51,8 @@ def writing(chosen: settings.Settings, *, create: bool = False) -> Iterator[data
     """The catalog, opened for writing. Raises ``NotFound`` where there is none and ``create`` does not make it."""
     if create:
         chosen.state.mkdir(parents=True, exist_ok=True)
-    elif database.open_reading(chosen.catalog) is None:
-        raise errors.NotFound(f"there is no catalog at {chosen.catalog}", hint="the first holdfast apply makes it")
+    elif database.read(chosen.catalog, lambda _db: True) is None:
+        raise _nowhere(chosen)
     with contextlib.closing(database.open_writing(chosen.catalog)) as db:
         yield db
 

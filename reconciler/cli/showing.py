@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import typer
 
-from reconciler.api.documents import shapes
+from reconciler.api.documents import lists, shapes
 from reconciler.base import times
-from reconciler.catalog import inventories, jobs
+from reconciler.catalog import database, inventories, jobs
 from reconciler.cli import options, outputs, sessions, settings, views
 from reconciler.controller import listings
 from reconciler.reports import listings as tables
@@ -45,42 +47,68 @@ def get(
 ) -> int:
     """List what the catalog knows, sorted by the first column."""
     chosen = settings.of_state(state=state, catalog=catalog)
-    if what in (What.IMAGES, What.JOBS, What.AUDIT):
-        return _from_catalog(chosen, what, client, policy, job_state, limit, output)
-    with views.in_force(chosen) as view:
-        client_id = inventories.find_client(view.db, client).id if client else None
-        if what is What.COPIES:
-            copies = listings.copy_list(
-                view.db, view.decisions(), view.seen.units, image=image, client_id=client_id, unit=unit
-            )
-            outputs.emit(copies, output, tables.copies)
-        elif what is What.CLIENTS:
-            outputs.emit(listings.client_list(view.db, view.wanted, view.seen, view.now), output, tables.clients)
-        elif what is What.UNITS:
-            outputs.emit(listings.unit_list(view.db, view.wanted, view.seen), output, tables.units)
-        else:
-            outputs.emit(listings.policy_list(view.db, view.wanted, view.seen, view.plan()), output, tables.policies)
+    wish = _Wish(client=client, policy=policy, image=image, unit=unit, job_state=job_state, limit=limit)
+    if what in _FACTS:
+        build, render = _FACTS[what]
+        outputs.emit(sessions.read(chosen, lambda db: build(db, wish)), output, render)
+    else:
+        judge, render = _JUDGED[what]
+        outputs.emit(views.look(chosen, lambda view: judge(view, wish)), output, render)
     return 0
 
 
-def _from_catalog(
-    chosen: settings.Settings,
-    what: What,
-    client: str | None,
-    policy: str | None,
-    job_state: str | None,
-    limit: int | None,
-    output: options.Output,
-) -> int:
-    with sessions.reading(chosen) as db:
-        client_id = inventories.find_client(db, client).id if client else None
-        if what is What.IMAGES:
-            outputs.emit(listings.image_list(db, client_id=client_id, policy=policy), output, tables.images)
-        elif what is What.JOBS:
-            outputs.emit(listings.job_list(db, state=job_state, client_id=client_id), output, tables.jobs)
-        else:
-            outputs.emit(listings.audit_list(db, limit), output, tables.audit)
-    return 0
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Wish:
+    """What the list is narrowed to."""
+
+    client: str | None
+    policy: str | None
+    image: str | None
+    unit: str | None
+    job_state: str | None
+    limit: int | None
+
+    def client_id(self, db: database.Database) -> str | None:
+        """The id behind the client's name. Raises ``NotFound``."""
+        return inventories.find_client(db, self.client).id if self.client else None
+
+
+def _copies(view: views.View, wish: _Wish) -> lists.CopyList:
+    return listings.copy_list(
+        view.db,
+        view.decisions(),
+        view.seen.units,
+        image=wish.image,
+        client_id=wish.client_id(view.db),
+        unit=wish.unit,
+    )
+
+
+#: Lists that the catalog alone answers.
+_FACTS: Mapping[What, tuple[Callable[[database.Database, _Wish], Any], Callable[[Any], str]]] = {
+    What.IMAGES: (
+        lambda db, wish: listings.image_list(db, client_id=wish.client_id(db), policy=wish.policy),
+        tables.images,
+    ),
+    What.JOBS: (
+        lambda db, wish: listings.job_list(db, state=wish.job_state, client_id=wish.client_id(db)),
+        tables.jobs,
+    ),
+    What.AUDIT: (lambda db, wish: listings.audit_list(db, wish.limit), tables.audit),
+}
+#: Lists that also need what is in force, and what the units say.
+_JUDGED: Mapping[What, tuple[Callable[[views.View, _Wish], Any], Callable[[Any], str]]] = {
+    What.COPIES: (_copies, tables.copies),
+    What.CLIENTS: (
+        lambda view, _wish: listings.client_list(view.db, view.wanted, view.seen, view.now),
+        tables.clients,
+    ),
+    What.UNITS: (lambda view, _wish: listings.unit_list(view.db, view.wanted, view.seen), tables.units),
+    What.POLICIES: (
+        lambda view, _wish: listings.policy_list(view.db, view.wanted, view.seen, view.plan()),
+        tables.policies,
+    ),
+}
 
 
 class JobLog(shapes.Document):
@@ -98,9 +126,12 @@ def logs(
     catalog: options.Catalog = None,
 ) -> int:
     """What a job said, line by line."""
-    with sessions.reading(settings.of_state(state=state, catalog=catalog)) as db:
+
+    def build(db: database.Database) -> JobLog:
         jobs.get(db, job)
-        document = JobLog(job=job, lines=tuple((line.at, line.line) for line in jobs.logs(db, job)))
+        return JobLog(job=job, lines=tuple((line.at, line.line) for line in jobs.logs(db, job)))
+
+    document = sessions.read(settings.of_state(state=state, catalog=catalog), build)
     outputs.emit(
         document, output, lambda log: "\n".join(f"{times.show_milliseconds(at)}  {line}" for at, line in log.lines)
     )

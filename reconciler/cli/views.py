@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 from reconciler.base import clocks
 from reconciler.catalog import database, inventories
@@ -13,6 +14,8 @@ from reconciler.cli import sessions, settings
 from reconciler.controller import jumps, observations, passes
 from reconciler.planning import actions, configuration, desired, expiry, observed
 from reconciler.storage import opening
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,14 +37,20 @@ class View:
         return {(one.image, one.copy): one for one in expiry.decisions(self.wanted, self.seen, self.now)}
 
 
-@contextlib.contextmanager
-def in_force(chosen: settings.Settings) -> Iterator[View]:
-    """The estate in force with the sources as last known. Raises ``NotFound`` where there is no catalog."""
+def look(chosen: settings.Settings, function: Callable[[View], _T]) -> _T:
+    """What ``function`` makes of the estate in force, with the sources as last known; it may be called again.
+
+    Raises ``NotFound`` where there is no catalog.
+    """
     now = clocks.from_environment().now()
-    with sessions.reading(chosen) as db, contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
+
+    def read(db: database.Database) -> _T:
         applied = inventories.applied(db)
         wanted = configuration.effective(passes.read_tree(None, applied, inventories.in_force(db)).wanted, applied)
-        units.declare(observations.declared_units(wanted))
-        jump = jumps.at_start(now, jumps.newest(db))
-        seen = observations.gather(db, wanted, inventories.inventories(db), units, jump)
-        yield View(db=db, wanted=wanted, seen=seen, now=now)
+        with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
+            units.declare(observations.declared_units(wanted))
+            jump = jumps.at_start(now, jumps.newest(db))
+            seen = observations.gather(db, wanted, inventories.inventories(db), units, jump)
+            return function(View(db=db, wanted=wanted, seen=seen, now=now))
+
+    return sessions.read(chosen, read)

@@ -97,12 +97,17 @@ class Controller:
         """
         self.tally.finished.extend(self.engine.finished())
         plan, wanted, seen = self.plan()
+        changed = False
         if plan.configuration or self._unseen:
             self._put_in_force(plan, wanted)
             plan, wanted, seen = self.plan()
+            changed = True
         self._first_uses(wanted)
         if self._settle(seen):
             plan, wanted, seen = self.plan()
+        if changed:
+            # Before any job runs: once a job was cancelled, its unit must not change for what happened before it.
+            self.dump()
         situation = bindings.Situation(site=self.site, wanted=wanted, seen=seen, fence=self._lease.token)
         self.started = 0
         for start in dispatch.choose(startable(plan, until), seen.jobs, wanted, seen, plan.now):

@@ -269,7 +269,9 @@ class Desk:
         for table in self.tables:
             slot = schedules.following(table, record, self._now)
             opening = self._opening(table, slot) if slot is not None else None
-            if slot is not None and opening is not None and opening <= horizon:
+            if slot is None or opening is None or opening > horizon:
+                continue
+            if not schedules.past_deadline(table, slot, opening):
                 coming.append((slot, -table.strength, table.place, table, opening))
         if not coming:
             return None
