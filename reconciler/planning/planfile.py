@@ -189,4 +189,7 @@ def _fell_due(one: plans.ActionItem, saved: plans.Plan) -> bool:
     listed = next((other for other in saved.actions if other.address == one.address), None)
     if listed is not None and listed.state in ("Waiting", "Planned"):
         return True
-    return one.at is not None and one.at > saved.now
+    if one.at is None:
+        return False
+    # The image that a duplication reads was made by a backup of the saved plan, or by the loop, since.
+    return one.at > saved.now or (one.type == "Duplicate" and one.at == saved.now)

@@ -397,10 +397,14 @@ def test_drift_names_what_the_manifests_do_not_account_for() -> None:
     )
     found = {(one.code, one.object) for one in planner.plan(wanted, state, samples.NOW).drift}
     assert found == {
-        ("DiskRemoved", "Client/oblvm1"), ("NoDisks", "diskimages:/srv/guests/empty"),
-        ("UnprotectedClient", "Client/x:gone"), ("DoublyMatched", "Client/oblvm1"), ("DoublyMatched", "Client/empty"), ("LostCopies", "StorageUnit/deep"),
+        ("DiskRemoved", "Client/oblvm1"),
+        ("NoDisks", "diskimages:/srv/guests/empty"),
+        ("UnprotectedClient", "Client/x:gone"),
+        ("DoublyMatched", "Client/oblvm1"),
+        ("DoublyMatched", "Client/empty"),
+        ("LostCopies", "StorageUnit/deep"),
         ("UnitOffline", "StorageUnit/broken"),
-    }  # fmt: skip
+    }
 
 
 def test_a_selection_that_shrinks_is_told() -> None:

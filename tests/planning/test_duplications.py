@@ -121,7 +121,7 @@ def test_backfill_copies_only_what_its_own_rule_would_keep() -> None:
     owed = {samples.owed_key(older): older}
     images = [image(n, ago(days=9 - n), spec=older) for n in range(1, 9)]
     for rule, kept in (
-        ({"type": "Fixed", "period": "3d"}, {6, 7, 8}),
+        ({"type": "Fixed", "period": "4d"}, {6, 7, 8}),
         ({"type": "Keep", "last": 2}, {7, 8}),
         ({"type": "Forever"}, set(range(1, 9))),
     ):
