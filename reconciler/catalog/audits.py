@@ -2,7 +2,7 @@
 
 Every module that changes a fact worth asking about calls ``record`` with its own connection, so that the trail and the
 facts cannot disagree. Triggers in the database refuse to change or delete a line. The number of the newest line also
-tells whether anything worth a dump has happened (``dumps.changed_since``).
+tells whether anything worth a dump has happened (``dumps.mark``).
 """
 
 from __future__ import annotations

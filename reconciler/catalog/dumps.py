@@ -38,9 +38,18 @@ def mark(db: database.Database) -> int:
         return audits.newest(connection, beside=_PASSING)
 
 
-def changed_since(db: database.Database, before: int) -> bool:
-    """Whether anything worth a dump happened since ``mark`` gave ``before``: heartbeats and inventories are not."""
-    return mark(db) != before
+def is_current(root: Path, catalog: str, mark: int) -> bool:
+    """Whether the unit's newest dump shows this catalog at this mark, and no unfinished one lies beside it."""
+    known = list_dumps(root)
+    if not known or any((root / _FOLDER).glob(f"{files.TEMPORARY_PREFIX}*")):
+        return False
+    try:
+        with known[-1].open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as packed:
+            head = json.loads(io.TextIOWrapper(packed, encoding="utf-8", newline="\n").readline())
+    except (OSError, ValueError, zstandard.ZstdError):
+        # Unreadable is not current: the next dump replaces it.
+        return False
+    return isinstance(head, dict) and head.get("catalog") == catalog and head.get("mark") == mark
 
 
 def dump(db: database.Database) -> bytes:
@@ -48,7 +57,8 @@ def dump(db: database.Database) -> bytes:
     target = io.BytesIO()
     packer = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
     with packer.stream_writer(target, closefd=False) as stream, db.reading() as connection:
-        stream.write(_line({"holdfast": "catalog", "formatVersion": FORMAT_VERSION, "schema": migrations.HEAD}))
+        head = {"holdfast": "catalog", "formatVersion": FORMAT_VERSION, "schema": migrations.HEAD}
+        stream.write(_line({**head, "catalog": db.id, "mark": audits.newest(connection, beside=_PASSING)}))
         count = 0
         for table in _dumped():
             stream.write(_line({"table": table.name, "columns": [column.name for column in table.columns]}))

@@ -86,7 +86,8 @@ def _duplicate(situation: Situation, start: dispatch.Start) -> tuple[_Runner, in
         source_copy=copy,
         unit=_need(start.unit or action.unit, action),
     )
-    return functools.partial(duplications.duplicate, situation.site, order), copy, None
+    # The base of a chain on the target is pinned like a parent: it must not expire before this copy stands on it.
+    return functools.partial(duplications.duplicate, situation.site, order), copy, action.parent
 
 
 def _expire(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:

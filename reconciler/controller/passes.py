@@ -60,6 +60,8 @@ class Controller:
         self.tally = Tally()
         #: How many jobs the last turn started.
         self.started = 0
+        #: Since when no slot can have passed unseen.
+        self._since = site.clock.now()
         self._lease = lease
         self._state = state
         self._tree: Tree | None = None
@@ -67,7 +69,8 @@ class Controller:
         #: Whether the catalog has not been told of the last survey yet.
         self._unseen = True
         self._jumps = jumps.JumpWatch(site.clock, jumps.newest(site.db))
-        self._mark = dumps.mark(site.db)
+        #: By unit: the mark of the dump that this process wrote onto it.
+        self._dumped: dict[str, int] = {}
         self._checked: set[str] = set()
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -86,6 +89,7 @@ class Controller:
         tree = self._tree or self.reload()
         now = self.site.clock.now()
         seen = observations.gather(self.site.db, tree.wanted, self._surveyed, self.site.units, self._jumps.message(now))
+        seen = dataclasses.replace(seen, watching=self._since)
         return decide(tree, seen, now, horizon), configuration.effective(tree.wanted, seen.applied), seen
 
     # -- acting ------------------------------------------------------------------------------------------------------
@@ -110,7 +114,8 @@ class Controller:
             self.dump()
         situation = bindings.Situation(site=self.site, wanted=wanted, seen=seen, fence=self._lease.token)
         self.started = 0
-        for start in dispatch.choose(startable(plan, until), seen.jobs, wanted, seen, plan.now):
+        load = dispatch.Load(last_used=plan.last_used)
+        for start in dispatch.choose(startable(plan, until), seen.jobs, wanted, seen, plan.now, load=load):
             self._start(situation, start)
         return plan
 
@@ -189,16 +194,21 @@ class Controller:
                 requests.finish(self.site.db, row.id, handovers.backup_answer(self.site.db, row), self.site.clock.now())
 
     def dump(self) -> None:
-        """After a pass that changed something: a compact copy of the catalog onto every unit that is online."""
-        if not dumps.changed_since(self.site.db, self._mark):
-            return
-        data = dumps.dump(self.site.db)
-        for name, declared in self._writable_units().items():
+        """A compact copy of the catalog onto every unit that is online and has not the present one."""
+        mark = dumps.mark(self.site.db)
+        behind = {
+            name: declared
+            for name, declared in self._writable_units().items()
+            if self._dumped.get(name) != mark and not dumps.is_current(declared.path, self.site.db.id, mark)
+        }
+        data = dumps.dump(self.site.db) if behind else b""
+        for name, declared in behind.items():
             try:
                 dumps.write_dump(declared.path, data)
             except OSError as error:
                 _log.warning("storage unit %s: the catalog's dump was not written: %s", name, error)
-        self._mark = dumps.mark(self.site.db)
+                continue
+            self._dumped[name] = mark
 
     def _writable_units(self) -> Mapping[str, opening.Declared]:
         known = inventories.known_units(self.site.db)

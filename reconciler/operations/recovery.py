@@ -20,9 +20,8 @@ def settle(site: sites.Site, unit_names: frozenset[str]) -> int:
 
     Only the holder of the controller's lease calls it.
     """
-    jobs.lose_dead(site.db, alive=workers.alive, now=site.clock.now())
+    settled = len(jobs.lose_dead(site.db, alive=workers.alive, now=site.clock.now()))
     live = {job.id for job in jobs.live(site.db)}
-    settled = 0
     swept: set[str] = set()
     for writing in images.writing_copies(site.db):
         if writing.job in live or writing.unit not in unit_names:

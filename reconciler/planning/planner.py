@@ -163,13 +163,12 @@ class _Pass:
 
     def _count(self, series: observed.Series, history: histories.History) -> None:
         policy = series.policy
-        if any(image.copies for image in series.images):
+        present = sum(1 for image in series.images if any(c.state != "Expired" for c in image.copies))
+        if present:
             self.protected.setdefault(policy, set()).add(series.client)
-        if policy not in self.wanted.policies or self.wanted.is_orphaned("BackupPolicy", policy):
-            present = sum(1 for image in series.images if any(c.state != "Expired" for c in image.copies))
-            if present:
-                images, owners = self.orphaned.get(policy, (0, 0))
-                self.orphaned[policy] = (images + present, owners + 1)
+        if (policy not in self.wanted.policies or self.wanted.is_orphaned("BackupPolicy", policy)) and present:
+            images, owners = self.orphaned.get(policy, (0, 0))
+            self.orphaned[policy] = (images + present, owners + 1)
         for image in history.images:
             for copy in image.copies:
                 if copy.state in ("Lost", "Damaged"):

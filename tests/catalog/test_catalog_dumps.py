@@ -140,13 +140,15 @@ def test_a_crash_while_a_dump_is_written_costs_nothing(full: database.Database, 
     assert len(list((tmp_path / "catalog").iterdir())) == 2, "what the crash left is gone"
 
 
-def test_a_pass_that_changed_nothing_is_not_worth_a_dump(full: database.Database) -> None:
-    mark = dumps.mark(full)
+def test_a_dump_is_current_until_something_changes(full: database.Database, tmp_path: Path) -> None:
+    assert not dumps.is_current(tmp_path, full.id, dumps.mark(full)), "a unit without a dump is behind"
+    dumps.write_dump(tmp_path, dumps.dump(full))
     samples.see(full, "oblVM1", "Österreich")
     inventories.see_machines(full, "obl", [samples.machine("oblVM1")], samples.later(hours=1))
     running = jobs.live(full)[0].id
     jobs.start(full, running, samples.NOW)
-    assert not dumps.changed_since(full, mark)
+    assert dumps.is_current(tmp_path, full.id, dumps.mark(full))
+    assert not dumps.is_current(tmp_path, "another catalog", dumps.mark(full))
     for change in (
         lambda: samples.image(full, "img-10"),
         lambda: samples.duplicate(full, "img-10"),
@@ -155,8 +157,8 @@ def test_a_pass_that_changed_nothing_is_not_worth_a_dump(full: database.Database
         lambda: samples.apply(full, samples.policy(priority=7)),
         lambda: samples.see(full, "new machine"),
     ):
-        mark = dumps.mark(full)
-        assert not dumps.changed_since(full, mark)
         change()
-        assert dumps.changed_since(full, mark)
+        assert not dumps.is_current(tmp_path, full.id, dumps.mark(full))
+        dumps.write_dump(tmp_path, dumps.dump(full))
+        assert dumps.is_current(tmp_path, full.id, dumps.mark(full))
     assert audits.entries(full, limit=1)[0].number == dumps.mark(full)

@@ -93,7 +93,9 @@ class Estate:
         for name, text in files.items():
             replace(self.folder / name, text)
 
-    def machine(self, name: str, *, disks: tuple[str, ...] = ("system",), size: int = MIB, content: bytes = b"") -> Path:
+    def machine(
+        self, name: str, *, disks: tuple[str, ...] = ("system",), size: int = MIB, content: bytes = b""
+    ) -> Path:
         """A machine folder with raw disks of random bytes, or of ``content``."""
         folder = self.folder / "machines" / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -166,9 +168,7 @@ def until(check: Callable[[], Any], *, seconds: float = 30, what: str = "it") ->
 
 
 @contextlib.contextmanager
-def running(
-    command: holdfast_command.Command, log: Path, *arguments: str | Path
-) -> Iterator[subprocess.Popen[str]]:
+def running(command: holdfast_command.Command, log: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A ``holdfast run`` whose stderr goes to ``log``; stopped at the end of the block if it still lives."""
     with log.open("w") as file:
         process = command.start("run", *arguments, stdout=subprocess.DEVNULL, stderr=file)

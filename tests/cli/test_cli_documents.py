@@ -44,9 +44,7 @@ PLAN = (
     "apiVersion kind formatVersion now horizon revision inForce digest problems drift configuration actions destruction"
     " summary"
 )
-ACTION = (
-    "address type state at after policy schedule client image copy operation unit sourceUnit bytes reason"
-)
+ACTION = "address type state at after policy schedule client image copy operation unit sourceUnit bytes reason"
 DIAGNOSTIC = "severity code file line column object path message hint"
 
 
@@ -168,9 +166,7 @@ def test_restore_result(converged: Estate, tmp_path: Path) -> None:
     assert keys(document) == names(
         "apiVersion kind client image imageTime copy unit format target dryRun state wallSeconds disks"
     )
-    assert [keys(disk) for disk in document["disks"]] == [
-        names("name path sizeBytes writtenBytes digest verified")
-    ] * 2
+    assert [keys(disk) for disk in document["disks"]] == [names("name path sizeBytes writtenBytes digest verified")] * 2
     assert (document["state"], document["dryRun"], document["format"]) == ("Verified", False, "raw")
     image = converged.get("images", "--client", "gamma")[0]
     assert {disk["digest"] for disk in document["disks"]} == {disk["digest"] for disk in image["disks"]}
