@@ -7,10 +7,8 @@ import threading
 from pathlib import Path
 from typing import Annotated, Any
 
-import pydantic
 import typer
 
-from reconciler.api.documents import plans as plan_documents
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors, times
 from reconciler.catalog import database, leases
@@ -62,7 +60,8 @@ def _confirm(chosen: settings.Settings, clock: clocks.Clock, *, yes: bool, outpu
             outputs.note(str(problem))
         outputs.note("holdfast: the manifests have errors; nothing was done, what was in force stays in force")
         if output is options.Output.JSON:
-            outputs.emit(outcomes.result(made, (), 0), output, reports.text)
+            nothing = outcomes.result(made, (), 0).model_copy(update={"converged": False})
+            outputs.emit(nothing, output, reports.text)
         return errors.ConfigurationError.exit_code
     if yes or not made.changes:
         return None
@@ -78,12 +77,16 @@ def _confirm(chosen: settings.Settings, clock: clocks.Clock, *, yes: bool, outpu
 
 
 def _saved(path: Path, clock: clocks.Clock) -> settings.Settings:
-    """Read a saved plan and prove that nothing it describes has moved. Raises ``StalePlan`` or ``UsageError``."""
+    """Read a saved plan and prove that nothing it describes has moved. Raises ``StalePlan``, ``UsageError``
+    or ``FormatTooNew``."""
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
-        saved = plan_documents.Plan.model_validate(document)
+        text = path.read_text()
+        saved = planfile.read(text)
+        document: dict[str, Any] = json.loads(text)
         estate, state, catalog = Path(document["estate"]), Path(document["state"]), str(document["catalog"])
-    except (OSError, ValueError, KeyError, TypeError, pydantic.ValidationError) as error:
+    except errors.UsageError as error:
+        raise errors.UsageError(f"{path}: {error.message}", hint=error.hint) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise errors.UsageError(
             f"{path} is neither a folder nor a saved plan", hint="name the estate, or a file that plan --out wrote"
         ) from error

@@ -14,6 +14,7 @@ from reconciler.catalog import images, inventories, jobs, leases
 from reconciler.cli import options, outputs, settings, views
 from reconciler.controller import listings
 from reconciler.planning import actions
+from reconciler.reports import tables
 
 
 class Kind(enum.StrEnum):
@@ -138,7 +139,7 @@ def _description(document: Description) -> str:
     for title, items in document.related.items():
         lines.append(f"{title}: {len(items)}")
         lines += [f"  {_brief(item)}" for item in items]
-    return "\n".join(lines)
+    return tables.page(lines)
 
 
 _BRIEF = ("id", "number", "unit", "address", "state", "type", "time", "expiresAt", "reason", "line")
@@ -197,4 +198,4 @@ def _status(document: Status) -> str:
         f"clients     {document.clients}, not protected: {', '.join(document.unprotected) or 'none'}",
     ]
     lines += [f"problem     {one.message} [{one.code}]" for one in document.problems]
-    return "\n".join(lines)
+    return tables.page(lines)

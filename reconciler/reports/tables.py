@@ -6,6 +6,7 @@ Width is the terminal's where there is one; the last column gives way first. Col
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import unicodedata
 from collections.abc import Sequence
 
@@ -46,6 +47,12 @@ def shorten(text: str, width: int) -> str:
     while measure(text) > width - 1:
         text = text[:-1]
     return text + "…"
+
+
+def page(lines: Sequence[str]) -> str:
+    """Lines cut to the terminal, or to ``COLUMNS``; whole where neither says how wide it is."""
+    width = shutil.get_terminal_size((0, 0)).columns
+    return "\n".join(shorten(line, width) for line in lines)
 
 
 def moment(value: dt.datetime | None) -> str:

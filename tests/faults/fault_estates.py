@@ -163,6 +163,18 @@ class Estate:
         assert found == code, f"holdfast {' '.join(map(str, arguments))}: exit {found}\n{out}\n{err}"
         return json.loads(out)
 
+    def ask_process(self, *arguments: str | Path, code: int = 0) -> Any:
+        """The document that a process of the installed command prints; fails unless it exits with ``code``."""
+        return self.command.json(*arguments, code=code)
+
+    def identity(self, unit: str) -> str:
+        """The UUID of a unit."""
+        return str(json.loads((self.paths[unit] / "unit.json").read_text())["id"])
+
+    def drift(self) -> set[str]:
+        """Codes of the drift that a plan shows."""
+        return {one["code"] for one in self.ask("plan", ".")["drift"]}
+
     def items(self, *arguments: str) -> list[dict[str, Any]]:
         """The items of ``get ...``."""
         items: list[dict[str, Any]] = self.ask("get", *arguments)["items"]
