@@ -133,6 +133,8 @@ def finish_pass(
     """Turn until the pass is over and print what it did."""
     with progress.shown(controller.engine) as refresh:
         plan = loop.one_pass(controller, until_converged=until_converged, stop=stop, progress=refresh)
+    for problem in plan.problems:
+        outputs.note(str(problem))
     document = outcomes.result(plan, controller.tally.finished, controller.tally.configuration)
     outputs.emit(document, output, lambda shown: reports.text(shown, planfile.document(plan)))
     return outcomes.exit_code(document, plan)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reconciler.api.documents import results, shapes
 from reconciler.jobs import engines
-from reconciler.planning import actions
+from reconciler.planning import actions, configuration
 
 #: Reasons for which an action is blocked because something asked for could not be done.
 _UNABLE = frozenset({"UnitOffline", "UnitReadOnly", "UnitFull", "UnitMissing"})
@@ -39,8 +39,9 @@ def result(plan: actions.Plan, finished: Sequence[engines.Finished], configurati
 
 
 def exit_code(document: results.ApplyResult, plan: actions.Plan) -> int:
-    """3 for a failure, 4 for destruction that a brake holds, else 0."""
+    """3 for a failure, 4 for destruction or a configuration change that a brake holds, else 0."""
     unable = any(action.reason.code in _UNABLE for action in plan.in_state(actions.State.BLOCKED))
     if document.failed or document.partial or unable:
         return 3
-    return 4 if document.held else 0
+    held = document.held or any(problem.code == configuration.GONE for problem in plan.problems)
+    return 4 if held else 0

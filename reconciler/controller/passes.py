@@ -88,9 +88,11 @@ class Controller:
         """Observe and decide, now; nothing is changed."""
         tree = self._tree or self.reload()
         now = self.site.clock.now()
-        seen = observations.gather(self.site.db, tree.wanted, self._surveyed, self.site.units, self._jumps.message(now))
+        # Units that only the catalog still holds are looked at too: what lies on them goes on living.
+        wanted = configuration.effective(tree.wanted, inventories.applied(self.site.db))
+        seen = observations.gather(self.site.db, wanted, self._surveyed, self.site.units, self._jumps.message(now))
         seen = dataclasses.replace(seen, watching=self._since)
-        return decide(tree, seen, now, horizon), configuration.effective(tree.wanted, seen.applied), seen
+        return decide(tree, seen, now, horizon), wanted, seen
 
     # -- acting ------------------------------------------------------------------------------------------------------
 

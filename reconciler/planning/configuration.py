@@ -18,6 +18,8 @@ from reconciler.planning import actions, desired, observed
 Applied = Mapping[desired.Key, observed.Applied]
 #: A third of the objects gone at once, and at least this many, is taken for an accident.
 _GUARDED = 3
+#: The problem that says so.
+GONE = "HF490"
 #: Covers every image: for promises that a revision not yet in force would break.
 EVERY_IMAGE = 1 << 62
 
@@ -66,7 +68,7 @@ def guard(wanted: desired.Desired, applied: Applied) -> diagnostics.Diagnostic |
         return None
     return diagnostics.Diagnostic(
         severity=diagnostics.Severity.ERROR,
-        code="HF490",
+        code=GONE,
         message=f"{what}; the configuration stays as it is in force",
         hint="bring the manifests back, or remove them in smaller steps",
     )
