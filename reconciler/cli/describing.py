@@ -12,7 +12,7 @@ from reconciler.api.documents import shapes
 from reconciler.base import errors
 from reconciler.catalog import images, inventories, jobs, leases
 from reconciler.cli import options, outputs, settings, views
-from reconciler.controller import listings
+from reconciler.controller import judgements, listings
 from reconciler.planning import actions
 from reconciler.reports import tables
 
@@ -67,7 +67,7 @@ def describe(
 
 
 def _copies(view: views.View, **chosen: str | None) -> list[dict[str, Any]]:
-    found = listings.copy_list(view.db, view.decisions(), view.seen.units, **chosen)
+    found = judgements.copy_list(view.db, view.decisions(), view.seen.units, **chosen)
     return [item.to_json() for item in found.items]
 
 
@@ -86,7 +86,7 @@ def _image(view: views.View, name: str) -> Description:
 def _client(view: views.View, name: str) -> Description:
     client = inventories.find_client(view.db, name)
     item = next(
-        one for one in listings.client_list(view.db, view.wanted, view.seen, view.now).items if one.id == client.id
+        one for one in judgements.client_list(view.db, view.wanted, view.seen, view.now).items if one.id == client.id
     )
     found = listings.image_list(view.db, client_id=client.id)
     return Description(
@@ -95,7 +95,7 @@ def _client(view: views.View, name: str) -> Description:
 
 
 def _unit(view: views.View, name: str) -> Description:
-    item = next((one for one in listings.unit_list(view.db, view.wanted, view.seen).items if one.name == name), None)
+    item = next((one for one in judgements.unit_list(view.db, view.wanted, view.seen).items if one.name == name), None)
     if item is None:
         raise errors.NotFound(f"there is no unit {name}", hint=f"there are: {', '.join(sorted(view.wanted.units))}")
     shown = {**item.to_json(), "message": view.seen.units[name].message}
@@ -164,7 +164,7 @@ def status(
 
 def _judge(view: views.View, holder: leases.Holder | None) -> Status:
     plan = view.plan()
-    clients = listings.client_list(view.db, view.wanted, view.seen, view.now).items
+    clients = judgements.client_list(view.db, view.wanted, view.seen, view.now).items
     away = [
         shapes.CodeMessage(code=f"Unit{one.state}", message=f"{one.name}: {one.message}")
         for one in view.seen.units.values()

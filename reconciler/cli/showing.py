@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from reconciler.api.documents import lists, shapes
+from reconciler.api.documents import shapes
 from reconciler.base import times
 from reconciler.catalog import database, inventories, jobs
-from reconciler.cli import options, outputs, sessions, settings, views
+from reconciler.cli import commands, options, outputs, sessions, settings
 from reconciler.controller import listings
 from reconciler.reports import listings as tables
 
@@ -47,18 +47,18 @@ def get(
 ) -> int:
     """List what the catalog knows, sorted by the first column."""
     chosen = settings.of_state(state=state, catalog=catalog)
-    wish = _Wish(client=client, policy=policy, image=image, unit=unit, job_state=job_state, limit=limit)
+    wish = Wish(client=client, policy=policy, image=image, unit=unit, job_state=job_state, limit=limit)
     if what in _FACTS:
         build, render = _FACTS[what]
         outputs.emit(sessions.read(chosen, lambda db: build(db, wish)), output, render)
     else:
-        judge, render = _JUDGED[what]
-        outputs.emit(views.look(chosen, lambda view: judge(view, wish)), output, render)
+        # Loaded only now: the lists above need neither the units nor the planner.
+        commands.load("judging").emit(what.value, chosen, wish, output)
     return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Wish:
+class Wish:
     """What the list is narrowed to."""
 
     client: str | None
@@ -73,19 +73,8 @@ class _Wish:
         return inventories.find_client(db, self.client).id if self.client else None
 
 
-def _copies(view: views.View, wish: _Wish) -> lists.CopyList:
-    return listings.copy_list(
-        view.db,
-        view.decisions(),
-        view.seen.units,
-        image=wish.image,
-        client_id=wish.client_id(view.db),
-        unit=wish.unit,
-    )
-
-
 #: Lists that the catalog alone answers.
-_FACTS: Mapping[What, tuple[Callable[[database.Database, _Wish], Any], Callable[[Any], str]]] = {
+_FACTS: Mapping[What, tuple[Callable[[database.Database, Wish], Any], Callable[[Any], str]]] = {
     What.IMAGES: (
         lambda db, wish: listings.image_list(db, client_id=wish.client_id(db), policy=wish.policy),
         tables.images,
@@ -95,19 +84,6 @@ _FACTS: Mapping[What, tuple[Callable[[database.Database, _Wish], Any], Callable[
         tables.jobs,
     ),
     What.AUDIT: (lambda db, wish: listings.audit_list(db, wish.limit), tables.audit),
-}
-#: Lists that also need what is in force, and what the units say.
-_JUDGED: Mapping[What, tuple[Callable[[views.View, _Wish], Any], Callable[[Any], str]]] = {
-    What.COPIES: (_copies, tables.copies),
-    What.CLIENTS: (
-        lambda view, _wish: listings.client_list(view.db, view.wanted, view.seen, view.now),
-        tables.clients,
-    ),
-    What.UNITS: (lambda view, _wish: listings.unit_list(view.db, view.wanted, view.seen), tables.units),
-    What.POLICIES: (
-        lambda view, _wish: listings.policy_list(view.db, view.wanted, view.seen, view.plan()),
-        tables.policies,
-    ),
 }
 
 
