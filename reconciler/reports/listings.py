@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-
 from reconciler.api.documents import lists
 from reconciler.base import quantities
 from reconciler.reports import tables
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((0, 0)).columns
 
 
 def images(document: lists.ImageList) -> str:
@@ -19,9 +13,7 @@ def images(document: lists.ImageList) -> str:
         (i.id, i.type, i.state, tables.moment(i.time), quantities.show_size(i.size_bytes), ",".join(map(str, i.copies)))
         for i in document.items
     ]
-    return tables.table(
-        ("image", "type", "state", "time", "size", "copies"), rows, right=frozenset({4}), width=_width()
-    )
+    return tables.table(("image", "type", "state", "time", "size", "copies"), rows, right=frozenset({4}), spare=(3,))
 
 
 def copies(document: lists.CopyList) -> str:
@@ -38,7 +30,7 @@ def copies(document: lists.CopyList) -> str:
         for c in document.items
     ]
     heads = ("copy", "unit", "state", "stored", "expires", "because")
-    return tables.table(heads, rows, right=frozenset({3}), width=_width())
+    return tables.table(heads, rows, right=frozenset({3}), spare=(5, 4))
 
 
 def jobs(document: lists.JobList) -> str:
@@ -59,7 +51,7 @@ def jobs(document: lists.JobList) -> str:
             )
         )
     heads = ("job", "type", "state", "for", "unit", "scanned", "rate", "error")
-    return tables.table(heads, rows, right=frozenset({5, 6}), width=_width())
+    return tables.table(heads, rows, right=frozenset({5, 6}), spare=(6, 7, 4))
 
 
 def clients(document: lists.ClientList) -> str:
@@ -78,7 +70,7 @@ def clients(document: lists.ClientList) -> str:
             )
         )
     heads = ("client", "policies", "images", "oldest", "newest", "condition")
-    return tables.table(heads, rows, right=frozenset({2}), width=_width())
+    return tables.table(heads, rows, right=frozenset({2}), spare=(3, 1))
 
 
 def units(document: lists.UnitList) -> str:
@@ -96,7 +88,7 @@ def units(document: lists.UnitList) -> str:
         for u in document.items
     ]
     heads = ("unit", "type", "state", "used", "free", "images", "jobs")
-    return tables.table(heads, rows, right=frozenset({3, 4, 5, 6}), width=_width())
+    return tables.table(heads, rows, right=frozenset({3, 4, 5, 6}), spare=(1,))
 
 
 def policies(document: lists.PolicyList) -> str:
@@ -114,7 +106,7 @@ def policies(document: lists.PolicyList) -> str:
         for p in document.items
     ]
     heads = ("policy", "state", "lifecycle", "clients", "images", "last success", "next slot")
-    return tables.table(heads, rows, right=frozenset({3, 4}), width=_width())
+    return tables.table(heads, rows, right=frozenset({3, 4}), spare=(2,))
 
 
 def audit(document: lists.AuditList) -> str:
@@ -130,6 +122,4 @@ def audit(document: lists.AuditList) -> str:
         )
         for a in document.items
     ]
-    return tables.table(
-        ("id", "time", "actor", "event", "object", "details"), rows, right=frozenset({0}), width=_width()
-    )
+    return tables.table(("id", "time", "actor", "event", "object", "details"), rows, right=frozenset({0}), spare=(2, 5))

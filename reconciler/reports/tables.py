@@ -1,6 +1,7 @@
 """Plain tables that are readable at 80 columns: no frames, two spaces between columns, numbers to the right.
 
-Width is the terminal's where there is one; the last column gives way first. Colour is left to the terminal's owner.
+Width is the terminal's where there is one; columns that a caller calls spare give way first, then the end of the last
+one, and nothing is cut where nobody said how wide a line may be. Colour is left to the terminal's owner.
 """
 
 from __future__ import annotations
@@ -13,21 +14,47 @@ from collections.abc import Sequence
 from reconciler.base import times
 
 _GAP = "  "
+#: Columns below which the rest of a last column says nothing.
+_WORTH_SHOWING = 12
 
 
 def table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset(), width: int = 0
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: frozenset[int] = frozenset(),
+    spare: Sequence[int] = (),
 ) -> str:
-    """Rows under heads. ``right`` are the columns set flush right; ``width`` cuts long lines, 0 never."""
+    """Rows under heads, as wide as the terminal.
+
+    ``right`` are the columns set flush right; ``spare`` those left out where the terminal is too narrow, first one
+    first. A last column among them is cut instead while enough of it remains.
+    """
+    width = terminal()
     cells = [[head.upper() for head in heads], *[[one or "-" for one in row] for row in rows]]
     widths = [max(measure(line[column]) for line in cells) for column in range(len(heads))]
+    shown = _shown(widths, spare, width)
     lines = []
     for line in cells:
-        parts = [
-            _pad(text, size, flush=index in right) for index, (text, size) in enumerate(zip(line, widths, strict=True))
-        ]
+        parts = [_pad(line[column], widths[column], flush=column in right) for column in shown]
         lines.append(shorten(_GAP.join(parts).rstrip(), width))
     return "\n".join(lines)
+
+
+def _shown(widths: Sequence[int], spare: Sequence[int], width: int) -> list[int]:
+    shown = list(range(len(widths)))
+    for column in spare:
+        excess = sum(widths[one] for one in shown) + len(_GAP) * (len(shown) - 1) - width
+        last = column == shown[-1] and widths[column] - excess >= _WORTH_SHOWING
+        if not width or excess <= 0 or last:
+            break
+        shown.remove(column)
+    return shown
+
+
+def terminal() -> int:
+    """Columns of the terminal, or ``COLUMNS``; 0 where neither says."""
+    return shutil.get_terminal_size((0, 0)).columns
 
 
 def measure(text: str) -> int:
@@ -51,7 +78,7 @@ def shorten(text: str, width: int) -> str:
 
 def page(lines: Sequence[str]) -> str:
     """Lines cut to the terminal, or to ``COLUMNS``; whole where neither says how wide it is."""
-    width = shutil.get_terminal_size((0, 0)).columns
+    width = terminal()
     return "\n".join(shorten(line, width) for line in lines)
 
 
