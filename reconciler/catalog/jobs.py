@@ -247,10 +247,10 @@ def live(db: database.Database) -> tuple[observed.Job, ...]:
 def attempts(db: database.Database) -> dict[str, observed.Attempts]:
     """By address, what failed since its last success; only addresses whose last finished attempt did not succeed.
 
-    ``failed`` counts every attempt that did not succeed, ``lost`` those of them that were Lost. Attempts that ended
-    more than 400 days before the newest one are left out.
+    Attempts that ended more than 400 days before the newest one are left out.
     """
     job, later = tables.JOBS, tables.JOBS.alias()
+    lost = job.c.state == "Lost"
     with db.reading() as connection:
         newest = connection.scalar(sa.select(sa.func.max(job.c.finished_at)).where(job.c.state.in_(_FAILED)))
         if newest is None:
@@ -262,7 +262,8 @@ def attempts(db: database.Database) -> dict[str, observed.Attempts]:
             sa.select(
                 job.c.address,
                 sa.func.count().label("failed"),
-                sa.func.sum(sa.case((job.c.state == "Lost", 1), else_=0)).label("lost"),
+                sa.func.sum(sa.case((lost, 1), else_=0)).label("lost"),
+                sa.func.sum(sa.case((lost & (job.c.error_code == "Stopped"), 1), else_=0)).label("stopped"),
                 sa.func.max(job.c.number).label("last"),
             )
             .where(job.c.state.in_(_FAILED), job.c.finished_at >= newest - _MEMORY, ~succeeded)
@@ -270,13 +271,24 @@ def attempts(db: database.Database) -> dict[str, observed.Attempts]:
             .subquery()
         )
         query = sa.select(
-            failed.c.address, failed.c.failed, failed.c.lost, job.c.finished_at, job.c.state, job.c.error_message
+            failed.c.address,
+            failed.c.failed,
+            failed.c.lost,
+            failed.c.stopped,
+            job.c.finished_at,
+            job.c.state,
+            job.c.error_message,
         ).join_from(failed, job, job.c.number == failed.c.last)
         return {
-            address: observed.Attempts(
-                failed=int(count), lost=int(lost), last_finished=at, last_state=state, message=message or ""
+            row.address: observed.Attempts(
+                failed=int(row.failed),
+                lost=int(row.lost),
+                stopped=int(row.stopped),
+                last_finished=row.finished_at,
+                last_state=row.state,
+                message=row.error_message or "",
             )
-            for address, count, lost, at, state, message in connection.execute(query)
+            for row in connection.execute(query)
         }
 
 

@@ -192,6 +192,8 @@ class Attempts:
     #: State of the last attempt: Failed, Partial, Cancelled or Lost.
     last_state: str
     message: str
+    #: Those of the lost whose process was asked to stop, and did.
+    stopped: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

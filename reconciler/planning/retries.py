@@ -1,7 +1,8 @@
 """What earlier attempts at an action mean for the next one.
 
 Called for every action that would start. Lost attempts are repeated at once and do not count, until five of them show
-that the action kills its worker; failures wait longer each time; a cancelled action rests until its next slot.
+that the action kills its worker (one that was stopped in order shows nothing); failures wait longer each time; a
+cancelled action rests until its next slot.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final, NamedTuple
 
 from reconciler.planning import observed
 
-#: From this many Lost attempts on, each counts as a failure.
+#: From this many attempts on whose worker died, each counts as a failure.
 PATIENCE: Final = 5
 _FIRST: Final = dt.timedelta(minutes=1)
 _LONGEST: Final = dt.timedelta(hours=1)
@@ -43,13 +44,14 @@ def standing(attempts: observed.Attempts | None, limit: int | None, now: dt.date
         return READY
     if attempts.last_state == "Cancelled":
         return Standing("Cancelled", None, 0)
-    failures = attempts.failed - attempts.lost + max(0, attempts.lost - PATIENCE + 1)
+    deaths = attempts.lost - attempts.stopped
+    failures = attempts.failed - attempts.lost + max(0, deaths - PATIENCE + 1)
     if failures <= 0:
         return READY
     if limit is not None and failures > limit:
         return Standing("Exhausted", None, failures)
     until = attempts.last_finished + backoff(failures)
-    at_once = attempts.last_state == "Lost" and attempts.lost < PATIENCE
+    at_once = attempts.last_state == "Lost" and deaths < PATIENCE
     # Seen from a clock that was set back the last attempt lies ahead; it must not hold the next one up for so long.
     ahead = attempts.last_finished > now + _FIRST
     if at_once or ahead or until <= now:

@@ -137,6 +137,14 @@ def test_attempts_count_what_failed_since_the_last_success(db: database.Database
     )
 
 
+def test_attempts_that_were_stopped_in_order_are_told_apart(db: database.Database) -> None:
+    for number, code in enumerate(("Stopped", "Lost", "Stopped")):
+        now = samples.later(minutes=number)
+        id = samples.enqueue(db, "again")
+        jobs.finish(db, id, state="Lost", error=(code, "ended"), reading=meters.Reading(), wall_seconds=1.0, now=now)
+    assert (jobs.attempts(db)["again"].lost, jobs.attempts(db)["again"].stopped) == (3, 2)
+
+
 def test_failures_of_long_ago_are_forgotten(db: database.Database) -> None:
     assert jobs.attempts(db) == {}
     samples.end(db, samples.enqueue(db, "old"), "Failed", now=samples.later(days=-401))

@@ -8,17 +8,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import conftest
 import pytest
 import unit_crash_child as child
+import unit_factories
 import unit_samples as samples
 
 from reconciler.base import meters
 from reconciler.storage import units
 
 _REPOSITORY = Path(__file__).parents[2]
-_WRITE = [(factory, point) for factory in conftest.FACTORIES for point in factory.write_points]
-_DELETE = [(factory, point) for factory in conftest.FACTORIES for point in factory.delete_points]
+_WRITE = [(factory, point) for factory in unit_factories.FACTORIES for point in factory.write_points]
+_DELETE = [(factory, point) for factory in unit_factories.FACTORIES for point in factory.delete_points]
 
 
 def _name(value: object) -> str:

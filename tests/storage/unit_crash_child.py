@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-import conftest
+import unit_factories
 import unit_samples as samples
 
 from reconciler.base import meters
@@ -23,7 +23,7 @@ def _die(reads: int) -> None:
 
 def main(name: str, root: Path, act: str) -> None:
     """Write or delete ``img-1``; ``die`` dies in the middle of the second disk, ``begin`` right after the start."""
-    (factory,) = (factory for factory in conftest.FACTORIES if factory.name == name)
+    (factory,) = (factory for factory in unit_factories.FACTORIES if factory.name == name)
     unit = factory.open(root, identities.read(root, "unit"), samples.OWNER)
     if act == "write":
         samples.store(unit, samples.label(), DATA)

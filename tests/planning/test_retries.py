@@ -1,0 +1,28 @@
+"""What earlier attempts mean for the next one."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from reconciler.planning import observed, retries
+
+NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+
+
+def lost(*, killed: int, stopped: int) -> observed.Attempts:
+    count = killed + stopped
+    return observed.Attempts(
+        failed=count, lost=count, stopped=stopped, last_finished=NOW, last_state="Lost", message="ended"
+    )
+
+
+@pytest.mark.parametrize("stops", [1, 5, 50])
+def test_stops_in_order_never_count(stops: int) -> None:
+    assert retries.standing(lost(killed=0, stopped=stops), 2, NOW) == retries.READY
+
+
+def test_an_action_that_kills_its_worker_comes_to_rest() -> None:
+    states = [retries.standing(lost(killed=count, stopped=3), 2, NOW).state for count in range(1, 8)]
+    assert states == ["Ready"] * 4 + ["Waiting"] * 2 + ["Exhausted"]
