@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol
 
 from reconciler.base import disks, extents, layouts, meters
@@ -142,9 +142,11 @@ class ImageWriter(Protocol):
         meter: meters.Meter,
         changed: extents.Extents | None = None,
         parent: str | None = None,
-        layout: layouts.Layout | None = None,
+        layout: Callable[[], layouts.Layout] | None = None,
     ) -> WrittenDisk:
         """Store one disk, reading each of its bytes at most once and digesting as it goes.
+
+        ``layout`` tells where the guest's files lie; a unit that cuts by them asks once, if it has enough to cut.
 
         Without ``parent``: the whole disk. With ``parent`` (an image this unit holds, same disk name and size) and
         ``changed`` None: the whole disk is read, and only blocks whose digest differs from the parent's are stored.

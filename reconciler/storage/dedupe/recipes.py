@@ -162,8 +162,33 @@ def within(pieces: Sequence[Piece], offset: int, length: int) -> list[Piece]:
             break
         start, stop = max(piece.offset, offset), min(piece.offset + piece.length, end)
         if start < stop:
-            result.append(Piece(start, stop - start, piece.fingerprint, piece.within + start - piece.offset))
+            result.append(_part(piece, start, stop))
     return result
+
+
+def without(pieces: Iterable[Piece], ranges: Iterable[extents.Extent]) -> list[Piece]:
+    """What of ordered ``pieces`` lies outside ordered, disjoint ranges of the disk."""
+    result: list[Piece] = []
+    holes = iter(ranges)
+    hole = next(holes, None)
+    for piece in pieces:
+        start, end = piece.offset, piece.offset + piece.length
+        while hole is not None and sum(hole) <= start:
+            hole = next(holes, None)
+        while hole is not None and hole[0] < end:
+            if start < hole[0]:
+                result.append(_part(piece, start, hole[0]))
+            start = sum(hole)
+            if start >= end:
+                break
+            hole = next(holes, None)
+        if start < end:
+            result.append(_part(piece, start, end))
+    return result
+
+
+def _part(piece: Piece, start: int, end: int) -> Piece:
+    return Piece(start, end - start, piece.fingerprint, piece.within + start - piece.offset)
 
 
 def differences(left: Sequence[Piece], right: Sequence[Piece]) -> extents.Extents:

@@ -1,24 +1,24 @@
-"""Writing one image into a pool: reader, segmenter, hash, lookup, compress, container, and at last the manifest.
+"""Writing one image into a pool: its disks as streams of segments, and at last the manifest.
 
-``write`` walks the disk in the calling thread (reading, block digests, the plain digest) and hands groups of blocks to
-the pool's worker threads, which cut, hash, look up, compress and append. At most ``_AHEAD`` groups of 2 MiB are on
-their way per disk, so a disk being written holds about 20 MiB. Recipes are built in disk order as groups come back.
+``write`` may run for several disks at once; ``streams`` does the work of each. ``commit`` makes the image visible in
+the order that ``FORMAT.md`` gives, and refuses where anything the image needs is gone.
 """
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import dataclasses
+import functools
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
 
 from blake3 import blake3
 
-from reconciler.base import crashes, digests, disks, errors, extents, files, layouts, meters
+from reconciler.base import crashes, disks, errors, extents, files, layouts, meters
 from reconciler.storage import blocks, labels, units
 from reconciler.storage.dedupe import (
     appenders,
+    builders,
+    comparisons,
     containers,
     images,
     manifests,
@@ -26,86 +26,10 @@ from reconciler.storage.dedupe import (
     registrations,
     segmenters,
     stores,
+    streams,
 )
 
-#: Blocks of 1 MiB handed to a worker at once.
-_GROUP = 2
-#: Groups on their way per disk.
-_AHEAD = 5
 _META = (containers.META_A, containers.META_B)
-
-_Placed = list[segmenters.CutBlock]
-
-
-class _RecipeBuilder:
-    """Pages and spans of a disk being written, from blocks that come in disk order."""
-
-    def __init__(self, writer: PoolWriter, disk: disks.Disk, parent: images.Recipe | None, meter: meters.Meter) -> None:
-        self._writer, self._parent, self._meter = writer, parent, meter
-        self._size = disk.size
-        self._name = disk.name
-        count = recipes.page_count(disk.size)
-        #: Fingerprint and covered bytes of pages that are not the parent's.
-        self._pages: dict[int, tuple[bytes, int]] = {}
-        self._count = count
-        self._page = -1
-        self._blocks: dict[int, list[recipes.Piece]] = {}
-
-    def add(self, block: int, pieces: list[recipes.Piece]) -> None:
-        """The pieces of one block, which replace the parent's."""
-        page = block * digests.BLOCK // recipes.PAGE
-        if page != self._page:
-            self._end_page()
-            self._page = page
-        self._blocks[block] = pieces
-
-    def _end_page(self) -> None:
-        if not self._blocks:
-            return
-        index, given, self._blocks = self._page, self._blocks, {}
-        start = index * recipes.PAGE
-        old: tuple[recipes.Piece, ...] = self._parent.page(index) if self._parent else ()
-        first = start // digests.BLOCK
-        last = digests.block_count(min(start + recipes.PAGE, self._size))
-        pieces: list[recipes.Piece] = []
-        for block in range(first, last):
-            if block in given:
-                pieces += given[block]
-            elif old:
-                pieces += recipes.within(old, block * digests.BLOCK, digests.BLOCK)
-        fingerprint = (
-            self._writer.place_meta(recipes.encode_page(start, pieces), self._meter) if pieces else recipes.NOTHING
-        )
-        self._pages[index] = (fingerprint, sum(piece.length for piece in pieces))
-
-    def finish(self, block_digests: bytes) -> manifests.DiskRecipe:
-        """Place the spans that are not the parent's; the whole recipe."""
-        self._end_page()
-        spans, covered = [], 0
-        per_span = recipes.SPAN // recipes.PAGE
-        for index in range(recipes.span_count(self._size)):
-            first = index * per_span
-            numbers = range(first, min(first + per_span, self._count))
-            old = (
-                self._parent.span(index) if self._parent else recipes.empty_span(recipes.span_length(index, self._size))
-            )
-            if not any(number in self._pages for number in numbers):
-                spans.append(self._parent.disk.spans[index] if self._parent else recipes.NOTHING)
-                covered += sum(old.covered)
-                continue
-            rows = [
-                self._pages.get(number, (old.pages[number - first], old.covered[number - first])) for number in numbers
-            ]
-            start = index * recipes.SPAN // digests.BLOCK * digests.DIGEST_SIZE
-            part = block_digests[start : start + len(old.block_digests)]
-            encoded = recipes.encode_span(
-                recipes.Span(
-                    pages=tuple(row[0] for row in rows), covered=tuple(row[1] for row in rows), block_digests=part
-                )
-            )
-            spans.append(self._writer.place_meta(encoded, self._meter) if encoded else recipes.NOTHING)
-            covered += sum(row[1] for row in rows)
-        return manifests.DiskRecipe(name=self._name, size=self._size, non_zero=covered, spans=tuple(spans))
 
 
 class PoolWriter:
@@ -117,7 +41,7 @@ class PoolWriter:
         self._label = label
         self._names = tuple(disk_names)
         self._claims = appenders.Claims(label.id)
-        self._segmenter = segmenters.OffsetSegmenter(store.header.segment_size, store.header.key)
+        self._fingerprints = segmenters.Fingerprints(store.header.key)
         self._lock = threading.Lock()
         self._written: dict[str, tuple[units.DiskRecord, manifests.DiskRecipe]] = {}
         self._parents: dict[str, manifests.Manifest] = {}
@@ -141,70 +65,67 @@ class PoolWriter:
         meter: meters.Meter,
         changed: extents.Extents | None = None,
         parent: str | None = None,
-        layout: layouts.Layout | None = None,  # noqa: ARG002  cutting along files belongs to segmenters
+        layout: Callable[[], layouts.Layout] | None = None,
     ) -> units.WrittenDisk:
         """Store one disk; see ``units.ImageWriter``."""
         self._require_open()
         try:
-            return self._write(disk, meter, changed, parent)
+            return self._write(disk, meter, changed, parent, layout)
         except BaseException:
             self._failed = True
             raise
 
     def _write(
-        self, disk: disks.Disk, meter: meters.Meter, changed: extents.Extents | None, parent: str | None
+        self,
+        disk: disks.Disk,
+        meter: meters.Meter,
+        changed: extents.Extents | None,
+        parent: str | None,
+        layout: Callable[[], layouts.Layout] | None,
     ) -> units.WrittenDisk:
         if disk.name not in self._names or disk.name in self._written:
             raise errors.UnitError(f"image {self._label.id}: disk {disk.name} was not announced, or is written twice")
         recipe = None if parent is None else self._parent_recipe(parent, disk)
-        walk = blocks.BlockWalk(
-            disk, meter=meter, parent=recipe.block_digests() if recipe else None, changed=changed if recipe else None
+        known = changed if recipe else None
+        walk = blocks.BlockWalk(disk, meter=meter, parent=recipe.block_digests() if recipe else None, changed=known)
+        builder = builders.RecipeBuilder(functools.partial(self._place_meta, meter), disk, recipe)
+        stream = streams.DiskStream(
+            walk=walk,
+            size=disk.size,
+            segment_size=self._store.header.segment_size,
+            builder=builder,
+            comparison=comparisons.Comparison(self._store, recipe) if recipe else None,
+            layout=layout,
+            place=functools.partial(self._place, meter),
+            workers=self._store.workers,
+            beat=self._beat,
         )
-        builder = _RecipeBuilder(self, disk, recipe, meter)
-        for placed in self._place_all(walk, meter):
-            for block, pieces in placed:
-                builder.add(block, pieces)
-            with files.unit_errors(self._store.settings.name):
-                self._registration.beat()
+        stream.run()
         done = builder.finish(walk.digests)
+        if recipe is not None and known is None:
+            # All was looked up by block, and what is the parent's was found.
+            meter.add(lookups=stream.kept, hits=stream.kept)
+            self._claims.count(lookups=stream.kept, hits=stream.kept)
         with self._lock:
             self._written[disk.name] = (walk.record(), done)
         return walk.written()
 
-    def _place_all(self, walk: blocks.BlockWalk, meter: meters.Meter) -> Iterator[_Placed]:
-        """Groups of blocks through the workers, results in disk order, never more than ``_AHEAD`` on their way."""
-        running: collections.deque[concurrent.futures.Future[_Placed]] = collections.deque()
-        try:
-            group: list[blocks.Block] = []
-            for block in walk:
-                group.append(block)
-                if len(group) == _GROUP:
-                    running.append(self._store.workers.submit(self._place, group, meter))
-                    group = []
-                    if len(running) == _AHEAD:
-                        yield running.popleft().result()
-            if group:
-                running.append(self._store.workers.submit(self._place, group, meter))
-            while running:
-                yield running.popleft().result()
-        finally:
-            # After a failure nothing of this disk may still be on its way when the image is aborted.
-            for future in running:
-                future.cancel()
-            concurrent.futures.wait(running)
+    def _beat(self) -> None:
+        with files.unit_errors(self._store.settings.name):
+            self._registration.beat()
 
-    def _place(self, group: list[blocks.Block], meter: meters.Meter) -> _Placed:
-        cut, segments = self._segmenter.cut(group)
-        if segments:
-            pieces = sum(len(of_block) for _, of_block in cut)
-            added = self._store.place(containers.DATA, segments, self._claims)
-            self._claims.count(lookups=pieces, hits=pieces - added.segments)
-            meter.add(sent=added.raw, stored=added.stored, lookups=pieces, hits=pieces - added.segments)
-        return cut
+    def _place(self, meter: meters.Meter, segments: list[segmenters.Segment]) -> list[recipes.Piece]:
+        """Store segments; where they lie on the disk. Runs in the pool's workers."""
+        pieces, named, found = self._fingerprints.name(segments)
+        if named:
+            added = self._store.place(containers.DATA, named, self._claims)
+            self._claims.count(lookups=found, hits=found - added.segments)
+            meter.add(sent=added.raw, stored=added.stored, lookups=found, hits=found - added.segments)
+        return pieces
 
-    def place_meta(self, data: bytes, meter: meters.Meter) -> bytes:
+    def _place_meta(self, meter: meters.Meter, data: bytes) -> bytes:
         """Store a page or a span twice; its fingerprint."""
-        fingerprint = blake3(data, key=self._store.header.key).digest()
+        fingerprint = self._fingerprints.of(data)
         for kind in _META:
             meter.add(stored=self._store.place(kind, {fingerprint: data}, self._claims).stored)
         return fingerprint

@@ -63,7 +63,7 @@ class DirectoryWriter:
         meter: meters.Meter,
         changed: extents.Extents | None = None,
         parent: str | None = None,
-        layout: layouts.Layout | None = None,  # noqa: ARG002 - plain files have no use for it; the port offers it
+        layout: Callable[[], layouts.Layout] | None = None,  # noqa: ARG002  plain files have no use for it
     ) -> units.WrittenDisk:
         """Store one disk; see the port. Raises ``Cancelled``, ``SourceError`` or ``UnitError``."""
         if changed is not None and parent is None:
