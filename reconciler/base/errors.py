@@ -153,6 +153,10 @@ class ImageDamaged(UnitError):
     retryable = False
 
 
+class ParentDamaged(UnitError):
+    """The image that another one is written against cannot be read; written without it, that one can be."""
+
+
 class TargetError(HoldfastError):
     """A restore target cannot be written: no space, no permission, or a failing device."""
 

@@ -310,6 +310,21 @@ def source_state(db: database.Database, image_id: str) -> dict[str, Any]:
     return dict(known[0])
 
 
+def newest_on(db: database.Database, client_id: str, unit: str) -> str | None:
+    """The newest complete image of a client that has a complete copy on a unit."""
+    image, copy = tables.IMAGES.c, tables.COPIES.c
+    query = (
+        sa.select(image.id)
+        .join_from(tables.COPIES, tables.IMAGES, copy.image_id == image.id)
+        .where(image.client_id == client_id, image.state == "Complete", copy.unit == unit, copy.state == "Complete")
+        .order_by(image.sequence.desc())
+        .limit(1)
+    )
+    with db.reading() as connection:
+        found: str | None = connection.scalar(query)
+    return found
+
+
 def newest_time(db: database.Database) -> dt.datetime | None:
     """The newest time of a committed image, None without any."""
     with db.reading() as connection:

@@ -12,12 +12,13 @@ import datetime as dt
 import secrets
 from collections.abc import Mapping
 from concurrent import futures
+from typing import Any
 
 from reconciler.api import policies
 from reconciler.base import crashes, disks, errors, extents, times
 from reconciler.catalog import images
 from reconciler.jobs import engines
-from reconciler.operations import sites
+from reconciler.operations import parents, sites
 from reconciler.sources import machines, opening
 from reconciler.storage import units
 
@@ -45,17 +46,6 @@ class BackupOrder:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class _Parent:
-    """What the parent image offers to this one."""
-
-    id: str | None
-    #: Disk sizes by name.
-    sizes: Mapping[str, int]
-    #: What the source recorded of each disk.
-    state: Mapping[str, Mapping[str, str]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class _Streamed:
     """What one disk came to."""
 
@@ -63,6 +53,8 @@ class _Streamed:
     written: units.WrittenDisk | None
     known: bool
     finding: machines.Found | None
+    #: Whether the parent turned out to be damaged; all disks are then read whole.
+    misled: bool = False
 
 
 def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -> engines.Outcome:
@@ -144,7 +136,8 @@ def _write(
     label: units.ImageLabel,
 ) -> units.Commit:
     """Bytes and commit. A disk that cannot be read to its end is left out, and the others are read once more."""
-    parent = _parent(site, order)
+    parent = parents.find(site.db, site.units.get(order.unit), order.client_id, order.parent)
+    state = images.source_state(site.db, parent.id) if parent.id is not None and parent.vouches else {}
     failed: list[machines.Found] = []
     readable = list(reading.disks)
     while readable:
@@ -152,9 +145,10 @@ def _write(
         writer = site.units.get(order.unit).begin(label, [disk.name for disk in readable])
         committed = False
         try:
-            streamed = _stream_all(writer, reading, readable, parent, order, context)
+            streamed = _stream_all(writer, reading, readable, parent, state, order, context)
             lost = {one.name: one.finding for one in streamed if one.finding is not None}
-            if not lost:
+            misled = any(one.misled for one in streamed)
+            if not lost and not misled:
                 final = _judged(label, reading, streamed, failed)
                 context.meter.check()
                 crashes.passing("backup.before-commit")
@@ -164,6 +158,8 @@ def _write(
         finally:
             if not committed:
                 writer.abort()
+        if misled:
+            parent, state = parents.NONE, {}
         failed += lost.values()
         readable = [disk for disk in readable if disk.name not in lost]
     told = "; ".join(found.message for found in failed)
@@ -200,26 +196,19 @@ def record(site: sites.Site, commit: units.Commit, state: Mapping[str, Mapping[s
     )
 
 
-def _parent(site: sites.Site, order: BackupOrder) -> _Parent:
-    if order.parent is None:
-        return _Parent(id=None, sizes={}, state={})
-    with contextlib.closing(site.units.get(order.unit).open(order.parent)) as stored:
-        sizes = {disk.name: disk.size for disk in stored.label.disks}
-    return _Parent(id=order.parent, sizes=sizes, state=images.source_state(site.db, order.parent))
-
-
 def _stream_all(
     writer: units.ImageWriter,
     reading: machines.Reading,
     readable: list[disks.Disk],
-    parent: _Parent,
+    parent: parents.Parent,
+    state: Mapping[str, Any],
     order: BackupOrder,
     context: engines.JobContext,
 ) -> list[_Streamed]:
     """Store the disks, some at a time; the first failure of the unit, or a cancel, stops them all."""
 
     def one(disk: disks.Disk) -> _Streamed:
-        return _stream(writer, reading, parent, context, disk)
+        return _stream(writer, reading, parent, state, context, disk)
 
     streams = min(order.policy.spec.limits.max_streams_per_client, len(readable))
     with futures.ThreadPoolExecutor(max_workers=streams, thread_name_prefix=f"{context.id}-stream") as pool:
@@ -239,15 +228,15 @@ def _stream_all(
 def _stream(
     writer: units.ImageWriter,
     reading: machines.Reading,
-    parent: _Parent,
+    parent: parents.Parent,
+    state: Mapping[str, Any],
     context: engines.JobContext,
     disk: disks.Disk,
 ) -> _Streamed:
     changed: extents.Extents | None = None
-    base: str | None = None
-    if parent.id is not None and parent.sizes.get(disk.name) == disk.size:
-        base = parent.id
-        told = reading.changes(disk.name, parent.state.get(disk.name, {}))
+    base = parent.of(disk.name, disk.size)
+    if base is not None and parent.vouches:
+        told = reading.changes(disk.name, state.get(disk.name, {}))
         changed = told.changed
         context.log(f"{disk.name}: {told.reason.code}: {told.reason.message}")
     try:
@@ -256,6 +245,9 @@ def _stream(
         return _Streamed(
             name=disk.name, written=None, known=False, finding=machines.Found(code=error.code, message=str(error))
         )
+    except errors.ParentDamaged as error:
+        context.log(f"{disk.name}: read as a whole: {error}")
+        return _Streamed(name=disk.name, written=None, known=False, finding=None, misled=True)
     crashes.passing("backup.reading")
     return _Streamed(name=disk.name, written=written, known=changed is not None, finding=None)
 

@@ -11,7 +11,7 @@ import dataclasses
 from reconciler.base import crashes, errors
 from reconciler.catalog import images
 from reconciler.jobs import engines
-from reconciler.operations import sites
+from reconciler.operations import parents, sites
 from reconciler.storage import units
 
 
@@ -72,24 +72,40 @@ def _copy(
 ) -> units.Commit:
     target = site.units.get(order.unit)
     label = dataclasses.replace(source.label, operation=order.operation, copy=number, disks=())
+    parent = parents.find(site.db, target, label.client_id, source.label.parent)
+    try:
+        commit = _write(context, source, target, label, parent)
+    except errors.ParentDamaged as error:
+        context.log(f"written as a whole: {error}")
+        commit = _write(context, source, target, label, parents.NONE)
+    prove(target, commit.label, context)
+    return commit
+
+
+def _write(
+    context: engines.JobContext,
+    source: units.StoredImage,
+    target: units.StorageUnit,
+    label: units.ImageLabel,
+    parent: parents.Parent,
+) -> units.Commit:
     names = [disk.name for disk in source.label.disks]
-    parent = _parent_sizes(target, source.label.parent)
     context.meter.add(total=sum(disk.size for disk in source.label.disks), streams=1)
     writer = target.begin(label, names)
     committed = False
     try:
         for record in source.label.disks:
-            base = source.label.parent if record.size == parent.get(record.name) else None
+            base = parent.of(record.name, record.size)
             with contextlib.closing(source.disk(record.name)) as disk:
                 written = writer.write(
                     disk,
                     meter=context.meter,
-                    changed=source.changed(record.name, base) if base else None,
+                    changed=source.changed(record.name, base) if base and parent.vouches else None,
                     parent=base,
                 )
             if written.record.digest != record.digest:
                 raise errors.ImageDamaged(
-                    f"image {order.image}, disk {record.name}: what was read from {order.source_unit} has digest"
+                    f"image {label.id}, disk {record.name}: what was read has digest"
                     f" {written.record.digest}, its label says {record.digest}"
                 )
             crashes.passing("duplicate.reading")
@@ -97,22 +113,10 @@ def _copy(
         crashes.passing("duplicate.before-commit")
         commit = writer.commit(label)
         committed = True
+        return commit
     finally:
         if not committed:
             writer.abort()
-    prove(target, commit.label, context)
-    return commit
-
-
-def _parent_sizes(target: units.StorageUnit, parent: str | None) -> dict[str, int]:
-    """Disk sizes of the parent image where the target holds it, so that only changes need to be read."""
-    if parent is None:
-        return {}
-    try:
-        with contextlib.closing(target.open(parent)) as stored:
-            return {disk.name: disk.size for disk in stored.label.disks} if stored.label.state == "Complete" else {}
-    except (errors.ImageMissing, errors.ImageDamaged):
-        return {}
 
 
 def prove(target: units.StorageUnit, label: units.ImageLabel, context: engines.JobContext) -> None:

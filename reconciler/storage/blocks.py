@@ -14,6 +14,7 @@ import dataclasses
 import errno
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 from blake3 import blake3
 
@@ -24,6 +25,9 @@ from reconciler.storage import units
 _ZEROS = bytearray(digests.BLOCK)
 #: Zeros fed to the plain digest at once where the disk has a hole: 16 MiB.
 _HOLE_STEP = 16 * digests.BLOCK
+#: Blocks read before they are asked for, and by how many threads: while one is hashed the next ones come.
+_READ_AHEAD = 4
+_READERS = 2
 #: Blocks a ``ProvenDisk`` keeps for reads smaller than a block.
 _KEPT = 4
 #: What the operating system says of a medium that lost bytes; anything else may be the way to it, and pass.
@@ -125,20 +129,43 @@ class BlockWalk:
             data_ranges = extents.align(self._disk.extents(), digests.BLOCK, size)
         except OSError as error:
             raise errors.SourceError(f"disk {self._disk.name}: its extents cannot be read: {error.strerror}") from error
-        for start, length in ((0, size),) if self._ranges is None else self._ranges:
-            position = start
-            for offset, run in extents.intersect(((start, length),), data_ranges):
-                yield from self._hole(position, offset)
-                for piece, step in extents.pieces(((offset, run),), digests.BLOCK):
-                    yield from self._read(piece, step)
-                position = offset + run
-            yield from self._hole(position, start + length)
+        steps = self._steps(((0, size),) if self._ranges is None else self._ranges, data_ranges)
+        coming: collections.deque[tuple[int, int, futures.Future[disks.Buffer] | None]] = collections.deque()
+        with futures.ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as readers:
+            try:
+                for offset, length, data in steps:
+                    self._meter.check()
+                    ahead = readers.submit(self._disk.pread, offset, length) if data else None
+                    coming.append((offset, length, ahead))
+                    if len(coming) > _READ_AHEAD:
+                        yield from self._come(*coming.popleft())
+                while coming:
+                    yield from self._come(*coming.popleft())
+            finally:
+                # Whoever closes the disk next must find nobody reading it.
+                for _, _, ahead in coming:
+                    if ahead is not None:
+                        ahead.cancel()
         self._finished = True
 
-    def _read(self, offset: int, length: int) -> Iterator[Block]:
+    def _steps(self, ranges: extents.Extents, data_ranges: extents.Extents) -> Iterator[tuple[int, int, bool]]:
+        """What is looked at, in order: offset, length, and whether it must be read; holes are in one piece."""
+        for start, length in ranges:
+            position = start
+            for offset, run in extents.intersect(((start, length),), data_ranges):
+                yield position, offset - position, False
+                for piece, step in extents.pieces(((offset, run),), digests.BLOCK):
+                    yield piece, step, True
+                position = offset + run
+            yield position, start + length - position, False
+
+    def _come(self, offset: int, length: int, ahead: futures.Future[disks.Buffer] | None) -> Iterator[Block]:
+        return self._hole(offset, offset + length) if ahead is None else self._read(offset, length, ahead)
+
+    def _read(self, offset: int, length: int, ahead: futures.Future[disks.Buffer]) -> Iterator[Block]:
         self._meter.check()
         try:
-            data = self._disk.pread(offset, length)
+            data = ahead.result()
         except OSError as error:
             raise errors.SourceError(f"disk {self._disk.name}: read at {offset}: {error.strerror}") from error
         if len(data) != length:

@@ -50,7 +50,8 @@ def test_a_cancelled_write_stops_at_once_and_leaves_nothing(
     writer = unit.begin(samples.label(), ["d"])
     with pytest.raises(errors.Cancelled):
         writer.write(disk, meter=meter)
-    assert len(disk.reads) == 4
+    # What was being read ahead may still come; nothing is begun any more.
+    assert len(disk.reads) < 10
     writer.abort()
     _abort_leaves_nothing(unit, root, before, used, exact=factory.exact)
 

@@ -23,7 +23,16 @@ _PAGES_KEPT = 64
 class Recipe:
     """Where each byte of one stored disk is. Thread-safe."""
 
-    def __init__(self, store: stores.Store, image: str, disk: manifests.DiskRecipe) -> None:
+    def __init__(
+        self,
+        store: stores.Store,
+        image: str,
+        disk: manifests.DiskRecipe,
+        *,
+        error: type[errors.UnitError] = errors.ImageDamaged,
+    ) -> None:
+        """``error`` is what damage raises: a writer must tell its parent's from that of the disk it reads."""
+        self._error = error
         self.image = image
         self.disk = disk
         self._store = store
@@ -103,9 +112,9 @@ class Recipe:
         """The disk's list of block digests. Raises ``ImageDamaged``."""
         return b"".join(self.span(index).block_digests for index in range(len(self.disk.spans)))
 
-    def damaged(self, offset: int, cause: object) -> errors.ImageDamaged:
+    def damaged(self, offset: int, cause: object) -> errors.UnitError:
         """The error for damage at ``offset`` of this disk."""
-        return errors.ImageDamaged(
+        return self._error(
             f"image {self.image}, disk {self.disk.name}: damaged at offset {offset}: {cause}",
             hint="use another copy of the image",
         )

@@ -68,7 +68,7 @@ class PoolWriter:
         layout: Callable[[], layouts.Layout] | None = None,
     ) -> units.WrittenDisk:
         """Store one disk; see ``units.ImageWriter``."""
-        self._require_open()
+        self._require_running()
         try:
             return self._write(disk, meter, changed, parent, layout)
         except BaseException:
@@ -137,7 +137,7 @@ class PoolWriter:
                 manifest = self._parents[parent] = self._pin(parent)
         for recipe in manifest.disks:
             if recipe.name == disk.name and recipe.size == disk.size:
-                return images.Recipe(self._store, parent, recipe)
+                return images.Recipe(self._store, parent, recipe, error=errors.ParentDamaged)
         raise errors.UnitError(
             f"image {parent}: holds no disk {disk.name} of {disk.size} bytes",
             hint="a disk that is new or was resized is written without parent",
@@ -147,7 +147,10 @@ class PoolWriter:
         settings = self._store.settings
         folder = settings.root / "manifests"
         with self._store.journal.locked():
-            manifest = manifests.read(folder, parent, self._store.header.id, settings.name)
+            try:
+                manifest = manifests.read(folder, parent, self._store.header.id, settings.name)
+            except (errors.ImageMissing, errors.ImageDamaged) as error:
+                raise errors.ParentDamaged(f"image {parent} cannot be written against: {error}") from error
             if not self._registration.stands:
                 raise self._lost()
             self._registration.pin(folder, parent)
@@ -221,9 +224,12 @@ class PoolWriter:
         finally:
             stores.release(self._store)
 
-    def _require_open(self) -> None:
+    def _require_running(self) -> None:
         if self._ended:
             raise errors.UnitError(f"image {self._label.id}: its writer has ended")
+
+    def _require_open(self) -> None:
+        self._require_running()
         if self._failed:
             raise errors.UnitError(f"image {self._label.id}: a disk of it failed, so it can only be aborted")
 
