@@ -135,7 +135,9 @@ def test_a_container_without_its_end_is_read_record_by_record(root: Path) -> Non
 
 
 def test_a_damaged_segment_is_never_handed_on(root: Path) -> None:
-    flip(samples.container_files(root, "data")[0], 64 + 48 + 1000)
+    # The full ones hold nothing but what the first image brought.
+    full = max(samples.container_files(root, "data"), key=lambda path: path.stat().st_size)
+    flip(full, 64 + 48 + 1000)
     done = read(root, "i0", root.parent / "out", expect=1)
     assert "not what its fingerprint says" in done.stderr
     assert not (root.parent / "out" / "d.raw").exists()
