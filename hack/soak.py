@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "faults")]
+sys.path[:0] = [str(TESTS), str(TESTS / "faults"), str(TESTS / "dedupe")]
 
 import kills  # noqa: E402
+import pool_kills  # noqa: E402
 from fault_estates import Estate  # noqa: E402
 
 #: Rounds between two proofs: few enough that a failure points at what caused it.
@@ -48,15 +49,48 @@ def soak_kills(rounds: int, seed: int) -> int:
     return 0
 
 
+def soak_pool(rounds: int, seed: int) -> int:
+    """Crowds on one pool, each with a death at the next named point; the exit code is 1 if a phase was never met."""
+    folder = Path(tempfile.mkdtemp(prefix="holdfast-soak-"))
+    root, dice, score = folder / "pool", random.Random(seed), pool_kills.Score()
+    pool_kills.create(root)
+    pool_kills.round_(root, "pool.after-manifest", dice, score)
+    began = time.monotonic()
+    for number in range(rounds):
+        try:
+            pool_kills.round_(root, pool_kills.POINTS[number % len(pool_kills.POINTS)], dice, score)
+            if number % SERIES == SERIES - 1 or number == rounds - 1:
+                pool_kills.settle(root, score)
+        except BaseException:
+            print(f"failed in round {number + 1} of seed {seed}; the pool is {root}")
+            raise
+        if number % SERIES == SERIES - 1:
+            deaths = f"{score.landed.total()} deaths at {len(score.landed)} points, {score.anywhere} anywhere"
+            print(f"{number + 1} rounds, {deaths}, {score.stored} images, {time.monotonic() - began:.0f} s", flush=True)
+    pool_kills.empty(root)
+    missed = [point for point in pool_kills.POINTS if not score.landed[point]]
+    print(", ".join(f"{count} {point}" for point, count in sorted(score.landed.items())))
+    if missed and rounds >= 2 * len(pool_kills.POINTS):
+        print(f"no kill landed at {', '.join(missed)}; the pool is {root}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="hack/soak", description=__doc__)
     modes = parser.add_subparsers(dest="mode", required=True)
-    mode = modes.add_parser("kills", help="kill holdfast run at random moments")
-    mode.add_argument("--rounds", type=int, default=200)
-    mode.add_argument("--seed", type=int, default=1)
+    soaks = {"kills": soak_kills, "pool": soak_pool}
+    for name, text in (
+        ("kills", "kill holdfast run at random moments"),
+        ("pool", "kill processes that share a pool in every phase of their work"),
+    ):
+        mode = modes.add_parser(name, help=text)
+        mode.add_argument("--rounds", type=int, default=200)
+        mode.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args(arguments)
-    return soak_kills(chosen.rounds, chosen.seed)
+    return soaks[chosen.mode](chosen.rounds, chosen.seed)
 
 
 if __name__ == "__main__":

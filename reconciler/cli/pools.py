@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 import typer
@@ -14,12 +14,12 @@ import typer
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors, meters, quantities
 from reconciler.catalog import audits, inventories
-from reconciler.cli import options, outputs, progress, seats, sessions, settings, views
+from reconciler.cli import options, outputs, progress, seats, sessions, settings, upkeep, views
 from reconciler.controller import observations, passes
 from reconciler.operations import recovery
 from reconciler.planning import configuration, desired
 from reconciler.storage import identities, opening
-from reconciler.storage.dedupe import pools
+from reconciler.storage.dedupe import pools, verdicts
 
 
 class Verb(enum.StrEnum):
@@ -27,6 +27,7 @@ class Verb(enum.StrEnum):
 
     STATS = "stats"
     COLLECT = "collect"
+    SCRUB = "scrub"
     CHECK = "check"
 
 
@@ -37,18 +38,40 @@ class Adoption(enum.StrEnum):
 
 
 def pool(
-    verb: Annotated[Verb, typer.Argument(metavar="VERB", help="stats, collect or check.")],
+    verb: Annotated[Verb, typer.Argument(metavar="VERB", help="stats, collect, scrub or check.")],
     name: Annotated[str, typer.Argument(metavar="UNIT", help="A DedupePool in force.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="collect: only say what would come back.")] = False,
+    threshold: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="collect: rewrite containers of which more is dead; 50% by default."),
+    ] = None,
+    rate: Annotated[str | None, typer.Option(metavar="SIZE/s", help="scrub: read no faster, such as 50MiB/s.")] = None,
+    limit: Annotated[str | None, typer.Option(metavar="SIZE", help="scrub: stop after so many bytes.")] = None,
+    span: Annotated[str | None, typer.Option("--for", metavar="DURATION", help="scrub: stop after so long.")] = None,
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
     catalog: options.Catalog = None,
 ) -> int:
-    """stats: ratios and space. collect: give back the space of expired images. check: prove every byte."""
+    """stats: ratios and space. collect: give back the space of expired images. scrub: read again, prove and heal,
+    a part at a time. check: prove every byte now, changing nothing."""
     sessions.start_logging()
     chosen = settings.of_state(state=state, catalog=catalog)
-    if verb is Verb.COLLECT:
-        return _collect(chosen, name, output)
-    with _opened(views.look(chosen, lambda view: view.wanted), name) as unit:
+    _require_fitting(
+        verb,
+        {
+            Verb.COLLECT: {"--dry-run": dry_run, "--threshold": threshold},
+            Verb.SCRUB: {"--rate": rate, "--limit": limit, "--for": span},
+        },
+    )
+    share = verdicts.THRESHOLD if threshold is None else _percent(threshold)
+    if verb is Verb.COLLECT and not dry_run:
+        return upkeep.collect(chosen, name, share, output)
+    wanted = views.look(chosen, lambda view: view.wanted)
+    if verb is Verb.SCRUB:
+        return upkeep.scrub(chosen, wanted, name, upkeep.Given(rate=rate, size=limit, span=span), output)
+    with _opened(wanted, name) as unit:
+        if verb is Verb.COLLECT:
+            return upkeep.preview(unit, share, output)
         if verb is Verb.STATS:
             document = results.PoolStats.model_validate(
                 {"unit": name, **dataclasses.asdict(unit.stats(meter=meters.Meter()))}
@@ -66,6 +89,21 @@ def pool(
         return 0
 
 
+def _require_fitting(verb: Verb, given: Mapping[Verb, Mapping[str, object]]) -> None:
+    """Raise ``UsageError`` for an option of another verb."""
+    for owner, values in given.items():
+        for option, value in values.items():
+            if value and owner is not verb:
+                raise errors.UsageError(f"{option} is for pool {owner}, not for pool {verb}")
+
+
+def _percent(text: str) -> int:
+    try:
+        return quantities.parse_percent(text)
+    except ValueError as error:
+        raise errors.UsageError(str(error)) from error
+
+
 @contextlib.contextmanager
 def _opened(wanted: desired.Desired, name: str) -> Iterator[pools.DedupePool]:
     """The pool, opened for reading."""
@@ -76,23 +114,6 @@ def _opened(wanted: desired.Desired, name: str) -> Iterator[pools.DedupePool]:
         if not isinstance(unit, pools.DedupePool):
             raise errors.UsageError(f"{name} is a {declared.type}", hint="pool commands take a DedupePool")
         yield unit
-
-
-def _collect(chosen: settings.Settings, name: str, output: options.Output) -> int:
-    clock = clocks.from_environment()
-    with sessions.writing(chosen) as db, seats.controlling(chosen, db, clock) as controller:
-        controller.reload()
-        unit = controller.site.units.get(name)
-        if not isinstance(unit, pools.DedupePool):
-            raise errors.UsageError(f"{name} is not a DedupePool")
-        meter = meters.Meter()
-        with sessions.cancelling(meter), progress.metered(meter, f"collect {name}"):
-            freed = unit.reclaim(meter=meter)
-    message = f"{name}: gave back {quantities.show_size(freed)}"
-    outputs.emit(
-        results.Message(done=True, message=message, details={"freedBytes": freed}), output, lambda one: one.message
-    )
-    return 0
 
 
 def _stats(document: results.PoolStats) -> str:

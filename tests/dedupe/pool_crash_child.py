@@ -14,7 +14,7 @@ WRITTEN = samples.patch(KEPT, samples.MIB, samples.noise(3 * samples.MIB, 2))
 
 
 def main(root: Path, act: str) -> None:
-    """Write image ``new`` on top of ``kept``, delete ``kept``, or collect."""
+    """Write image ``new`` on top of ``kept``, delete ``kept``, collect, or scrub."""
     pool = samples.open_pool(root, container_size=2 * samples.MIB)
     if act == "write":
         samples.store(pool, "new", WRITTEN, parent="kept")
@@ -22,6 +22,8 @@ def main(root: Path, act: str) -> None:
         pool.delete("kept")
     elif act == "collect":
         pool.reclaim(meter=meters.Meter())
+    elif act == "scrub":
+        pool.scrub(meter=meters.Meter())
     else:
         raise SystemExit(f"no act {act}")
     sys.stdout.write("acknowledged")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pool_samples as samples
 import pytest
 
 from reconciler.base import crashes, meters
-from reconciler.storage.dedupe import pools
+from reconciler.storage.dedupe import containers, pools
 
 _WRITE = [
     "pool.registered",
@@ -28,6 +29,27 @@ _WRITE = [
 ]
 _DELETE = ["pool.manifest-removed"]
 _COLLECT = ["pool.condemned", "pool.container-deleted", "pool.container-deleted:2"]
+_REWRITE = [
+    "pool.rewrite-copied",
+    "pool.container-written",
+    "pool.rewrite-sealed",
+    "pool.rewrite-condemned",
+    "pool.rewrite-condemned:2",
+    "pool.rewrite-indexed",
+    "pool.rewrite-indexed:2",
+    "pool.container-deleted:4",
+]
+_SCRUB = [
+    "pool.scrub-found",
+    "pool.damage-listed",
+    "pool.damage-listed:2",
+    "pool.scrub-healed",
+    "pool.scrub-placed",
+    "pool.scrub-placed:4",
+    "pool.rewrite-sealed",
+    "pool.rewrite-condemned",
+    "pool.rewrite-indexed",
+]
 
 
 def _run(root: Path, act: str, point: str) -> bool:
@@ -57,7 +79,7 @@ def _tidy(pool: pools.DedupePool, root: Path) -> None:
 
 
 def test_every_point_of_the_pool_is_tested_here() -> None:
-    tested = {point.partition(":")[0] for point in [*_WRITE, *_DELETE, *_COLLECT]}
+    tested = {point.partition(":")[0] for point in [*_WRITE, *_DELETE, *_COLLECT, *_REWRITE, *_SCRUB]}
     assert tested == {point for point in crashes.POINTS if point.startswith("pool.")}
 
 
@@ -160,3 +182,62 @@ def test_a_crowd_of_attempts_that_died_leaves_nothing(root: Path, opening: Calla
     pool = opening()
     _tidy(pool, root)
     assert samples.load(pool, "new") == child.WRITTEN
+
+
+@pytest.mark.parametrize("indexed", [True, False], ids=["index", "no-index"])
+@pytest.mark.parametrize("point", _REWRITE)
+def test_killed_while_rewriting(
+    root: Path, opening: Callable[..., pools.DedupePool], point: str, indexed: bool
+) -> None:
+    pool = opening(container_size=2 * samples.MIB)
+    samples.store(pool, "kept", child.KEPT)
+    # Of each of its containers the first half is all that lives afterwards.
+    wide = samples.noise(4 * 2 * samples.MIB, 9)
+    halves = b"".join(wide[at : at + samples.MIB // 2] for at in range(0, len(wide), 2 * samples.MIB))
+    for number in range(4):
+        samples.store(pool, f"wide{number}", wide[2 * number * samples.MIB : 2 * (number + 1) * samples.MIB])
+    samples.store(pool, "halves", halves)
+    for number in range(4):
+        pool.delete(f"wide{number}")
+    pool.close()
+    assert not _run(root, "collect", point)
+    if not indexed:
+        shutil.rmtree(root / "index")
+    pool = opening()
+    assert samples.load(pool, "halves") == halves
+    assert samples.load(pool, "kept") == child.KEPT
+    assert samples.store(pool, "again", halves).reading.sent == 0
+    _tidy(pool, root)
+    # An index made anew may know some segments in the old containers and some in the new one; then little stays dead.
+    assert pool.stats(meter=meters.Meter()).dead_bytes < (1 if indexed else samples.MIB)
+    for image in ("halves", "again"):
+        assert samples.load(pool, image) == halves
+
+
+@pytest.mark.parametrize("point", _SCRUB)
+def test_killed_while_scrubbing(root: Path, opening: Callable[..., pools.DedupePool], point: str) -> None:
+    pool = opening(container_size=2 * samples.MIB)
+    samples.store(pool, "kept", child.KEPT)
+    other = samples.noise(5 * samples.MIB, 9)
+    samples.store(pool, "other", other)
+    id = pool._opened().header.id
+    # One false segment, one false page, and one container without its end.
+    spoiled = [samples.locate(pool, child.KEPT[: 128 << 10]), (samples.container_files(root, "meta-b")[0], None)]
+    for path, record in spoiled:
+        samples.flip(path, record or containers.read_footer(path, id).records[0])
+    torn, _ = samples.locate(pool, other[: 128 << 10])
+    with torn.open("r+b") as file:
+        file.truncate(torn.stat().st_size - 200)
+    pool.close()
+    assert not _run(root, "scrub", point)
+    pool = opening()
+    report = pool.scrub(meter=meters.Meter())
+    assert report.complete
+    assert [(one.disk, one.offset, one.length) for one in report.wounded["kept"]] == [("d", 0, 128 << 10)]
+    assert set(report.wounded) == {"kept"}, "a segment that proved true was lost on the way"
+    assert samples.load(pool, "other") == other
+    assert samples.store(pool, "again", child.KEPT).reading.sent == 128 << 10
+    _tidy(pool, root)
+    for image, data in (("kept", child.KEPT), ("again", child.KEPT), ("other", other)):
+        assert samples.load(pool, image) == data
+    assert pool.scrub(meter=meters.Meter()).findings == ()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pool_samples import MIB
 
 from reconciler.base import disks, errors, meters
-from reconciler.storage.dedupe import pools
+from reconciler.storage.dedupe import inspections, pools
 
 
 def _state(root: Path) -> dict[str, tuple[int, int]]:
@@ -156,7 +156,7 @@ def test_comparing_two_images_of_a_pool(pool: pools.DedupePool) -> None:
 
 
 def test_statistics_count_what_is_there(pool: pools.DedupePool, root: Path) -> None:
-    assert pool.stats(meter=meters.Meter()) == pools.PoolStatistics(
+    assert pool.stats(meter=meters.Meter()) == inspections.PoolStatistics(
         images=0,
         logical_bytes=0,
         non_zero_bytes=0,

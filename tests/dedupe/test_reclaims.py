@@ -60,15 +60,16 @@ def test_what_another_image_shares_stays(pool: pools.DedupePool, root: Path) -> 
 
 
 def test_a_container_that_is_dead_in_part_is_counted_and_kept(pool: pools.DedupePool) -> None:
-    half = A[: 5 * MIB]
+    most = A[: 7 * MIB]
     samples.store(pool, "a", A)
-    samples.store(pool, "half", half)
+    samples.store(pool, "most", most)
     pool.delete("a")
     collect(pool)
     stats = pool.stats(meter=meters.Meter())
-    assert 2 * MIB < stats.dead_bytes < 4.2 * MIB
+    # The last MiB was in a container of its own; the one before that is in a container that lives for the most part.
+    assert 0.9 * MIB < stats.dead_bytes < 1.2 * MIB
     assert stats.reclaimable_bytes == 0
-    assert samples.load(pool, "half") == half
+    assert samples.load(pool, "most") == most
 
 
 def test_an_image_of_pages_taken_over_from_a_deleted_parent_stays_whole(pool: pools.DedupePool) -> None:
@@ -323,7 +324,7 @@ def test_a_writer_that_found_a_vanished_container_succeeds_at_its_next_attempt(
 
 def test_a_second_collection_at_the_same_time_is_refused(pool: pools.DedupePool) -> None:
     store = pool._opened()
-    with reclaims._alone(store), pytest.raises(errors.UnitError, match="another collection"):
+    with reclaims.alone(store), pytest.raises(errors.UnitError, match="another collection"):
         collect(pool)
 
 

@@ -18,6 +18,8 @@ DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "ValidationResult": results.ValidationResult,
     "RestoreResult": results.RestoreResult,
     "PoolStats": results.PoolStats,
+    "CollectPreview": results.CollectPreview,
+    "ScrubResult": results.ScrubResult,
     "ApplyResult": results.ApplyResult,
     "Version": results.Version,
     "Result": results.Message,

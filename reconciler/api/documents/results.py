@@ -100,6 +100,67 @@ class PoolStats(shapes.Document):
     generation: int
 
 
+class CollectPart(shapes.Shape):
+    """Containers that a collection takes; ``bytes`` is what comes back, what is written anew taken off."""
+
+    containers: int
+    bytes: int
+
+
+class CollectKept(shapes.Shape):
+    """Dead bytes that a collection leaves, and why."""
+
+    code: str
+    message: str
+    containers: int
+    bytes: int
+
+
+class CollectPreview(shapes.Document):
+    """``pool collect --dry-run``. ``waitingBytes``: condemned by a collection that was interrupted."""
+
+    kind: Literal["CollectPreview"] = "CollectPreview"
+    unit: str
+    threshold_percent: int
+    freed_bytes: int
+    waiting_bytes: int
+    dead: CollectPart
+    rewritten: CollectPart
+    kept: tuple[CollectKept, ...]
+
+
+class ScrubRange(shapes.Shape):
+    """A range of an image's disk that the pool cannot give back now."""
+
+    image: str
+    disk: str
+    offset: int
+    length: int
+    message: str
+
+
+class ScrubResult(shapes.Document):
+    """``pool scrub``. ``complete``: a round over all containers ended; else the next scrub goes on where this one was.
+
+    ``damagedCopies`` and ``healedCopies`` are what the catalog learned.
+    """
+
+    kind: Literal["ScrubResult"] = "ScrubResult"
+    unit: str
+    complete: bool
+    round_started: shapes.Time
+    containers: int
+    read_bytes: int
+    remaining_bytes: int
+    false_segments: int
+    healed_segments: int
+    lost_segments: int
+    findings: tuple[str, ...]
+    ranges: tuple[ScrubRange, ...]
+    damaged_copies: tuple[str, ...]
+    healed_copies: tuple[str, ...]
+
+
 class ActionOutcome(shapes.Shape):
     """What became of one action of a pass."""
 

@@ -8,10 +8,12 @@ container's footer while its records are written elsewhere, ``read_footer`` prov
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import os
 import struct
 import threading
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,6 +34,8 @@ META_B: Final = 3
 SUFFIXES: Final = {DATA: "data", META_A: "meta-a", META_B: "meta-b"}
 KINDS: Final = {suffix: kind for kind, suffix in SUFFIXES.items()}
 CONDEMNED: Final = ".condemned"
+#: Out of use like a condemned one, and never deleted: nothing in it could be proven.
+BROKEN: Final = ".broken"
 RAW: Final = 0
 ZSTD: Final = 1
 FINGERPRINT_SIZE: Final = 32
@@ -277,3 +281,26 @@ def prove(file: Path, pool: uuid.UUID) -> Footer:
     if content.digest() != footer.content_digest:
         raise Damaged(f"{file}: its records contradict their digest")
     return footer
+
+
+def walk(file: Path, key: bytes) -> Iterator[tuple[bytes, int, bytes, int]]:
+    """The records (fingerprint, encoding, payload, raw length) that prove true in a file whose footer does not.
+
+    Nothing else of the file is believed: ``key`` is the pool's, so a record of another pool proves false.
+    Raises ``OSError``.
+    """
+    with file.open("rb") as handle:
+        if os.fstat(handle.fileno()).st_size < HEADER.size + RECORD.size:
+            return
+        with mmap.mmap(handle.fileno(), 0, prot=mmap.PROT_READ) as data:
+            at = data.find(RECORD_MAGIC)
+            while 0 <= at <= len(data) - RECORD.size:
+                _, encoding, stored, raw, fingerprint = RECORD.unpack_from(data, at)
+                end = at + RECORD.size + stored
+                try:
+                    decode(data[at:end] if stored <= MAX_RAW else b"", fingerprint, key)
+                except Damaged:
+                    end = at + 1
+                else:
+                    yield fingerprint, encoding, data[at + RECORD.size : end], raw
+                at = data.find(RECORD_MAGIC, end)

@@ -21,14 +21,14 @@ from typing import Any, Final, NamedTuple, TypeVar
 import lmdb
 
 from reconciler.base import errors, files
-from reconciler.storage.dedupe import containers, registrations
+from reconciler.storage.dedupe import containers, damages, registrations
 
-VERSION: Final = 1
+VERSION: Final = 2
 #: Virtual size to begin with; doubled when full. The file on disk grows with its contents only.
 _FIRST_MAP: Final = 256 << 20
 _VALUE: Final = struct.Struct("<QIII")
 _CHECK: Final = struct.Struct("<I")
-_CONTAINER: Final = struct.Struct("<BIQ")
+_CONTAINER: Final = struct.Struct("<BIQB")
 _MARKER: Final = "marker.json"
 _USERS: Final = "users"
 _FILES: Final = ("data.mdb", "lock.mdb")
@@ -55,6 +55,8 @@ class Known(NamedTuple):
     records: int
     #: Bytes of the file.
     size: int
+    #: Whether the index may know some of its segments in another container, 1 or 0.
+    shadowed: int
 
 
 class Index:
@@ -153,21 +155,62 @@ class Index:
 
         return self._run(look, write=False)
 
-    def add(self, footer: containers.Footer, present: Collection[int]) -> None:
-        """Note a container. A segment that another present container holds stays known there."""
+    def add(
+        self, footer: containers.Footer, present: Collection[int], *, without: Collection[int] = frozenset()
+    ) -> None:
+        """Note a container, but for the records numbered ``without``. A segment that another present container holds
+        stays known there."""
 
         def put(transaction: Any) -> None:
             table = self._tables[footer.kind]
+            others: set[int] = set()
+            shadowed = 0
             for number, record in enumerate(footer.records):
+                if number in without:
+                    continue
                 known = _location(record.fingerprint, transaction.get(record.fingerprint, db=table))
-                if known is None or known.container not in present:
-                    value = _VALUE.pack(footer.container, record.offset, containers.RECORD.size + record.stored, number)
-                    transaction.put(record.fingerprint, value + _check(record.fingerprint, value), db=table)
-            row = _CONTAINER.pack(footer.kind, len(footer.records), footer.size)
-            key = footer.container.to_bytes(8, "big")
-            transaction.put(key, row + _check(key, row), db=self._containers)
+                if known is not None and known.container != footer.container:
+                    if known.container in present:
+                        shadowed = 1
+                        continue
+                    others.add(known.container)
+                value = _VALUE.pack(footer.container, record.offset, containers.RECORD.size + record.stored, number)
+                transaction.put(record.fingerprint, value + _check(record.fingerprint, value), db=table)
+            row = Known(footer.kind, len(footer.records), footer.size, shadowed)
+            self._put_row(transaction, footer.container, row)
+            for other in others:
+                before = self._row(transaction, other)
+                if before is not None:
+                    self._put_row(transaction, other, before._replace(shadowed=1))
 
         self._run(put, write=True)
+
+    def withdraw(self, records: Collection[damages.Record]) -> int:
+        """Drop segments that are known in just these records; how many were."""
+        if not records:
+            return 0
+
+        def drop(transaction: Any) -> int:
+            dropped = 0
+            for record in records:
+                table = self._tables[record.kind]
+                known = _location(record.fingerprint, transaction.get(record.fingerprint, db=table))
+                if known is not None and (known.container, known.number) == (record.container, record.number):
+                    transaction.delete(record.fingerprint, db=table)
+                    dropped += 1
+            return dropped
+
+        return self._run(drop, write=True)
+
+    def _put_row(self, transaction: Any, container: int, known: Known) -> None:
+        key, row = container.to_bytes(8, "big"), _CONTAINER.pack(*known)
+        transaction.put(key, row + _check(key, row), db=self._containers)
+
+    def _row(self, transaction: Any, container: int) -> Known | None:
+        key = container.to_bytes(8, "big")
+        value = transaction.get(key, db=self._containers)
+        row = b"" if value is None else value[: _CONTAINER.size]
+        return Known(*_CONTAINER.unpack(row)) if row and value[_CONTAINER.size :] == _check(key, row) else None
 
     def forget(self, container: int, kind: int, fingerprints: Collection[bytes]) -> None:
         """Drop a container and those of ``fingerprints`` that are known there."""

@@ -35,7 +35,7 @@ class Line:
     #: Counted from 1.
     sequence: int
     generation: int
-    #: ``create``, ``commit``, ``void``, ``delete``, ``condemn``, ``remove`` or ``collected``.
+    #: ``create``, ``commit``, ``void``, ``delete``, ``condemn``, ``remove``, ``damage`` or ``collected``.
     do: str
     #: The image concerned, empty where the line concerns none.
     image: str
@@ -133,9 +133,9 @@ class Journal:
             files.write_atomically(log, _encode({"sequence": 1, "generation": 1, "at": self._now(), "do": "create"}))
 
     def append(self, do: str, **fields: Any) -> Line:
-        """Add a line, durably, with the lock held. ``condemn`` and ``remove`` raise the generation."""
+        """Add a line, durably, with the lock held. ``condemn``, ``remove`` and ``damage`` raise the generation."""
         last = self.last()
-        generation = last.generation + (do in ("condemn", "remove"))
+        generation = last.generation + (do in ("condemn", "remove", "damage"))
         document = {"sequence": last.sequence + 1, "generation": generation, "at": self._now(), "do": do, **fields}
         handle = os.open(self._root / LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:

@@ -8,12 +8,16 @@ images is read once. A ``Mark`` can be widened by images that were committed aft
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 from reconciler.base import errors, meters
-from reconciler.storage.dedupe import containers, indexes, manifests, recipes, stores
+from reconciler.storage.dedupe import containers, indexes, manifests, recipes, registrations, stores
 
 _META = (containers.META_A, containers.META_B)
+
+#: An image, the folder of its manifest, and whether it is a pin.
+Source = tuple[str, Path, bool]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +47,27 @@ class Mark:
         self.logical = 0
         #: Bytes of those that segments cover.
         self.non_zero = 0
+        #: Of ``live_bytes``, what deleted images alone hold that are the parents of running writers.
+        self.pinned_bytes = 0
+
+    def add_all(self, images: Iterable[Source] | None = None) -> None:
+        """Mark those of ``images`` (all of the pool by default) that are not marked yet. Raises ``OSError`` too."""
+        for image, folder, pinned in every(self._store) if images is None else images:
+            self.add(image, folder, pinned=pinned)
+
+    def require_sound(self) -> None:
+        """Raise ``ImageDamaged`` naming the images that cannot be followed, if there are any."""
+        if self.problems:
+            images = some(problem.image for problem in self.problems)
+            raise errors.ImageDamaged(
+                f"storage unit {self._store.settings.name}: images {images} cannot be followed to their segments,"
+                f" so nothing was deleted: {self.problems[0].message}",
+                hint="delete these images, or put back what is missing",
+            )
+
+    def numbers(self, container: int) -> list[int]:
+        """The live records of a container, by their numbers."""
+        return [number for number, bit in enumerate(self.live.get(container, b"")) if bit]
 
     def add(self, image: str, folder: Path, *, pinned: bool = False) -> None:
         """Mark what one image needs, unless it is marked already. One that is gone meanwhile is skipped.
@@ -53,6 +78,7 @@ class Mark:
             return
         self._meter.check()
         settings = self._store.settings
+        before = sum(self.live_bytes.values()) if pinned else 0
         try:
             manifest = manifests.read(folder, image, self._store.header.id, settings.name)
             for disk in manifest.disks:
@@ -65,7 +91,9 @@ class Mark:
             self.problems.append(Problem(image=image, message=str(error)))
             return
         self.images.add(image)
-        if not pinned:
+        if pinned:
+            self.pinned_bytes += sum(self.live_bytes.values()) - before
+        else:
             self.logical += sum(disk.size for disk in manifest.disks)
             self.non_zero += sum(disk.non_zero for disk in manifest.disks)
 
@@ -104,12 +132,17 @@ class Mark:
         return data
 
     def _data(self, fingerprints: list[bytes]) -> None:
-        present = self._store.present
-        locations = self._store.index.find(containers.DATA, fingerprints)
+        lost, locations = self._store.damages.lost, self._store.locate(containers.DATA, fingerprints)
+        if any(one is None and name not in lost for name, one in zip(fingerprints, locations, strict=True)):
+            # Perhaps it was just being moved.
+            self._store.distrust()
+            self._store.follow()
+            lost, locations = self._store.damages.lost, self._store.locate(containers.DATA, fingerprints)
         for fingerprint, location in zip(fingerprints, locations, strict=True):
-            if location is None or location.container not in present:
+            if location is not None:
+                self._set(location)
+            elif fingerprint not in lost:
                 raise containers.Damaged(f"segment {fingerprint.hex()[:16]} is in no container")
-            self._set(location)
 
     def _set(self, location: indexes.Location) -> None:
         container, _, length, number = location
@@ -124,3 +157,17 @@ class Mark:
         if not bits[number]:
             bits[number] = 1
             self.live_bytes[container] += length + containers.ENTRY.size
+
+
+def every(store: stores.Store) -> list[Source]:
+    """Every committed image, then every pinned one. Raises ``OSError``."""
+    root = store.settings.root
+    folder = root / "manifests"
+    found = [(image, folder, False) for image in manifests.names(folder)]
+    return found + [(image, place, True) for image, place in registrations.pins(root / "writers")]
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of names, in order, and how many more there are."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")

@@ -10,54 +10,29 @@ import dataclasses
 import os
 import threading
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from reconciler.base import clocks, errors, files, meters
 from reconciler.storage import blocks, identities, labels, units
-from reconciler.storage.dedupe import containers, headers, images, journals, manifests, marks, reclaims, stores, writers
+from reconciler.storage.dedupe import (
+    condemnations,
+    containers,
+    headers,
+    images,
+    inspections,
+    journals,
+    manifests,
+    reclaims,
+    scrubs,
+    stores,
+    sweeps,
+    verdicts,
+    wounds,
+    writers,
+)
 
 TYPE = "DedupePool"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class PoolStatistics:
-    """What a pool holds and what it saves; sizes in bytes."""
-
-    images: int
-    #: Of the disks of all images, holes included.
-    logical_bytes: int
-    #: Of those, what is not zero.
-    non_zero_bytes: int
-    #: Of all containers.
-    stored_bytes: int
-    #: ``logical_bytes`` / ``stored_bytes``, None for an empty pool.
-    ratio: float | None
-    #: ``non_zero_bytes`` / ``stored_bytes``, None for an empty pool.
-    non_zero_ratio: float | None
-    #: Data segments, a count.
-    segments: int
-    #: Files, a count.
-    containers: int
-    #: In containers, records that no image needs.
-    dead_bytes: int
-    #: Of ``dead_bytes``, what a collection would give back now.
-    reclaimable_bytes: int
-    #: Share of fingerprint lookups that found their segment, over all commits so far; None before the first.
-    cache_hit_ratio: float | None
-    generation: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One thing that is wrong in a pool."""
-
-    #: Image id or container file name.
-    object: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.object}: {self.message}"
 
 
 def create(
@@ -111,7 +86,8 @@ class DedupePool:
         self._settings = stores.Settings(
             root=root, name=name, writable=not self._refusal, cache=cache, container_size=container_size
         )
-        self._journal = journals.Journal(root, name, clocks.from_environment())
+        self._clock = clocks.from_environment()
+        self._journal = journals.Journal(root, name, self._clock)
         self._store: stores.Store | None = None
         self._lock = threading.Lock()
         self._surveyed: tuple[int, int] | None = None
@@ -233,74 +209,75 @@ class DedupePool:
         reclaims.require_agreement(store)
         return self._survey(store, meters.Meter())[1]
 
-    def _survey(self, store: stores.Store, meter: meters.Meter) -> tuple[reclaims.Plan, int]:
+    def _survey(self, store: stores.Store, meter: meters.Meter) -> tuple[reclaims.Survey, int]:
         """What is live, and the bytes that a collection would give back."""
         with files.unit_errors(self.name):
-            plan = reclaims.survey(store, meter)
-            waiting = reclaims.condemned_bytes(store)
-            obtainable = reclaims.obtainable(store, plan.dead)
-        reclaimable = waiting + sum(footer.size for footer in obtainable.values())
+            found = reclaims.survey(store, meter)
+            verdict = reclaims.judge(store, found)
+            reclaimable = condemnations.waiting_bytes(store) + verdict.dead_bytes + verdict.net_bytes
         with self._lock:
             # What a running writer keeps from collection changes without a line in the log.
-            complete = len(obtainable) == len(plan.dead)
-            self._surveyed = (plan.history.sequence, reclaimable) if complete else None
-        return plan, reclaimable
+            settled = not any(kept.reason in verdicts.PASSING for kept in verdict.kept)
+            self._surveyed = (found.history.sequence, reclaimable) if settled else None
+        return found, reclaimable
 
     def sweep(self, alive: Collection[str]) -> int:
         """Remove leftovers of writers whose image ids are not in ``alive``; the bytes freed."""
         self._require_writable()
         with files.unit_errors(self.name):
-            return reclaims.sweep(self._opened(), alive)
+            return sweeps.sweep(self._opened(), alive)
 
-    def reclaim(self, *, meter: meters.Meter) -> int:
-        """Give back the space of deleted images; the bytes freed. Raises ``ImageDamaged`` with nothing deleted."""
+    def reclaim(self, *, meter: meters.Meter, threshold: int = verdicts.THRESHOLD) -> int:
+        """Give back the space of deleted images; the bytes freed. Raises ``ImageDamaged`` with nothing deleted.
+
+        ``threshold``: percent; containers of which a larger part is dead are rewritten.
+        """
         self._require_writable()
         with files.unit_errors(self.name):
-            return reclaims.reclaim(self._opened(), meter)
+            return reclaims.reclaim(self._opened(), meter, threshold)
 
-    def stats(self, *, meter: meters.Meter) -> PoolStatistics:
+    def preview(self, *, meter: meters.Meter, threshold: int = verdicts.THRESHOLD) -> inspections.Preview:
+        """What ``reclaim`` would do now, and why not more. Changes nothing. Raises what ``reclaim`` raises."""
+        store = self._opened()
+        with files.unit_errors(self.name):
+            reclaims.require_agreement(store)
+            found = reclaims.survey(store, meter)
+            verdict = reclaims.judge(store, found, threshold)
+            return inspections.Preview(
+                verdict=verdict,
+                waiting_bytes=condemnations.waiting_bytes(store),
+                pinned_bytes=found.mark.pinned_bytes,
+            )
+
+    def scrub(self, *, meter: meters.Meter, limits: scrubs.Limits | None = None) -> scrubs.Report:
+        """Re-read containers, prove every digest and heal what can be healed; see ``scrubs``. Resumable."""
+        self._require_writable()
+        with files.unit_errors(self.name):
+            return scrubs.scrub(self._opened(), meter, limits or scrubs.Limits(), self._clock.now())
+
+    @property
+    def knows_damage(self) -> bool:
+        """Whether the pool's list of damage names anything, as far as this process has read it."""
+        return bool(self._opened().damages)
+
+    def wounded(self, *, meter: meters.Meter) -> Mapping[str, tuple[units.Damage, ...]]:
+        """The images that cannot be read back whole, as far as is known, and which ranges. Reads recipes, no data."""
+        self._require_online()
+        with files.unit_errors(self.name):
+            return wounds.of_all(self._opened(), meter)[1]
+
+    def stats(self, *, meter: meters.Meter) -> inspections.PoolStatistics:
         """What the pool holds. Reads every recipe, no data. Raises ``ImageDamaged`` where one cannot be followed."""
         store = self._opened()
-        plan, reclaimable = self._survey(store, meter)
-        history, known = plan.history, store.index.known()
+        found, reclaimable = self._survey(store, meter)
         with files.unit_errors(self.name):
-            waiting = reclaims.condemned_bytes(store)
-        stored = waiting + sum(row.size for row in known.values())
-        return PoolStatistics(
-            images=len(history.images),
-            logical_bytes=plan.mark.logical,
-            non_zero_bytes=plan.mark.non_zero,
-            stored_bytes=stored,
-            ratio=plan.mark.logical / stored if stored else None,
-            non_zero_ratio=plan.mark.non_zero / stored if stored else None,
-            segments=sum(row.records for row in known.values() if row.kind == containers.DATA),
-            containers=len(known),
-            dead_bytes=waiting + plan.dead_bytes + plan.dead_in_live,
-            reclaimable_bytes=reclaimable,
-            cache_hit_ratio=history.hits / history.lookups if history.lookups else None,
-            generation=history.generation,
-        )
+            return inspections.statistics(store, found, reclaimable)
 
-    def check(self, *, meter: meters.Meter) -> tuple[Finding, ...]:
+    def check(self, *, meter: meters.Meter) -> tuple[inspections.Finding, ...]:
         """Follow every image to its segments and prove every byte of every container."""
-        store = self._opened()
-        images = self._names()
-        store.follow(thorough=True)
-        mark = marks.Mark(store, meter)
-        for image in images:
-            mark.add(image, self.root / "manifests")
-        found = [Finding(object=problem.image, message=problem.message) for problem in mark.problems]
-        found += [Finding(object=name, message=message) for name, message in store.damaged.items()]
-        for number, kind in list(store.present.items()):
-            meter.check()
-            path = containers.path(store.folder, number, kind)
-            try:
-                meter.add(scanned=containers.prove(path, store.header.id).size)
-            except (containers.Damaged, errors.FormatTooNew) as error:
-                found.append(Finding(object=path.name, message=str(error)))
-            except OSError as error:
-                found.append(Finding(object=path.name, message=f"{path}: {error.strerror}"))
-        return tuple(found)
+        self._require_online()
+        with files.unit_errors(self.name):
+            return inspections.check(self._opened(), meter)
 
     def close(self) -> None:
         """Release what the unit holds; open images and writers go on. Idempotent."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from reconciler.base import clocks, disks, errors, files
-from reconciler.storage.dedupe import appenders, containers, headers, indexes, journals
+from reconciler.storage.dedupe import appenders, containers, damages, headers, indexes, journals
 
 #: Segments further apart than this in a container are read in two reads.
 _GAP: Final = 64 << 10
@@ -61,6 +61,8 @@ class Store:
         self.damaged: dict[str, str] = {}
         #: Those of them that say they are of a newer format.
         self.newer: list[str] = []
+        #: Records that lookups never lead to, and segments known to be lost.
+        self.damages = damages.Damages()
         self._users: set[appenders.Claims] = set()
         self._generation = self._sequence = -1
         self._kept: collections.OrderedDict[bytes, bytes] = collections.OrderedDict()
@@ -143,6 +145,7 @@ class Store:
             del self.present[number]
         self.damaged.clear()
         self.newer.clear()
+        self.heed_damages()
         for number, kind in found.items():
             row = known.get(number)
             if row is not None and row.kind == kind:
@@ -150,9 +153,25 @@ class Store:
         for number, kind in found.items():
             if number not in self.present:
                 self._learn(number, kind)
-        for number, row in known.items():
-            if number not in found:
-                self.index.forget(number, row.kind, ())
+        gone = [number for number in known if number not in found]
+        for number in gone:
+            self.index.forget(number, known[number].kind, ())
+        if self.index.withdraw(self.damages.records) or gone:
+            self.uncover()
+
+    def heed_damages(self) -> None:
+        """Read the list of damage anew; one that cannot be read is damage itself, and no list."""
+        try:
+            self.damages = damages.read(self.settings.root)
+        except errors.ImageDamaged as error:
+            self.damages = damages.Damages()
+            self.damaged[damages.NAME] = str(error)
+
+    def uncover(self) -> None:
+        """Note again the containers whose segments were known elsewhere: that may be where they are no longer."""
+        for number, row in self.index.known().items():
+            if row.shadowed and number in self.present:
+                self._learn(number, row.kind)
 
     def _learn(self, number: int, kind: int) -> None:
         path = containers.path(self.folder, number, kind)
@@ -168,7 +187,7 @@ class Store:
         except (containers.Damaged, OSError) as error:
             self.damaged[path.name] = str(error)
             return
-        self.index.add(footer, self.present)
+        self.index.add(footer, self.present, without=self.damages.numbers(number))
         self.present[number] = kind
 
     def files(self) -> Iterator[tuple[int, int]]:
@@ -256,13 +275,11 @@ class Store:
 
     def fetch_meta(self, fingerprint: bytes) -> bytes:
         """One page or span, from whichever of its two copies is good. Raises ``containers.Damaged``."""
-        problem: containers.Damaged | None = None
-        for kind in _META:
-            try:
-                return bytes(self._fetch(kind, [fingerprint])[fingerprint])
-            except containers.Damaged as error:
-                problem = error
-        raise problem or containers.Damaged("a page of the recipe is missing")
+        return bytes(self._fetch(_META, [fingerprint])[fingerprint])
+
+    def fetch_kind(self, kind: int, fingerprint: bytes) -> bytes:
+        """One page or span from its container of this very kind. Raises ``containers.Damaged``."""
+        return bytes(self._fetch((kind,), [fingerprint])[fingerprint])
 
     def fetch(self, fingerprints: Collection[bytes]) -> dict[bytes, disks.Buffer]:
         """Data segments, each proven. Raises ``containers.Damaged`` for one that is missing or false."""
@@ -275,7 +292,7 @@ class Store:
                     result[fingerprint] = kept
         rest = [fingerprint for fingerprint in dict.fromkeys(fingerprints) if fingerprint not in result]
         if rest:
-            result.update(self._fetch(containers.DATA, rest))
+            result.update(self._fetch((containers.DATA,), rest))
         return result
 
     def keep(self, fingerprint: bytes, segment: disks.Buffer) -> None:
@@ -287,24 +304,39 @@ class Store:
             while self._kept_bytes > _KEPT:
                 self._kept_bytes -= len(self._kept.popitem(last=False)[1])
 
-    def _fetch(self, kind: int, fingerprints: list[bytes]) -> dict[bytes, disks.Buffer]:
-        try:
-            return self._read(kind, fingerprints)
-        except (FileNotFoundError, containers.Damaged) as error:
-            # Another process may have collected, moved or added it since this one looked.
-            if isinstance(error, FileNotFoundError):
+    def locate(self, kind: int, fingerprints: Sequence[bytes]) -> list[indexes.Location | None]:
+        """Where each segment lies in a container that is in place, None where that is not known.
+
+        What another process sealed since this one looked stands in no line of the log; its file tells.
+        """
+        locations = self.index.find(kind, fingerprints)
+        with self.mutex:
+            for container in {one.container for one in locations if one is not None} - set(self.present):
+                if containers.path(self.folder, container, kind).exists():
+                    self._learn(container, kind)
+            return [one if one is not None and one.container in self.present else None for one in locations]
+
+    def _fetch(self, kinds: Sequence[int], fingerprints: list[bytes]) -> dict[bytes, disks.Buffer]:
+        """Segments from the first of ``kinds`` that holds them all. Raises ``containers.Damaged``."""
+        problem = containers.Damaged("it is in no container")
+        for again in (False, True):
+            if again:
+                # Another process may have collected, moved or added it since this one looked.
                 self.distrust()
-            self.follow(thorough=True)
-        try:
-            return self._read(kind, fingerprints)
-        except FileNotFoundError as error:
-            raise containers.Damaged(f"container {error.filename} is gone") from error
+                self.follow()
+            for kind in kinds:
+                try:
+                    return self._read(kind, fingerprints)
+                except FileNotFoundError as error:
+                    problem = containers.Damaged(f"container {error.filename} is gone")
+                except containers.Damaged as error:
+                    problem = error
+        raise problem
 
     def _read(self, kind: int, fingerprints: list[bytes]) -> dict[bytes, disks.Buffer]:
         wanted = []
-        locations = self.index.find(kind, fingerprints)
-        for fingerprint, location in zip(fingerprints, locations, strict=True):
-            if location is None or location.container not in self.present:
+        for fingerprint, location in zip(fingerprints, self.locate(kind, fingerprints), strict=True):
+            if location is None:
                 raise containers.Damaged(f"segment {fingerprint.hex()[:16]} is in no container")
             wanted.append((location.container, location.offset, location.length, fingerprint))
         wanted.sort()

@@ -1,0 +1,79 @@
+"""Scrub: a pool is read again and proven, and the catalog learns which copies are damaged, or whole again.
+
+Called by ``holdfast pool scrub`` and after collections that met damage. No lease is needed: nothing is deleted that an
+image needs, and a copy's state is the plain truth about its unit. A damaged copy counts as missing everywhere, so the
+next plan makes it anew from another copy, or reads the machine as a whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from reconciler.base import errors, meters
+from reconciler.catalog import images
+from reconciler.operations import sites
+from reconciler.storage import units
+from reconciler.storage.dedupe import pools, scrubs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What the catalog learned; copies as ``image/number``."""
+
+    damaged: tuple[str, ...]
+    #: Copies that were damaged and proved whole.
+    healed: tuple[str, ...]
+
+
+def scrub(site: sites.Site, name: str, meter: meters.Meter, limits: scrubs.Limits) -> tuple[scrubs.Report, Judged]:
+    """Scrub a pool and tell the catalog. Raises ``UsageError`` for another unit, ``UnitError`` kinds, ``Cancelled``."""
+    unit = _pool(site, name)
+    report = unit.scrub(meter=meter, limits=limits)
+    return report, judge(site, name, report.wounded, meter.aside())
+
+
+def judge(site: sites.Site, name: str, wounded: Mapping[str, Sequence[units.Damage]], meter: meters.Meter) -> Judged:
+    """Record which copies on a unit are damaged: those ``wounded``. A damaged copy that is not among them is read back,
+    and Complete again if every block of it proves true."""
+    unit = site.units.get(name)
+    held = {one.label.id for one in unit.list()}
+    damaged, healed = [], []
+    for row in images.list_copies(site.db, unit=name):
+        key = f"{row.image}/{row.number}"
+        if row.image in wounded:
+            if row.state == "Complete" and _mark(site, row, "Damaged", _where(wounded[row.image])):
+                damaged.append(key)
+        elif row.state == "Damaged" and row.image in held:
+            meter.check()
+            whole = not unit.verify(row.image, meter=meter)
+            if whole and _mark(site, row, "Complete", f"every block on {name} proves true again"):
+                healed.append(key)
+    return Judged(damaged=tuple(damaged), healed=tuple(healed))
+
+
+def judge_damage(site: sites.Site, name: str, meter: meters.Meter) -> Judged | None:
+    """``judge`` where the pool knows of damage, else None."""
+    unit = site.units.get(name)
+    if not isinstance(unit, pools.DedupePool) or not unit.knows_damage:
+        return None
+    return judge(site, name, unit.wounded(meter=meter), meter)
+
+
+def _mark(site: sites.Site, row: images.CopyRow, state: str, message: str) -> bool:
+    return images.mark_state(
+        site.db, row.image, row.number, state, now=site.clock.now(), actor=site.actor, message=message
+    )
+
+
+def _where(found: Sequence[units.Damage]) -> str:
+    first = found[0]
+    size = sum(one.length for one in found)
+    return f"disk {first.disk} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"
+
+
+def _pool(site: sites.Site, name: str) -> pools.DedupePool:
+    unit = site.units.get(name)
+    if not isinstance(unit, pools.DedupePool):
+        raise errors.UsageError(f"{name} is not a DedupePool", hint="other units are proven by verifying their images")
+    return unit

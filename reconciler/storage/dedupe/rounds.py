@@ -1,0 +1,98 @@
+"""Where scrubbing is: which containers this round has proven, kept in the pool itself.
+
+Containers are proven in the order in which they came into place. Those of before the round began and beyond the
+``Position`` were proven longest ago; those that came later were proven by their writer since. A small sealed file is
+replaced after each container, so that a scrub goes on where one was interrupted, killed or out of time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from pathlib import Path
+from typing import Final
+
+from reconciler.base import crashes, errors, files, times
+from reconciler.storage import labels
+from reconciler.storage.dedupe import containers, stores
+
+NAME: Final = "scrub.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Position:
+    """How far a round is."""
+
+    #: When the round began, on the catalog's clock.
+    started: dt.datetime
+    #: The same, as nanoseconds of the file system's clock.
+    began: int
+    #: Nanoseconds and id of the last container proven; all that come after it in this order are left.
+    proven: tuple[int, int] = (-1, -1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True, order=True)
+class Candidate:
+    """A container to be proven; ordered as scrubs go."""
+
+    #: When it came into place, nanoseconds of the file system's clock.
+    since: int
+    container: int
+    kind: int
+    #: Bytes of the file.
+    size: int
+
+
+def read(root: Path) -> Position | None:
+    """The position of the round that is under way, None where none is, or where what is there cannot be proven."""
+    path = root / NAME
+    try:
+        document = labels.unseal(path.read_bytes(), str(path))
+        started = times.parse(document["startedAt"])
+        since, container = document["proven"]
+        return Position(started=started, began=int(document["began"]), proven=(int(since), int(container, 16)))
+    except (FileNotFoundError, errors.ImageDamaged, KeyError, TypeError, ValueError):
+        # A round too many does no harm.
+        return None
+
+
+def write(root: Path, position: Position) -> None:
+    """Keep the position, durably. Raises ``OSError``."""
+    document = {
+        "kind": "PoolScrub",
+        "startedAt": times.show(position.started),
+        "began": position.began,
+        "proven": [position.proven[0], f"{position.proven[1]:x}" if position.proven[1] >= 0 else "-1"],
+    }
+    files.write_atomically(root / NAME, labels.seal(document))
+    crashes.passing("pool.scrub-placed")
+
+
+def begin(root: Path, now: dt.datetime) -> Position:
+    """A new round, durably begun. Raises ``OSError``."""
+    probe = files.temporary_name(root / NAME)
+    probe.touch()
+    began = probe.stat().st_mtime_ns
+    probe.unlink()
+    position = Position(started=now, began=began)
+    write(root, position)
+    return position
+
+
+def end(root: Path) -> None:
+    """The round is over; the next scrub begins one. Raises ``OSError``."""
+    (root / NAME).unlink(missing_ok=True)
+    files.sync_folder(root)
+
+
+def left(store: stores.Store, position: Position) -> list[Candidate]:
+    """The containers that this round has not proven yet, in its order. Raises ``OSError``."""
+    found = []
+    for container, kind in store.files():
+        try:
+            seen = containers.path(store.folder, container, kind).stat()
+        except FileNotFoundError:
+            continue
+        if seen.st_mtime_ns <= position.began and (seen.st_mtime_ns, container) > position.proven:
+            found.append(Candidate(since=seen.st_mtime_ns, container=container, kind=kind, size=seen.st_size))
+    return sorted(found)
