@@ -164,7 +164,9 @@ class BackupPolicySpec(models.Model):
     index: bool = True
     """Whether files inside the guests are indexed."""
     free_space: Literal["Keep", "Skip"] = "Keep"
-    """``Keep`` makes every image bit-identical."""
+    """``Keep`` makes every image bit-identical; with ``Skip`` what a guest's file system calls free reads as zeros."""
+    exclude: models.Items[Literal["PageFile", "SwapVolume"]] = ()
+    """Contents of a guest that read as zeros in its images, because the guest writes them anew."""
     previous_names: models.Items[models.Name] = ()
     """Names this policy had before, so that its history follows."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
 
 Extent = tuple[int, int]
 Extents = tuple[Extent, ...]
@@ -48,6 +49,41 @@ def intersect(left: Iterable[Extent], right: Iterable[Extent]) -> Extents:
         else:
             b = next(b_iter, None)
     return tuple(result)
+
+
+def subtract(left: Iterable[Extent], right: Iterable[Extent]) -> Extents:
+    """What ``left`` holds and ``right`` does not; each side must be ordered and disjoint."""
+    result: list[Extent] = []
+    b_iter = iter(right)
+    b = next(b_iter, None)
+    for offset, length in left:
+        start, end = offset, offset + length
+        while b is not None and b[0] + b[1] <= start:
+            b = next(b_iter, None)
+        while b is not None and b[0] < end:
+            if start < b[0]:
+                result.append((start, b[0] - start))
+            start = b[0] + b[1]
+            if start >= end:
+                break
+            b = next(b_iter, None)
+        if start < end:
+            result.append((start, end - start))
+    return tuple(result)
+
+
+def within(ranges: Sequence[Extent], starts: Sequence[int], offset: int, length: int) -> Extents:
+    """What of ordered, disjoint ``ranges`` lies in ``[offset, offset + length)``; ``starts`` holds their offsets."""
+    end = offset + length
+    number = max(bisect.bisect_right(starts, offset) - 1, 0)
+    found: list[Extent] = []
+    while number < len(ranges) and ranges[number][0] < end:
+        start = max(ranges[number][0], offset)
+        stop = min(ranges[number][0] + ranges[number][1], end)
+        if start < stop:
+            found.append((start, stop - start))
+        number += 1
+    return tuple(found)
 
 
 def pieces(ranges: Iterable[Extent], block: int) -> Iterator[Extent]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from reconciler.base import errors
-from reconciler.catalog import audits, counters, database, fences, histories, imports, listings, tables
+from reconciler.catalog import audits, counters, database, fences, histories, imports, listings, readings, tables
 from reconciler.planning import observed
 
 DiskFacts = listings.DiskFacts
@@ -86,6 +86,8 @@ class WritingCopy:
     operation: str
     #: Whether the image itself was never committed.
     is_first: bool
+    #: Damaged or Lost where such a copy was written again, else None.
+    fallback: str | None = None
 
 
 def begin_image(db: database.Database, draft: ImageDraft) -> int:
@@ -153,6 +155,7 @@ def commit_image(
         )  # fmt: skip
         _complete(connection, image_id, 1, result, now)
         imports.settle(connection, image.client_id, image.policy)
+        readings.forget(connection, image.client_id, image.policy)
         details = {"state": state, "type": image.type, "policy": image.policy, "storedBytes": result.stored_bytes}
         audits.record(
             connection, now=now, actor=actor, event="ImageCommitted", object=f"image/{image_id}", details=details
@@ -299,17 +302,6 @@ def mark_state(
         return True
 
 
-def source_state(db: database.Database, image_id: str) -> dict[str, Any]:
-    """What the source recorded at the image's reading. Raises ``NotFound``."""
-    with db.reading() as connection:
-        known = connection.execute(
-            sa.select(tables.IMAGES.c.source_state).where(tables.IMAGES.c.id == image_id)
-        ).first()
-    if known is None:
-        raise _no_image(image_id)
-    return dict(known[0])
-
-
 def newest_on(db: database.Database, client_id: str, unit: str) -> str | None:
     """The newest complete image of a client that has a complete copy on a unit."""
     image, copy = tables.IMAGES.c, tables.COPIES.c
@@ -334,11 +326,24 @@ def newest_time(db: database.Database) -> dt.datetime | None:
     return newest
 
 
+def is_complete_on(db: database.Database, image_id: str, unit: str) -> bool:
+    """Whether an image is complete, and so is its copy on a unit."""
+    image, copy = tables.IMAGES.c, tables.COPIES.c
+    query = (
+        sa.select(copy.number)
+        .join_from(tables.COPIES, tables.IMAGES, copy.image_id == image.id)
+        .where(image.id == image_id, image.state == "Complete", copy.unit == unit, copy.state == "Complete")
+        .limit(1)
+    )
+    with db.reading() as connection:
+        return connection.scalar(query) is not None
+
+
 def writing_copies(db: database.Database) -> tuple[WritingCopy, ...]:
     """Copies in state Writing: work in progress, and what a crash left of it."""
     image, copy = tables.IMAGES.c, tables.COPIES.c
     query = (
-        sa.select(copy.image_id, copy.number, copy.unit, copy.job, copy.operation, image.state)
+        sa.select(copy.image_id, copy.number, copy.unit, copy.job, copy.operation, image.state, copy.fallback)
         .join_from(tables.COPIES, tables.IMAGES, copy.image_id == image.id)
         .where(copy.state == "Writing")
         .order_by(image.sequence, copy.image_id, copy.number)
@@ -346,9 +351,15 @@ def writing_copies(db: database.Database) -> tuple[WritingCopy, ...]:
     with db.reading() as connection:
         return tuple(
             WritingCopy(
-                image_id=id, number=number, unit=unit, job=job, operation=operation, is_first=state == "Writing"
+                image_id=id,
+                number=number,
+                unit=unit,
+                job=job,
+                operation=operation,
+                is_first=state == "Writing",
+                fallback=fallback,
             )
-            for id, number, unit, job, operation, state in connection.execute(query)
+            for id, number, unit, job, operation, state, fallback in connection.execute(query)
         )
 
 

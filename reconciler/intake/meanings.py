@@ -156,9 +156,6 @@ def _policy(item: findings.Located, spec: policies.BackupPolicySpec, found: find
         _schedule(item, ("spec", "schedules", index), schedule, found)
     if spec.hooks is not None:
         _positive(item, ("spec", "hooks", "timeout"), spec.hooks.timeout, found)
-    if spec.free_space == "Skip":
-        message = "freeSpace: Skip would change what an image holds, and this version does not carry it out"
-        found.error(codes.REFUSED_WORD, item, ("spec", "freeSpace"), message, "write Keep, or leave it out")
     images: documents.Path = ("spec", "source", "diskImages")
     _glob(item, (*images, "machines"), spec.source.disk_images.machines, "folder", found)
     for index, pattern in enumerate(spec.source.disk_images.disks):

@@ -12,13 +12,12 @@ import datetime as dt
 import secrets
 from collections.abc import Mapping
 from concurrent import futures
-from typing import Any
 
 from reconciler.api import policies
-from reconciler.base import crashes, disks, errors, extents, times
-from reconciler.catalog import images
+from reconciler.base import crashes, disks, errors, extents, masks, quantities, times
+from reconciler.catalog import images, readings
 from reconciler.jobs import engines
-from reconciler.operations import parents, sites
+from reconciler.operations import guestviews, parents, sites
 from reconciler.sources import machines, opening
 from reconciler.storage import units
 
@@ -55,6 +54,10 @@ class _Streamed:
     finding: machines.Found | None
     #: Whether the parent turned out to be damaged; all disks are then read whole.
     misled: bool = False
+    #: What the look at the guest's file systems could not read or leave out.
+    warnings: tuple[machines.Found, ...] = ()
+    #: Ranges that the image leaves out.
+    hidden: extents.Extents = ()
 
 
 def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -> engines.Outcome:
@@ -70,13 +73,13 @@ def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -
         sequence = images.begin_image(site.db, _draft(order, image_id, now, reading, context.id))
         crashes.passing("backup.frozen")
         try:
-            commit = _write(site, order, context, reading, _label(order, image_id, sequence, now))
+            commit, hidden = _write(site, order, context, reading, _label(order, image_id, sequence, now))
         except BaseException:
             images.discard_writing(site.db, image_id, 1)
             raise
         # From here on the unit holds the image: if the catalog cannot be told, the row stays for recovery to adopt.
         crashes.passing("backup.after-commit")
-        record(site, commit, reading.state())
+        record(site, commit, {**reading.state(), **hidden})
         crashes.passing("backup.recorded")
         return _outcome(commit, context)
 
@@ -134,27 +137,35 @@ def _write(
     context: engines.JobContext,
     reading: machines.Reading,
     label: units.ImageLabel,
-) -> units.Commit:
-    """Bytes and commit. A disk that cannot be read to its end is left out, and the others are read once more."""
+) -> tuple[units.Commit, dict[str, str]]:
+    """Bytes and commit, and what was hidden. A disk that cannot be read to its end is left out, and the others are
+    read once more."""
     parent = parents.find(site.db, site.units.get(order.unit), order.client_id, order.parent)
-    state = images.source_state(site.db, parent.id) if parent.id is not None and parent.vouches else {}
+    state = readings.recorded(site.db, parent.id) if parent.id is not None and parent.vouches else {}
     failed: list[machines.Found] = []
     readable = list(reading.disks)
+    # What a guest that is still writing calls free may be in use by the time it is read.
+    selective = reading.finish().consistency != "Live"
     while readable:
         context.meter.add(total=sum(disk.size for disk in readable))
         writer = site.units.get(order.unit).begin(label, [disk.name for disk in readable])
         committed = False
         try:
-            streamed = _stream_all(writer, reading, readable, parent, state, order, context)
+            looks = [
+                guestviews.GuestView(disk, context.meter, order.policy.spec, keep=not selective) for disk in readable
+            ]
+            streamed = _stream_all(writer, reading, looks, parent, state, order, context)
             lost = {one.name: one.finding for one in streamed if one.finding is not None}
             misled = any(one.misled for one in streamed)
-            if not lost and not misled:
-                final = _judged(label, reading, streamed, failed)
+            final = _judged(label, reading, streamed, failed)
+            moved = final.consistency == "Live" and any(one.hidden for one in streamed)
+            selective = selective and not moved
+            if not lost and not misled and not moved:
                 context.meter.check()
                 crashes.passing("backup.before-commit")
                 commit = writer.commit(final)
                 committed = True
-                return commit
+                return commit, {_hidden_key(one.name): masks.pack(one.hidden) for one in streamed if one.hidden}
         finally:
             if not committed:
                 writer.abort()
@@ -199,21 +210,21 @@ def record(site: sites.Site, commit: units.Commit, state: Mapping[str, Mapping[s
 def _stream_all(
     writer: units.ImageWriter,
     reading: machines.Reading,
-    readable: list[disks.Disk],
+    looks: list[guestviews.GuestView],
     parent: parents.Parent,
-    state: Mapping[str, Any],
+    state: Mapping[str, str],
     order: BackupOrder,
     context: engines.JobContext,
 ) -> list[_Streamed]:
     """Store the disks, some at a time; the first failure of the unit, or a cancel, stops them all."""
 
-    def one(disk: disks.Disk) -> _Streamed:
-        return _stream(writer, reading, parent, state, context, disk)
+    def one(look: guestviews.GuestView) -> _Streamed:
+        return _stream(writer, reading, parent, state, context, look)
 
-    streams = min(order.policy.spec.limits.max_streams_per_client, len(readable))
+    streams = min(order.policy.spec.limits.max_streams_per_client, len(looks))
     with futures.ThreadPoolExecutor(max_workers=streams, thread_name_prefix=f"{context.id}-stream") as pool:
         context.meter.add(streams=max(0, streams - context.meter.reading().streams))
-        pending = [pool.submit(one, disk) for disk in readable]
+        pending = [pool.submit(one, look) for look in looks]
         done, _ = futures.wait(pending, return_when=futures.FIRST_EXCEPTION)
         if any(future.exception() for future in done):
             context.meter.cancel()
@@ -229,18 +240,17 @@ def _stream(
     writer: units.ImageWriter,
     reading: machines.Reading,
     parent: parents.Parent,
-    state: Mapping[str, Any],
+    state: Mapping[str, str],
     context: engines.JobContext,
-    disk: disks.Disk,
+    look: guestviews.GuestView,
 ) -> _Streamed:
-    changed: extents.Extents | None = None
+    disk = look.disk
     base = parent.of(disk.name, disk.size)
-    if base is not None and parent.vouches:
-        told = reading.changes(disk.name, state.get(disk.name, {}))
-        changed = told.changed
-        context.log(f"{disk.name}: {told.reason.code}: {told.reason.message}")
     try:
-        written = writer.write(disk, meter=context.meter, changed=changed, parent=base)
+        hidden = look.hidden()
+        changed = _changed(reading, state, context, disk, hidden) if base is not None and parent.vouches else None
+        shown = masks.MaskedDisk(disk, hidden) if hidden else disk
+        written = writer.write(shown, meter=context.meter, changed=changed, parent=base, layout=look.layout)
     except errors.SourceError as error:
         return _Streamed(
             name=disk.name, written=None, known=False, finding=machines.Found(code=error.code, message=str(error))
@@ -248,8 +258,36 @@ def _stream(
     except errors.ParentDamaged as error:
         context.log(f"{disk.name}: read as a whole: {error}")
         return _Streamed(name=disk.name, written=None, known=False, finding=None, misled=True)
+    if hidden:
+        context.log(f"{disk.name}: {quantities.show_size(extents.total(hidden))} left out, as the policy says")
     crashes.passing("backup.reading")
-    return _Streamed(name=disk.name, written=written, known=changed is not None, finding=None)
+    warnings = tuple(machines.Found(code=code, message=f"{disk.name}: {message}") for code, message in look.warnings)
+    return _Streamed(
+        name=disk.name, written=written, known=changed is not None, finding=None, warnings=warnings, hidden=hidden
+    )
+
+
+def _changed(
+    reading: machines.Reading,
+    state: Mapping[str, str],
+    context: engines.JobContext,
+    disk: disks.Disk,
+    hidden: extents.Extents,
+) -> extents.Extents | None:
+    """Where the image may differ from its parent: what the source says, and whatever only one of the two hides.
+
+    A range that the parent hid holds zeros there, though the guest need not have written it since it took it into use.
+    """
+    told = reading.changes(disk.name, state)
+    context.log(f"{disk.name}: {told.reason.code}: {told.reason.message}")
+    if told.changed is None:
+        return None
+    before = masks.unpack(state.get(_hidden_key(disk.name), masks.pack(())))
+    return extents.normalise([*told.changed, *extents.subtract(before, hidden), *extents.subtract(hidden, before)])
+
+
+def _hidden_key(disk: str) -> str:
+    return f"hidden:{disk}"
 
 
 def _judged(
@@ -258,12 +296,13 @@ def _judged(
     """The label once everything is known: an image that lacks a disk, or whose disks moved, is Partial."""
     verdict = reading.finish()
     lost = [*reading.missing, *verdict.failed, *failed]
+    told = [warning for one in streamed for warning in one.warnings]
     return dataclasses.replace(
         label,
         state="Partial" if lost else "Complete",
         changes="Known" if streamed and all(one.known for one in streamed) else "FullRead",
         consistency=verdict.consistency,
-        warnings=tuple({"code": found.code, "message": found.message} for found in [*lost, *verdict.warnings]),
+        warnings=tuple({"code": found.code, "message": found.message} for found in [*lost, *verdict.warnings, *told]),
     )
 
 

@@ -11,7 +11,7 @@ import dataclasses
 from reconciler.base import crashes, errors
 from reconciler.catalog import images
 from reconciler.jobs import engines
-from reconciler.operations import parents, sites
+from reconciler.operations import guestviews, parents, sites
 from reconciler.storage import units
 
 
@@ -72,6 +72,7 @@ def _copy(
 ) -> units.Commit:
     target = site.units.get(order.unit)
     label = dataclasses.replace(source.label, operation=order.operation, copy=number, disks=())
+    _make_way(site, order, context, target)
     parent = parents.find(site.db, target, label.client_id, source.label.parent)
     try:
         commit = _write(context, source, target, label, parent)
@@ -80,6 +81,25 @@ def _copy(
         commit = _write(context, source, target, label, parents.NONE)
     prove(target, commit.label, context)
     return commit
+
+
+def _make_way(site: sites.Site, order: DuplicateOrder, context: engines.JobContext, target: units.StorageUnit) -> None:
+    """Remove a damaged copy that is made anew in its place, once the one to be read has been proven whole.
+
+    Until then even a damaged copy may hold bytes that no other copy has.
+    """
+    try:
+        target.open(order.image).close()
+    except errors.ImageMissing:
+        return
+    except errors.ImageDamaged as error:
+        context.log(f"the damaged copy on {order.unit} cannot be opened: {error}")
+    for damage in site.units.get(order.source_unit).verify(order.image, meter=context.meter.aside()):
+        raise errors.ImageDamaged(
+            f"image {order.image}, disk {damage.disk}: damaged on {order.source_unit} too, at {damage.offset}",
+            hint="both copies stay; restore what can be read of each, or back the machine up anew",
+        )
+    target.delete(order.image)
 
 
 def _write(
@@ -102,6 +122,7 @@ def _write(
                     meter=context.meter,
                     changed=source.changed(record.name, base) if base and parent.vouches else None,
                     parent=base,
+                    layout=guestviews.GuestView(disk, context.meter).layout,
                 )
             if written.record.digest != record.digest:
                 raise errors.ImageDamaged(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from reconciler.base import crashes
 from reconciler.catalog import images
 from reconciler.jobs import engines
-from reconciler.operations import sites
+from reconciler.operations import scrubs, sites
 from reconciler.planning import observed
 
 
@@ -53,9 +53,13 @@ def expire(site: sites.Site, order: ExpireOrder, context: engines.JobContext) ->
 
 
 def reclaim(site: sites.Site, unit: str, context: engines.JobContext) -> engines.Outcome:
-    """Give back the space of deleted images."""
+    """Give back the space of deleted images. What of the pool turns out to be damaged meanwhile is recorded."""
     crashes.passing("reclaim.started")
     freed = site.units.get(unit).reclaim(meter=context.meter)
     crashes.passing("reclaim.done")
     context.log(f"reclaimed {freed} bytes on {unit}")
+    judged = scrubs.judge_damage(site, unit, context.meter.aside())
+    if judged is not None:
+        for copy in judged.damaged:
+            context.log(f"copy {copy} on {unit} is damaged")
     return engines.Outcome()

@@ -36,8 +36,11 @@ NONE = Parent()
 
 
 def find(db: database.Database, unit: units.StorageUnit, client_id: str, asked: str | None) -> Parent:
-    """The parent that was ``asked`` for, where the unit holds it whole; else a reference, else none."""
-    if asked is not None and (sizes := _sizes(unit, asked)) is not None:
+    """The parent that was ``asked`` for, where the unit holds it whole; else a reference, else none.
+
+    A copy that the catalog calls damaged is neither: what is written against it would share its damage.
+    """
+    if asked is not None and images.is_complete_on(db, asked, unit.name) and (sizes := _sizes(unit, asked)) is not None:
         return Parent(id=asked, sizes=sizes, vouches=True)
     if unit.standalone:
         newest = images.newest_on(db, client_id, unit.name)

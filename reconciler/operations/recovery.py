@@ -30,8 +30,10 @@ def settle(site: sites.Site, unit_names: frozenset[str]) -> int:
         if writing.is_first:
             _adopt_or_discard(site, unit, writing)
         else:
-            # A duplicate that was not proven is cheaper to make again than to trust.
-            unit.delete(writing.image_id)
+            # A duplicate that was not proven is cheaper to make again than to trust. Where a damaged copy was there
+            # before, this may still be it: only the next attempt, which proves its source first, removes it.
+            if writing.fallback != "Damaged":
+                unit.delete(writing.image_id)
             images.discard_writing(site.db, writing.image_id, writing.number)
         swept.add(writing.unit)
         settled += 1

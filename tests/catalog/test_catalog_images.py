@@ -6,7 +6,7 @@ import catalog_samples as samples
 import pytest
 
 from reconciler.base import errors
-from reconciler.catalog import audits, database, images, inventories
+from reconciler.catalog import audits, database, images, inventories, readings
 from reconciler.planning import observed
 
 
@@ -82,7 +82,7 @@ def test_an_image_reads_back_as_users_list_it(db: database.Database) -> None:
     assert images.list_copies(db, unit="pool") == (second,)
     assert images.list_copies(db, client_id="somebody") == ()
     assert images.list_images(db, image_id="img-2") == images.list_images(db, policy="other") == ()
-    assert images.source_state(db, "img-1") == {"a.img": {"mtime": "1"}}
+    assert readings.recorded(db, "img-1") == {"a.img": {"mtime": "1"}}
 
 
 def test_a_partial_image_holds_the_disks_that_were_written(db: database.Database) -> None:
@@ -128,7 +128,7 @@ def test_an_image_needs_a_new_id_and_a_known_client(db: database.Database) -> No
         images.begin_image(db, samples.draft("img-2", client_id="nobody"))
     for call in (
         lambda: samples.commit(db, "img-9"),
-        lambda: images.source_state(db, "img-9"),
+        lambda: readings.recorded(db, "img-9"),
         lambda: images.mark_expired(db, "img-9", 1, samples.NOW, "x"),
     ):
         with pytest.raises(errors.NotFound, match="img-9"):

@@ -78,7 +78,6 @@ ARRAY_PATH = "path: /srv/units/array"
         ('machines: "vm*"', "machines: @@a/b*", codes.IMPOSSIBLE_GLOB, "put the folder into path"),
         ('machines: "vm*"', 'machines: @@".."', codes.IMPOSSIBLE_GLOB, "no folder"),
         ('["*.img"]', '["*.img", @@"disks/*.img"]', codes.IMPOSSIBLE_GLOB, "name the file alone"),
-        (GOLD, f"{GOLD}\n  freeSpace: @@Skip", codes.REFUSED_WORD, "what an image holds"),
         (GOLD, f"{GOLD}\n  hooks: {{before: [x], timeout: @@0s}}", codes.ZERO_DURATION, "longer than nothing"),
         # declared, not carried out yet
         (STORAGE, f"{STORAGE}      @@verify: {{content: 7d}}\n", codes.NOT_CARRIED_OUT, "verify"),

@@ -1,0 +1,68 @@
+"""Which file system a volume holds, and the module that reads it.
+
+``recognise`` looks at magic numbers and at the few fields that tell a file system from a boot sector that merely looks
+like one; ``parse`` hands the volume to the module of that kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reconciler.guests.parsers import outputs, stretches, swaps
+
+_POWERS = frozenset(1 << bit for bit in range(5, 17))
+
+_PARSERS: dict[str, Callable[[stretches.Stretch, outputs.Output], outputs.Facts]] = {
+    "swap": swaps.parse,
+}
+
+
+def recognise(stretch: stretches.Stretch) -> str | None:
+    """``ntfs``, ``exfat``, ``fat``, ``xfs``, ``ext`` or ``swap``; None where nothing is known."""
+    boot = stretch.read(0, 512)
+    if len(boot) < 512:
+        return None
+    sector = int.from_bytes(boot[11:13], "little")
+    kind: str | None = None
+    if boot[3:11] == b"NTFS    " and sector in _POWERS:
+        kind = "ntfs"
+    elif boot[3:11] == b"EXFAT   " and not any(boot[11:64]):
+        kind = "exfat"
+    elif boot[:4] == b"XFSB":
+        kind = "xfs"
+    elif _ext(stretch.read(1024, 1024)):
+        kind = "ext"
+    elif swaps.page(stretch):
+        kind = "swap"
+    elif _fat(boot, sector):
+        kind = "fat"
+    return kind
+
+
+def _ext(superblock: bytes) -> bool:
+    """Whether a block of 1 KiB is an ext superblock of blocks up to 64 KiB."""
+    return superblock[56:58] == b"\x53\xef" and int.from_bytes(superblock[24:28], "little") <= 6
+
+
+def _fat(boot: bytes, sector: int) -> bool:
+    """Whether a boot sector describes a FAT volume: not every one has the name of its kind in it."""
+    tables, entries = boot[16], int.from_bytes(boot[17:19], "little")
+    small, large = int.from_bytes(boot[22:24], "little"), int.from_bytes(boot[36:40], "little")
+    return (
+        boot[510:512] == b"\x55\xaa"
+        and sector in (512, 1024, 2048, 4096)
+        and boot[13] in (1, 2, 4, 8, 16, 32, 64, 128)
+        and int.from_bytes(boot[14:16], "little") > 0
+        and tables in (1, 2)
+        and (boot[21] == 0xF0 or boot[21] >= 0xF8)
+        and (bool(small and entries) or bool(not small and large and not entries))
+    )
+
+
+def parse(kind: str, stretch: stretches.Stretch, output: outputs.Output) -> outputs.Facts | None:
+    """Read the volume and hand over its finds; None where no parser reads this kind.
+
+    Raises anything at all where the volume is damaged; what was handed over is void then.
+    """
+    parser = _PARSERS.get(kind)
+    return parser(stretch, output) if parser else None

@@ -1,0 +1,73 @@
+"""What a backup needs to know of the file systems inside one disk: where files lie, and what may read as zeros.
+
+Where a policy leaves free space or page files out, the look is taken before the first byte is stored, and decides for
+all copies of the image. Otherwise it is taken when a unit asks for the layout, which most runs never do.
+"""
+
+from __future__ import annotations
+
+from reconciler.api import policies
+from reconciler.base import disks, extents, layouts, meters
+from reconciler.guests import scanning, scans
+
+#: The code of the warning that free space or page files were kept.
+_KEPT = "VolumeKeptWhole"
+
+
+class GuestView:
+    """One look at one disk, taken once at most. Not thread-safe."""
+
+    def __init__(
+        self,
+        disk: disks.Disk,
+        meter: meters.Meter,
+        spec: policies.BackupPolicySpec | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        """``spec`` says what an image leaves out, nothing if None; ``keep``: the guest may still be writing."""
+        self.disk = disk
+        self._meter = meter
+        self._skip = spec is not None and spec.free_space == "Skip"
+        self._exclude = frozenset(spec.exclude) if spec is not None else frozenset()
+        self._keep = keep
+        self._scan: scans.Scan | None = None
+
+    @property
+    def warnings(self) -> tuple[scans.Warning_, ...]:
+        """What could not be read or left out, as (code, message); the image is whole all the same."""
+        found = self._scan.warnings if self._scan is not None else ()
+        if not self._selective:
+            return found
+        if self._keep:
+            return (*found, (_KEPT, "the guest was writing while it was read; nothing is left out"))
+        volumes = self._scan.volumes if self._scan is not None else ()
+        return (*found, *((_KEPT, _reason(volume)) for volume in volumes if volume.reason))
+
+    @property
+    def _selective(self) -> bool:
+        return self._skip or bool(self._exclude)
+
+    def _look(self) -> scans.Scan:
+        if self._scan is None:
+            self._scan = scanning.scan(self.disk, want_space=self._selective, meter=self._meter)
+        return self._scan
+
+    def layout(self) -> layouts.Layout:
+        """Where files lie. Raises ``Cancelled``, ``SourceError`` or ``UnitError``; a bad guest is a warning."""
+        return self._look().layout
+
+    def hidden(self) -> extents.Extents:
+        """Disk ranges that the image leaves out. Raises as ``layout`` does."""
+        if self._keep or not self._selective:
+            return ()
+        scan = self._look()
+        chosen = scan.free if self._skip else ()
+        chosen += scan.page_files if "PageFile" in self._exclude else ()
+        chosen += scan.swap if "SwapVolume" in self._exclude else ()
+        return extents.clip(chosen, self.disk.size)
+
+
+def _reason(volume: scans.Volume) -> str:
+    what = f"{volume.filesystem} volume" + (f" {volume.label}" if volume.label else "")
+    return f"{what} at byte {volume.offset}: {volume.reason}; nothing of it is left out"
