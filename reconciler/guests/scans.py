@@ -110,7 +110,8 @@ class File(NamedTuple):
     accessed: int
     #: Of ``sparse``, ``compressed``, ``encrypted``.
     flags: tuple[str, ...]
-    #: File offset, disk offset, bytes; in the order of the file. Whole clusters, holes left out.
+    #: File offset, disk offset, bytes; in the order of the file. Whole clusters, except where the rest of one was
+    #: never written; what is left out reads as zeros.
     extents: tuple[tuple[int, int, int], ...]
 
 
