@@ -148,7 +148,7 @@ class Mapped(disks.MemoryDisk):
 
     def pread(self, offset: int, length: int) -> bytes:
         """A copy of the bytes."""
-        assert 0 <= offset and offset + length <= self.size
+        assert offset >= 0 and offset + length <= self.size
         return self._view[offset : offset + length]
 
 

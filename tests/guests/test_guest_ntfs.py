@@ -167,11 +167,16 @@ def test_a_damaged_record_costs_its_file_and_the_belief_in_the_bitmap(volume) ->
 
 def test_a_hostile_table_never_crashes_or_hangs(volume) -> None:
     chosen = random.Random(11)
-    image, known, _ = volume
+    image, _known, _ = volume
     data = image.read_bytes()
-    table = int.from_bytes(data[48:56], "little") * int.from_bytes(data[11:13], "little") * data[13] if data[13] < 129 else 0
-    places = [at for at in range(table, table + 300 * 1024)] if table else list(range(512))
+    table = (
+        int.from_bytes(data[48:56], "little") * int.from_bytes(data[11:13], "little") * data[13]
+        if data[13] < 129
+        else 0
+    )
+    places = list(range(table, table + 300 * 1024)) if table else list(range(512))
     for round_ in range(12):
+
         def flip(bytes_: bytearray) -> None:
             for at in chosen.sample(places, 3 ** (round_ % 7)):
                 bytes_[at] = chosen.randrange(256)
@@ -180,6 +185,6 @@ def test_a_hostile_table_never_crashes_or_hangs(volume) -> None:
         with builders.opened(broken) as disk, listings.list_files(disk) as listing:
             scan = scanning.scan(disk, want_space=True)
             for file in listing:
-                assert all(0 <= place and place + length <= disk.size for _, place, length in file.extents)
-            assert all(0 <= at and at + length <= disk.size for at, length in scan.free)
+                assert all(place >= 0 and place + length <= disk.size for _, place, length in file.extents)
+            assert all(at >= 0 and at + length <= disk.size for at, length in scan.free)
         assert scan.seconds < 60

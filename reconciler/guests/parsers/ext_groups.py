@@ -25,6 +25,8 @@ _KNOWN = 0x2 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x400
 _VALID, _ERRORS = 1, 2
 
 INODES_UNUSED, BLOCKS_UNUSED = 1, 2
+#: Why a volume is not clean that is merely in use; a quiesced snapshot of it can be believed all the same.
+MOUNTED = "it was not unmounted"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +92,7 @@ def _unclean(data: bytes, state: int, ro_compat: int, incompat: int) -> str:
     if state & _ERRORS or _u32(data, 0x194):
         return "it has recorded errors"
     if not state & _VALID:
-        return "it was not unmounted"
+        return MOUNTED
     if ro_compat & _ORPHANS:
         return "it has orphans to clear"
     return ""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reconciler.guests.parsers import ntfs, outputs, stretches, swaps
+from reconciler.guests.parsers import ext, ntfs, outputs, stretches, swaps
 
 _POWERS = frozenset(1 << bit for bit in range(5, 17))
 
 _PARSERS: dict[str, Callable[[stretches.Stretch, outputs.Output], outputs.Facts]] = {
+    "ext": ext.parse,
     "ntfs": ntfs.parse,
     "swap": swaps.parse,
 }

@@ -1,0 +1,148 @@
+"""The names of an ext volume, from its root directory down.
+
+Hashed directories need no hashing to be read: their inner nodes look like blocks of one unused entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from reconciler.guests.parsers import ext_groups, ext_inodes, outputs, stretches
+
+_ROOT = 2
+_MOST_DIRECTORY = 1 << 30
+
+
+def hand_over(
+    stretch: stretches.Stretch, shape: ext_groups.Shape, groups: list[ext_groups.Group], output: outputs.Output
+) -> None:
+    """Hand over every name of the volume. Raises ``Truncated`` where there is no root, and ``TooMuch``."""
+    _Walk(stretch, shape, groups, output).run()
+
+
+class _Walk:
+    def __init__(
+        self,
+        stretch: stretches.Stretch,
+        shape: ext_groups.Shape,
+        groups: list[ext_groups.Group],
+        output: outputs.Output,
+    ) -> None:
+        self._stretch = stretch
+        self._shape = shape
+        self._groups = groups
+        self._output = output
+        self._seen: set[int] = {_ROOT}
+
+    def run(self) -> None:
+        """All directories, each once, however many entries lead to it."""
+        waiting: list[tuple[str, int, bytes]] = [("", _ROOT, self._inode(_ROOT))]
+        while waiting:
+            above, number, inode = waiting.pop()
+            below: list[tuple[str, int, bytes]] = []
+            try:
+                for child, name in self._entries(inode):
+                    path = f"{above}/{name}" if above else name
+                    found = self._hand_over(path, child)
+                    if found is not None and child not in self._seen:
+                        self._seen.add(child)
+                        below.append((path, child, found))
+            except (ext_inodes.Damaged, stretches.Truncated) as error:
+                self._output.warn("DirectorySkipped", f"directory {number} cannot be read to its end: {error}")
+            waiting += reversed(below)
+
+    def _inode(self, number: int) -> bytes:
+        shape = self._shape
+        group, index = divmod(number - 1, shape.group_inodes)
+        if not 0 < number <= shape.inodes:
+            raise ext_inodes.Damaged(f"there is no inode {number}")
+        return self._stretch.exactly(
+            self._groups[group].table * shape.block + index * shape.inode_size, shape.inode_size
+        )
+
+    def _hand_over(self, path: str, number: int) -> bytes | None:
+        """Hand over one name; the inode where it is a directory."""
+        try:
+            inode = self._inode(number)
+            if not inode[0] and not inode[1]:
+                raise ext_inodes.Damaged(f"inode {number} is not in use")
+            entry = self._entry(path, number, inode)
+        except (ext_inodes.Damaged, stretches.Truncated) as error:
+            self._output.warn("FileSkipped", f"{path[:200]!a} cannot be listed: {error}")
+            return None
+        self._output.file(entry)
+        return inode if entry.kind == "directory" else None
+
+    def _entry(self, path: str, number: int, inode: bytes) -> outputs.Entry:
+        kind = ext_inodes.kind(inode)
+        entry = outputs.Entry(path=path, kind=kind, size=0, inode=number, links=max(ext_inodes.links(inode), 1))
+        entry.created, entry.modified, entry.changed, entry.accessed = ext_inodes.times(inode)
+        entry.resident = ext_inodes.resident(inode)
+        flags = ext_inodes.flags(inode)
+        if kind != "directory":
+            entry.links = max(ext_inodes.links(inode), 1)
+        if kind in ("file", "symlink"):
+            entry.size = ext_inodes.size(inode)
+            entry.runs = self._runs(inode)
+            covered = sum(length for _, _, length in entry.runs)
+            sparse = not entry.resident and covered < entry.size
+            encrypted = bool(flags & ext_inodes.ENCRYPTED)
+            entry.flags = ("sparse",) * sparse + ("encrypted",) * encrypted
+        return entry
+
+    def _runs(self, inode: bytes) -> list[tuple[int, int, int]]:
+        """The written runs in bytes. Those behind the end of the file were laid out ahead and are none of it."""
+        if not ext_inodes.has_blocks(inode):
+            return []
+        block, end = self._shape.block, ext_inodes.size(inode)
+        return [
+            (run.first * block, run.place * block, run.count * block)
+            for run in ext_inodes.Map(self._stretch, self._shape, inode).runs()
+            if not run.unwritten and run.first * block < end
+        ]
+
+    def _entries(self, inode: bytes) -> Iterator[tuple[int, str]]:
+        """Inode numbers and names in a directory. Raises ``Damaged`` and ``Truncated``."""
+        if ext_inodes.flags(inode) & ext_inodes.INLINE:
+            yield from self._parse(inode[44:100])
+            yield from self._parse(_inline_rest(inode))
+            return
+        block = self._shape.block
+        total = 0
+        for run in ext_inodes.Map(self._stretch, self._shape, inode).runs():
+            for at in range(run.place, run.place + run.count):
+                total += block
+                if total > _MOST_DIRECTORY:
+                    raise ext_inodes.Damaged("it is too long")
+                yield from self._parse(self._stretch.exactly(at * block, block))
+
+    def _parse(self, data: bytes) -> Iterator[tuple[int, str]]:
+        at = 0
+        while at + 8 <= len(data):
+            number = int.from_bytes(data[at : at + 4], "little")
+            length = int.from_bytes(data[at + 4 : at + 6], "little")
+            # In blocks of 64 KiB a length of the whole block does not fit into its two bytes.
+            length = 65_536 if length in (0, 65_535) and len(data) == 65_536 else length
+            letters = data[at + 6] if self._shape.filetype else int.from_bytes(data[at + 6 : at + 8], "little")
+            if length < 8 or length % 4 or at + length > len(data) or letters + 8 > length:
+                raise ext_inodes.Damaged("an entry in it does not fit")
+            name = data[at + 8 : at + 8 + letters]
+            if number and name not in (b"", b".", b".."):
+                yield number, name.decode("utf-8", "surrogateescape")
+            at += length
+
+
+def _inline_rest(inode: bytes) -> bytes:
+    """What an inline directory holds beyond the block map's place: the value of an attribute inside the inode."""
+    start = 128 + int.from_bytes(inode[128:130], "little")
+    if len(inode) < 160 or inode[start : start + 4] != b"\x00\x00\x02\xea":
+        return b""
+    first = at = start + 4
+    while at + 16 <= len(inode) and any(inode[at : at + 4]):
+        letters, group = inode[at], inode[at + 1]
+        offset = first + int.from_bytes(inode[at + 2 : at + 4], "little")
+        length = int.from_bytes(inode[at + 8 : at + 12], "little")
+        if group == 7 and inode[at + 16 : at + 16 + letters] == b"data":
+            return inode[offset : offset + length]
+        at += (16 + letters + 3) & ~3
+    return b""
