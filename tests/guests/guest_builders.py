@@ -89,7 +89,7 @@ def fill(root: Path, seed: int, *, count: int = 120, links: bool = True, odd: bo
         (root / "dir1" / "Grüße – 日本語 🙂.txt").write_bytes(b"odd" * 3000)
     if links:
         os.link(root / "dir0" / "grown-a.bin", root / "dir1" / "linked.bin")
-        os.symlink("dir0/grown-a.bin", root / "symbolic")
+        (root / "symbolic").symlink_to("dir0/grown-a.bin")
         with (root / "sparse.bin").open("wb") as file:
             file.truncate(9_000_000)
             file.seek(4_000_001)

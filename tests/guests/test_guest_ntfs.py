@@ -177,8 +177,8 @@ def test_a_hostile_table_never_crashes_or_hangs(volume) -> None:
     places = list(range(table, table + 300 * 1024)) if table else list(range(512))
     for round_ in range(12):
 
-        def flip(bytes_: bytearray) -> None:
-            for at in chosen.sample(places, 3 ** (round_ % 7)):
+        def flip(bytes_: bytearray, count: int = 3 ** (round_ % 7)) -> None:
+            for at in chosen.sample(places, count):
                 bytes_[at] = chosen.randrange(256)
 
         broken = _patched(image, "hostile.raw", flip)

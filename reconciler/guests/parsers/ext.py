@@ -97,9 +97,9 @@ class _Reader:
             hand_over = output.want_runs and number not in (_BAD_BLOCKS, _RESIZE)
             for run in found:
                 if hand_over:
-                    output.run(number, run.first * block, run.place * block, run.count * block)
+                    output.run(number, run.first * block, run.place * block, run.blocks * block)
                 elif self._bitmap is not None:
-                    self._bitmap.claim(run.place * block, run.count * block)
+                    self._bitmap.claim(run.place * block, run.blocks * block)
 
     def _claim_attributes(self, inode: bytes) -> None:
         at = ext_inodes.attribute_block(inode)

@@ -32,7 +32,7 @@ class Run(NamedTuple):
 
     first: int
     place: int
-    count: int
+    blocks: int
     #: Whether they were allocated and never written: they read as zeros.
     unwritten: bool
 

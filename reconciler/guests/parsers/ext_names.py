@@ -96,7 +96,7 @@ class _Walk:
             return []
         block, end = self._shape.block, ext_inodes.size(inode)
         return [
-            (run.first * block, run.place * block, run.count * block)
+            (run.first * block, run.place * block, run.blocks * block)
             for run in ext_inodes.Map(self._stretch, self._shape, inode).runs()
             if not run.unwritten and run.first * block < end
         ]
@@ -110,7 +110,7 @@ class _Walk:
         block = self._shape.block
         total = 0
         for run in ext_inodes.Map(self._stretch, self._shape, inode).runs():
-            for at in range(run.place, run.place + run.count):
+            for at in range(run.place, run.place + run.blocks):
                 total += block
                 if total > _MOST_DIRECTORY:
                     raise ext_inodes.Damaged("it is too long")

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reconciler.guests.parsers import ext, ntfs, outputs, stretches, swaps
+from reconciler.guests.parsers import exfat, ext, fat, ntfs, outputs, stretches, swaps
 
 _POWERS = frozenset(1 << bit for bit in range(5, 17))
 
 _PARSERS: dict[str, Callable[[stretches.Stretch, outputs.Output], outputs.Facts]] = {
+    "exfat": exfat.parse,
     "ext": ext.parse,
+    "fat": fat.parse,
     "ntfs": ntfs.parse,
     "swap": swaps.parse,
 }

@@ -1,0 +1,103 @@
+"""FAT and exFAT volumes made by mkfs: what the parser says against what the kernel, or fsck, says."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+from pathlib import Path
+
+import guest_builders as builders
+import pytest
+
+from reconciler.guests import listings, scanning
+
+pytestmark = builders.needs_root
+
+FLAVOURS = {
+    "fat12": (15, ["mkfs.fat", "-F", "12", "-s", "16", "-n", "LABEL"]),
+    "fat16": (120, ["mkfs.fat", "-F", "16", "-n", "LABEL"]),
+    "fat32": (150, ["mkfs.fat", "-F", "32", "-s", "1", "-n", "LABEL"]),
+    "fat32-4k": (150, ["mkfs.fat", "-F", "32", "-S", "4096", "-s", "1", "-n", "LABEL"]),
+    "exfat": (150, ["mkfs.exfat", "-c", "4K", "-L", "LABEL"]),
+}
+
+
+@pytest.fixture(scope="module", params=FLAVOURS)
+def volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    size, command = FLAVOURS[request.param]
+    kind = "exfat" if request.param == "exfat" else "vfat"
+    if kind == "exfat" and "exfat" not in Path("/proc/filesystems").read_text():
+        subprocess.run(["modprobe", "exfat"], check=False, capture_output=True)
+        if "exfat" not in Path("/proc/filesystems").read_text():
+            pytest.skip("this kernel has no exFAT; test_exfat_by_hand has no need of it")
+    image = builders.blank(tmp_path_factory.mktemp("fat") / "volume.raw", size * builders.MIB)
+    builders.run(*command, image)
+    options = "iocharset=utf8" if kind == "exfat" else "utf8=1,tz=UTC"
+    with builders.mounted(image, kind=kind, options=options) as root:
+        builders.fill(root, 9, count=30 if size < 20 else 120, links=False)
+    with builders.mounted(image, kind=kind, options=options + ",ro") as root:
+        known = builders.known(root)
+    return image, known, kind, options
+
+
+def test_every_file_is_listed_with_its_bytes(volume) -> None:
+    image, known, _, _ = volume
+    with builders.opened(image) as disk, listings.list_files(disk) as listing:
+        files = list(listing)
+        assert listing.warnings == ()
+        assert {file.path for file in files} == set(known)
+        for file in files:
+            expected = known[file.path]
+            assert (file.kind, file.size) == (expected.kind, expected.size)
+            if file.kind == "file":
+                assert builders.digest(builders.content(disk, file)) == expected.digest, file.path
+                assert abs(file.modified - expected.modified) < 2_000_000_000
+        assert listing.volumes[0].label == "LABEL"
+
+
+def test_junk_in_free_space_harms_nobody(volume) -> None:
+    image, known, kind, options = volume
+    with builders.opened(image) as disk:
+        scan = scanning.scan(disk, want_space=True)
+        runs = sum(scan.layout.length)
+    (found,) = scan.volumes
+    assert (found.clean, found.reason) == (True, "")
+    if kind == "vfat":
+        told = subprocess.run(["fsck.fat", "-n", "-v", str(image)], capture_output=True, text=True, check=False).stdout
+        used, total = map(int, re.search(r"(\d+)/(\d+) clusters", told).groups())  # type: ignore[union-attr]
+        assert sum(length for _, length in scan.free) == (total - used) * found.cluster
+        assert runs == used * found.cluster
+    wiped = builders.wipe(image, scan.free)
+    with builders.mounted(wiped, kind=kind, options=options + ",ro") as root:
+        assert builders.known(root) == known
+
+
+def test_a_mounted_volume_is_kept_whole_unless_it_is_quiesced(volume) -> None:
+    image, _, kind, _ = volume
+    copy = image.with_name("dirty.raw")
+    data = bytearray(image.read_bytes())
+    extended = 106 if kind == "exfat" else 65 if data[17:19] == b"\0\0" else 37
+    data[extended] |= 2 if kind == "exfat" else 1
+    copy.write_bytes(data)
+    with builders.opened(copy) as disk:
+        assert scanning.scan(disk, want_space=True).free == ()
+        assert scanning.scan(disk, want_space=True, quiesced=True).free
+
+
+def test_a_hostile_volume_never_crashes_or_hangs(volume) -> None:
+    chosen = random.Random(17)
+    image = volume[0]
+    data = image.read_bytes()
+    for round_ in range(10):
+        broken = bytearray(data)
+        reach = len(data) if round_ % 2 else builders.MIB
+        for _ in range(4 ** (round_ % 6)):
+            broken[chosen.randrange(11, reach)] = chosen.randrange(256)
+        copy = image.with_name("hostile.raw")
+        copy.write_bytes(broken)
+        with builders.opened(copy) as disk, listings.list_files(disk) as listing:
+            scan = scanning.scan(disk, want_space=True)
+            for file in listing:
+                assert all(place >= 0 and place + length <= disk.size for _, place, length in file.extents)
+        assert scan.seconds < 60
