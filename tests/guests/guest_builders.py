@@ -49,6 +49,8 @@ def mounted(image: Path, *, kind: str, options: str = "") -> Iterator[Path]:
     where.mkdir(exist_ok=True)
     if kind == "ntfs":
         run("ntfs-3g", "-o", options or "streams_interface=windows", image, where)
+    elif kind == "exfat":
+        run("mount.exfat-fuse", *(("-o", options) if options else ()), image, where)
     else:
         run("mount", "-t", kind, "-o", ",".join(filter(None, ("loop", options))), image, where)
     try:
@@ -58,8 +60,24 @@ def mounted(image: Path, *, kind: str, options: str = "") -> Iterator[Path]:
         run("umount", where)
         for _ in range(100):
             held = subprocess.run(["fuser", "-s", str(image)], check=False, capture_output=True)
-            if kind != "ntfs" or held.returncode:
+            if kind not in ("ntfs", "exfat") or held.returncode:
                 break
+
+
+@contextlib.contextmanager
+def copied(image: Path, *, write: bool) -> Iterator[Path]:
+    """A FAT volume as a folder, for kernels that cannot mount it: read out at the start, written back at the end."""
+    where = image.with_suffix(".out")
+    shutil.rmtree(where, ignore_errors=True)
+    where.mkdir()
+    about = {**os.environ, "TZ": "UTC", "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"}
+    if write:
+        yield where
+        for name in sorted(where.iterdir()):
+            run("mcopy", "-s", "-m", "-Q", "-i", image, name, "::/", env=about)
+    else:
+        run("sh", "-c", f"mcopy -s -m -n -i {image} '::/*' {where}", env=about)
+        yield where
 
 
 def fill(root: Path, seed: int, *, count: int = 120, links: bool = True, odd: bool = True) -> None:
