@@ -50,7 +50,10 @@ def mounted(image: Path, *, kind: str, options: str = "") -> Iterator[Path]:
     if kind == "ntfs":
         run("ntfs-3g", "-o", options or "streams_interface=windows", image, where)
     elif kind == "exfat":
-        run("mount.exfat-fuse", *(("-o", options) if options else ()), image, where)
+        # FUSE wants a block device here; the loop device goes when it is unmounted.
+        device = run("losetup", "--show", "-f", image).strip()
+        run("mount.exfat-fuse", *(("-o", options) if options else ()), device, where)
+        run("losetup", "-d", device)
     else:
         run("mount", "-t", kind, "-o", ",".join(filter(None, ("loop", options))), image, where)
     try:

@@ -19,7 +19,7 @@ FLAVOURS = {
     "fat12": (15, ["mkfs.fat", "-F", "12", "-s", "16", "-n", "LABEL"]),
     "fat16": (120, ["mkfs.fat", "-F", "16", "-n", "LABEL"]),
     "fat32": (150, ["mkfs.fat", "-F", "32", "-s", "1", "-n", "LABEL"]),
-    "fat32-4k": (150, ["mkfs.fat", "-F", "32", "-S", "4096", "-s", "1", "-n", "LABEL"]),
+    "fat32-1k": (150, ["mkfs.fat", "-F", "32", "-s", "2", "-n", "LABEL"]),
     "exfat": (150, ["mkfs.exfat", "-c", "4K", "-L", "LABEL"]),
 }
 

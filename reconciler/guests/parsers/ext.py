@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reconciler.guests.parsers import bitmaps, ext_groups, ext_inodes, ext_names, outputs, stretches
+from reconciler.guests.parsers import bitmaps, ext_groups, ext_inodes, ext_names, outputs, stretches, trees
 
 _BAD_BLOCKS, _RESIZE = 1, 7
 _TABLE_CHUNK = 1 << 20
@@ -21,7 +21,7 @@ def parse(stretch: stretches.Stretch, output: outputs.Output) -> outputs.Facts:
     if output.want_runs or output.want_space:
         reader.walk()
     if output.want_files:
-        ext_names.hand_over(stretch, shape, reader.groups, output)
+        trees.hand_over(ext_names.Names(stretch, shape, reader.groups), output)
     return reader.facts()
 
 

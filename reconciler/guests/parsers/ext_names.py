@@ -13,74 +13,36 @@ _ROOT = 2
 _MOST_DIRECTORY = 1 << 30
 
 
-def hand_over(
-    stretch: stretches.Stretch, shape: ext_groups.Shape, groups: list[ext_groups.Group], output: outputs.Output
-) -> None:
-    """Hand over every name of the volume. Raises ``Truncated`` where there is no root, and ``TooMuch``."""
-    _Walk(stretch, shape, groups, output).run()
+class Names:
+    """The names of a volume, for ``trees.hand_over``."""
 
+    root = _ROOT
+    errors = (ext_inodes.Damaged, stretches.Truncated)
 
-class _Walk:
-    def __init__(
-        self,
-        stretch: stretches.Stretch,
-        shape: ext_groups.Shape,
-        groups: list[ext_groups.Group],
-        output: outputs.Output,
-    ) -> None:
+    def __init__(self, stretch: stretches.Stretch, shape: ext_groups.Shape, groups: list[ext_groups.Group]) -> None:
         self._stretch = stretch
         self._shape = shape
         self._groups = groups
-        self._output = output
-        self._seen: set[int] = {_ROOT}
 
-    def run(self) -> None:
-        """All directories, each once, however many entries lead to it."""
-        waiting: list[tuple[str, int, bytes]] = [("", _ROOT, self._inode(_ROOT))]
-        while waiting:
-            above, number, inode = waiting.pop()
-            below: list[tuple[str, int, bytes]] = []
-            try:
-                for child, name in self._entries(inode):
-                    path = f"{above}/{name}" if above else name
-                    found = self._hand_over(path, child)
-                    if found is not None and child not in self._seen:
-                        self._seen.add(child)
-                        below.append((path, child, found))
-            except (ext_inodes.Damaged, stretches.Truncated) as error:
-                self._output.warn("DirectorySkipped", f"directory {number} cannot be read to its end: {error}")
-            waiting += reversed(below)
-
-    def _inode(self, number: int) -> bytes:
+    def inode(self, number: int) -> bytes:
+        """An inode in use. Raises ``Damaged`` and ``Truncated``."""
         shape = self._shape
         group, index = divmod(number - 1, shape.group_inodes)
         if not 0 < number <= shape.inodes:
             raise ext_inodes.Damaged(f"there is no inode {number}")
-        return self._stretch.exactly(
-            self._groups[group].table * shape.block + index * shape.inode_size, shape.inode_size
-        )
+        at = self._groups[group].table * shape.block + index * shape.inode_size
+        inode = self._stretch.exactly(at, shape.inode_size)
+        if not inode[0] and not inode[1]:
+            raise ext_inodes.Damaged(f"inode {number} is not in use")
+        return inode
 
-    def _hand_over(self, path: str, number: int) -> bytes | None:
-        """Hand over one name; the inode where it is a directory."""
-        try:
-            inode = self._inode(number)
-            if not inode[0] and not inode[1]:
-                raise ext_inodes.Damaged(f"inode {number} is not in use")
-            entry = self._entry(path, number, inode)
-        except (ext_inodes.Damaged, stretches.Truncated) as error:
-            self._output.warn("FileSkipped", f"{path[:200]!a} cannot be listed: {error}")
-            return None
-        self._output.file(entry)
-        return inode if entry.kind == "directory" else None
-
-    def _entry(self, path: str, number: int, inode: bytes) -> outputs.Entry:
+    def entry(self, path: str, number: int, inode: bytes) -> outputs.Entry:
+        """One name. Raises ``Damaged`` and ``Truncated``."""
         kind = ext_inodes.kind(inode)
         entry = outputs.Entry(path=path, kind=kind, size=0, inode=number, links=max(ext_inodes.links(inode), 1))
         entry.created, entry.modified, entry.changed, entry.accessed = ext_inodes.times(inode)
         entry.resident = ext_inodes.resident(inode)
         flags = ext_inodes.flags(inode)
-        if kind != "directory":
-            entry.links = max(ext_inodes.links(inode), 1)
         if kind in ("file", "symlink"):
             entry.size = ext_inodes.size(inode)
             entry.runs = self._runs(inode)
@@ -101,8 +63,9 @@ class _Walk:
             if not run.unwritten and run.first * block < end
         ]
 
-    def _entries(self, inode: bytes) -> Iterator[tuple[int, str]]:
+    def children(self, number: int, inode: bytes) -> Iterator[tuple[int, str]]:
         """Inode numbers and names in a directory. Raises ``Damaged`` and ``Truncated``."""
+        del number
         if ext_inodes.flags(inode) & ext_inodes.INLINE:
             yield from self._parse(inode[44:100])
             yield from self._parse(_inline_rest(inode))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reconciler.guests.parsers import exfat, ext, fat, ntfs, outputs, stretches, swaps
+from reconciler.guests.parsers import exfat, ext, fat, ntfs, outputs, stretches, swaps, xfs
 
 _POWERS = frozenset(1 << bit for bit in range(5, 17))
 
@@ -18,6 +18,7 @@ _PARSERS: dict[str, Callable[[stretches.Stretch, outputs.Output], outputs.Facts]
     "fat": fat.parse,
     "ntfs": ntfs.parse,
     "swap": swaps.parse,
+    "xfs": xfs.parse,
 }
 
 

@@ -1,4 +1,4 @@
-"""ext volumes made by mke2fs and filled by the kernel: what the parser says against what a mount says."""
+"""ext and XFS volumes made by mkfs and filled by the kernel: what the parser says against what a mount says."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ FLAVOURS = {
     "ext4-inline": ["-t", "ext4", "-I", "512", "-O", "inline_data,meta_bg,^resize_inode"],
     "ext4-sparse2": ["-t", "ext4", "-O", "sparse_super2,mmp"],
     "ext3": ["-t", "ext3", "-b", "2048"],
+    "xfs": ["-m", "bigtime=1,reflink=1"],
+    "xfs-v4": ["-m", "crc=0", "-n", "size=16384"],
+    "xfs-1k": ["-b", "size=1024", "-i", "size=1024", "-d", "agcount=9"],
     "ext2": ["-t", "ext2", "-b", "1024", "-O", "^dir_index,^filetype", "-r", "1", "-I", "128"],
 }
 
 
 @pytest.fixture(scope="module", params=FLAVOURS)
 def volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    image = builders.blank(tmp_path_factory.mktemp("ext") / "volume.raw", 150 * builders.MIB)
-    builders.run("mke2fs", "-q", "-F", "-L", "data", *FLAVOURS[request.param], image)
-    kind = request.param[:4]
+    image = builders.blank(tmp_path_factory.mktemp("ext") / "volume.raw", 340 * builders.MIB)
+    kind = request.param.split("-")[0]
+    make = ["mkfs.xfs", "-q", "-f"] if kind == "xfs" else ["mke2fs", "-q", "-F"]
+    builders.run(*make, "-L", "data", *FLAVOURS[request.param], image)
     with builders.mounted(image, kind=kind) as root:
         builders.fill(root, 7)
         chosen = random.Random(5)
@@ -41,7 +45,7 @@ def volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             for number in range(1200):
                 torn.seek(number * 20_000)
                 torn.write(chosen.randbytes(3000))
-        if kind == "ext4":
+        if kind in ("ext4", "xfs"):
             builders.run("fallocate", "-l", "3M", root / "ahead.bin")
             with (root / "ahead.bin").open("r+b") as file:
                 file.write(b"written" * 1000)
@@ -63,10 +67,10 @@ def test_every_file_is_listed_with_its_bytes(volume) -> None:
                 assert (file.size, file.links) == (expected.size, expected.links), file
                 if not file.resident:
                     assert builders.digest(builders.content(disk, file)) == expected.digest, file.path
-            slack = 0 if kind == "ext4" else 1_000_000_000
+            slack = 0 if kind in ("ext4", "xfs") else 1_000_000_000
             assert abs(file.modified - expected.modified) <= slack, file
         (found,) = listing.volumes
-        assert (found.filesystem, found.label, found.clean) == ("ext", "data", True)
+        assert (found.filesystem, found.label, found.clean) == (kind[:3], "data", True)
 
 
 def test_the_layout_holds_every_cluster_of_every_listed_file(volume) -> None:
@@ -87,18 +91,41 @@ def test_junk_in_free_space_harms_nobody(volume) -> None:
         scan = scanning.scan(disk, want_space=True)
     (found,) = scan.volumes
     assert (found.clean, found.reason) == (True, "")
-    told = builders.run("dumpe2fs", "-h", image)
-    block, free = (int(re.search(rf"{what}:\s+(\d+)", told)[1]) for what in ("Block size", "Free blocks"))  # type: ignore[index]
-    missing = free * block - sum(length for _, length in scan.free)
-    assert 0 <= missing < 64 * found.cluster + 65_536
+    if kind == "xfs":
+        told = builders.run("xfs_db", "-r", "-c", "freesp -s", image)
+        assert sum(length for _, length in scan.free) == found.cluster * int(
+            re.search(r"total free blocks (\d+)", told)[1]
+        )  # type: ignore[index]
+    else:
+        told = builders.run("dumpe2fs", "-h", image)
+        block, free = (int(re.search(rf"{what}:\s+(\d+)", told)[1]) for what in ("Block size", "Free blocks"))  # type: ignore[index]
+        assert 0 <= free * block - sum(length for _, length in scan.free) < 64 * found.cluster + 65_536
     wiped = builders.wipe(image, scan.free)
-    builders.run("e2fsck", "-f", "-n", wiped)
+    builders.run(*(("xfs_repair", "-n") if kind == "xfs" else ("e2fsck", "-f", "-n")), wiped)
     with builders.mounted(wiped, kind=kind, options="ro") as root:
         assert {path: one for path, one in builders.known(root).items() if path != "lost+found"} == known
 
 
 @pytest.mark.parametrize("quiesced", [False, True])
-def test_a_mounted_volume_is_kept_whole(tmp_path: Path, quiesced: bool) -> None:
+def test_xfs_is_believed_while_frozen_and_not_while_mounted(tmp_path: Path, quiesced: bool) -> None:
+    image = builders.blank(tmp_path / "live.raw", 340 * builders.MIB)
+    builders.run("mkfs.xfs", "-q", image)
+    with builders.mounted(image, kind="xfs") as root:
+        builders.fill(root, 3, count=10)
+        builders.run("sync", "-f", root)
+        live = shutil.copyfile(image, tmp_path / "copy.raw")
+        builders.run("fsfreeze", "-f", root)
+        frozen = shutil.copyfile(image, tmp_path / "frozen.raw")
+        builders.run("fsfreeze", "-u", root)
+    with builders.opened(live) as disk:
+        scan = scanning.scan(disk, want_space=True)
+    assert (scan.free, scan.volumes[0].reason) == ((), "its log needs recovery")
+    with builders.opened(frozen) as disk:
+        assert bool(scanning.scan(disk, want_space=True, quiesced=quiesced).free) == quiesced
+
+
+@pytest.mark.parametrize("quiesced", [False, True])
+def test_a_mounted_ext_volume_is_kept_whole(tmp_path: Path, quiesced: bool) -> None:
     image = builders.blank(tmp_path / "live.raw", 40 * builders.MIB)
     builders.run("mke2fs", "-q", "-F", "-t", "ext4", image)
     with builders.mounted(image, kind="ext4") as root:
