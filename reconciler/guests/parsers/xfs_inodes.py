@@ -66,7 +66,7 @@ class Inode:
     @property
     def resident(self) -> bool:
         """Whether the content lies in the inode itself."""
-        return self.format == LOCAL
+        return bool(self.format == LOCAL)
 
     def times(self) -> tuple[int, int, int, int]:
         """Created, modified, changed and accessed, nanoseconds since 1970; created is 0 where it is not kept."""
