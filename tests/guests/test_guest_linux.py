@@ -22,7 +22,7 @@ FLAVOURS = {
     "ext4-sparse2": ["-t", "ext4", "-O", "sparse_super2,mmp"],
     "ext3": ["-t", "ext3", "-b", "2048"],
     "xfs": ["-m", "bigtime=1,reflink=1"],
-    "xfs-1k": ["-b", "size=1024", "-n", "size=8192", "-d", "agcount=9"],
+    "xfs-1k": ["-b", "size=1024", "-n", "size=8192"],
     "ext2": ["-t", "ext2", "-b", "1024", "-O", "^dir_index,^filetype", "-r", "1", "-I", "128"],
 }
 
