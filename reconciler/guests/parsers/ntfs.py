@@ -79,12 +79,14 @@ class _Reader:
     def walk(self) -> None:
         """Hand over the runs of all files, in the table's order; note directories and what cannot be read."""
         size = self._shape.record
+        # For a list of names alone the directories are enough: every other record is read when it is listed.
+        flags = records.IN_USE | (0 if self._output.want_runs or self._bitmap is not None else records.DIRECTORY)
         for first, data in self._table.chunks():
             for number in range(first, first + len(data) // size):
                 at = (number - first) * size
                 if data[at : at + 4] != b"FILE":
                     self._check_unused(number, data[at : at + 4])
-                elif data[at + 22] & records.IN_USE:
+                elif data[at + 22] & flags == flags:
                     try:
                         self._record(number, records.mend(data[at : at + size]))
                     except records.Damaged as error:
@@ -152,14 +154,16 @@ class _Reader:
                 at = (number - first) * size
                 if data[at : at + 4] != b"FILE" or not data[at + 22] & records.IN_USE or number in self._damaged:
                     continue
-                record = records.mend(data[at : at + size])
-                if not records.base(record):
-                    self._list(number, record)
+                self._list(number, data[at : at + size])
 
-    def _list(self, number: int, record: bytearray) -> None:
+    def _list(self, number: int, data: bytes) -> None:
         try:
+            record = records.mend(data)
+            if records.base(record):
+                return
             made = ntfs_names.entries(self._tree, number, record, self._table)
         except records.Damaged as error:
+            self._damaged[number] = str(error)
             self._output.warn("FileSkipped", f"record {number} cannot be listed: {error}")
             return
         for entry in made:
