@@ -13,8 +13,6 @@ from array import array
 from reconciler.base import extents
 from reconciler.guests import scans, wires
 
-#: No offset, size or number beyond this is believed.
-_MOST = 1 << 62
 _TEXT = 1_000
 _SCHEMES = frozenset(("gpt", "mbr", "none", "lvm2"))
 _CODE = 60
@@ -42,7 +40,7 @@ def runs(payload: bytes, size: int, after: int) -> list[array[int]]:
     columns = _columns(payload, 4)
     files, offsets, places, lengths = columns
     _within(places, lengths, size)
-    if len(files) and (min(offsets) < 0 or max(offsets) > _MOST or files[0] < after or files[-1] > _MOST):
+    if len(files) and (min(offsets) < 0 or max(offsets) > wires.MOST_NUMBER or files[0] < after or files[-1] > _MOST):
         raise wires.Broken("a run has impossible numbers")
     rows = zip(files, offsets, strict=True)
     if not all(map(operator.le, rows, itertools.islice(zip(files, offsets, strict=True), 1, None))):
@@ -66,7 +64,7 @@ def text(value: object, most: int = _TEXT) -> str:
 
 def number(value: object) -> int:
     """A number from zero on. Raises ``Broken``."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= wires.MOST_NUMBER:
         raise wires.Broken("a number is out of its bounds")
     return value
 
@@ -127,7 +125,7 @@ def _file(row: object, size: int, volume: int) -> tuple[scans.File, bool]:
     if not isinstance(flags, list) or not _FLAGS.issuperset(map(str, flags)) or len(flags) > len(_FLAGS):
         raise wires.Broken("a file has unknown flags")
     for value in times:
-        if type(value) is not int or not -_MOST <= value <= _MOST:
+        if type(value) is not int or not -wires.MOST_NUMBER <= value <= wires.MOST_NUMBER:
             raise wires.Broken("a time is out of its bounds")
     created, modified, changed, accessed = times
     return scans.File(

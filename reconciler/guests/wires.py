@@ -18,6 +18,7 @@ MOST = 8 << 20
 MOST_READ = 1 << 20
 
 #: The longest path, a count of characters.
+MOST_NUMBER = 1 << 62
 MOST_PATH = 32_768
 _CLIMBING = frozenset(("", ".", ".."))
 

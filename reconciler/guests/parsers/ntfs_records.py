@@ -39,6 +39,8 @@ _SECTOR = 512
 _CHUNK = 1 << 20
 _MOST_LIST = 4 << 20
 _END = 0xFFFFFFFF
+#: Clusters of a stream that are believed: the largest cluster has 2 MiB, and offsets have 63 bits.
+_FARTHEST = (1 << 42) - 1
 
 #: First cluster of the stream, cluster of the volume, clusters.
 Run = tuple[int, int, int]
@@ -178,7 +180,7 @@ def _runs(part: memoryview, at: int, vcn: int, clusters: int) -> tuple[list[Run]
         if not 0 < lengths <= 8 or offsets > 8 or at > end:
             raise Damaged("its runs are not readable")
         count = int.from_bytes(part[middle - lengths : middle], "little", signed=True)
-        if count <= 0 or vcn + count > 1 << 62:
+        if count <= 0 or vcn + count > _FARTHEST:
             raise Damaged("a run has an impossible length")
         if offsets:
             lcn += int.from_bytes(part[middle:at], "little", signed=True)

@@ -54,6 +54,10 @@ class Budget:
             raise TooMuch(f"more than {self.limits.files} files")
 
 
+def _bounded(value: int) -> int:
+    return max(-wires.MOST_NUMBER, min(value, wires.MOST_NUMBER))
+
+
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Entry:
     """One name of a file, or one of its alternate streams."""
@@ -226,9 +230,10 @@ class Output:
         return values
 
     def _append(self, entry: Entry, runs: list[int], *, more: bool) -> None:
-        times = (entry.created, entry.modified, entry.changed, entry.accessed)
+        # A damaged inode may name any moment and any size.
+        times = [_bounded(moment) for moment in (entry.created, entry.modified, entry.changed, entry.accessed)]
         name, stream, flags = entry.path, entry.stream[: wires.MOST_PATH], entry.flags
-        what = (name, entry.kind, entry.size, entry.inode, entry.links, stream, entry.resident)
+        what = (name, entry.kind, max(_bounded(entry.size), 0), entry.inode, entry.links, stream, entry.resident)
         self._files.append([*what, *times, flags, runs, more])
         self._file_runs += len(runs) // 3 + len(name) // 16
         if len(self._files) >= _FILES or self._file_runs >= _FILE_RUNS:

@@ -19,6 +19,7 @@ _BIG_TIME, _MANY = 0x8, 0x10
 #: Seconds between the first moment of late dates and 1970.
 _EARLIEST = 1 << 31
 _DEEPEST = 9
+_LARGEST = (1 << 63) - 1
 #: Bytes of a directory before which its entries lie; hashes and free space come behind.
 _ENTRIES = 32 << 30
 _MOST_DIRECTORY = 1 << 30
@@ -143,7 +144,7 @@ class Inode:
         for leaf in leaves:
             for high, low in struct.iter_unpack(">QQ", leaf):
                 first, count = high >> 9 & (1 << 54) - 1, low & 0x1FFFFF
-                if first < following or not count:
+                if first < following or not count or (first + count) * block > _LARGEST:
                     raise Damaged(f"the extents of inode {self.number} are not in order")
                 following = first + count
                 place = self._shape.place((high & 0x1FF) << 43 | low >> 21, count)
