@@ -40,7 +40,9 @@ def runs(payload: bytes, size: int, after: int) -> list[array[int]]:
     columns = _columns(payload, 4)
     files, offsets, places, lengths = columns
     _within(places, lengths, size)
-    if len(files) and (min(offsets) < 0 or max(offsets) > wires.MOST_NUMBER or files[0] < after or files[-1] > _MOST):
+    if len(files) and (
+        min(offsets) < 0 or max(offsets) > wires.MOST_NUMBER or files[0] < after or files[-1] > wires.MOST_NUMBER
+    ):
         raise wires.Broken("a run has impossible numbers")
     rows = zip(files, offsets, strict=True)
     if not all(map(operator.le, rows, itertools.islice(zip(files, offsets, strict=True), 1, None))):

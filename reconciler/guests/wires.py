@@ -18,8 +18,9 @@ MOST = 8 << 20
 MOST_READ = 1 << 20
 
 #: The longest path, a count of characters.
-MOST_NUMBER = 1 << 62
 MOST_PATH = 32_768
+#: No offset, size or number beyond this is believed.
+MOST_NUMBER = 1 << 62
 _CLIMBING = frozenset(("", ".", ".."))
 
 READ = 1

@@ -39,8 +39,8 @@ _SECTOR = 512
 _CHUNK = 1 << 20
 _MOST_LIST = 4 << 20
 _END = 0xFFFFFFFF
-#: Clusters of a stream that are believed: the largest cluster has 2 MiB, and offsets have 63 bits.
-_FARTHEST = (1 << 42) - 1
+#: Clusters of a stream that are believed: the largest cluster has 2 MiB, and offsets end at 62 bits.
+_FARTHEST = (1 << 41) - 1
 
 #: First cluster of the stream, cluster of the volume, clusters.
 Run = tuple[int, int, int]

@@ -19,7 +19,7 @@ _BIG_TIME, _MANY = 0x8, 0x10
 #: Seconds between the first moment of late dates and 1970.
 _EARLIEST = 1 << 31
 _DEEPEST = 9
-_LARGEST = (1 << 63) - 1
+_LARGEST = 1 << 62
 #: Bytes of a directory before which its entries lie; hashes and free space come behind.
 _ENTRIES = 32 << 30
 _MOST_DIRECTORY = 1 << 30
