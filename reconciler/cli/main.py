@@ -25,6 +25,8 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code of contracts as documented in ``--help``."""
+    # A thread that hashed or packed a block waits this long for its turn to go on; the default is 5 ms.
+    sys.setswitchinterval(0.0005)
     try:
         result = commands.application(arguments)(args=list(arguments), prog_name="holdfast", standalone_mode=False)
     except errors.ConfigurationError as error:

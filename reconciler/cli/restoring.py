@@ -59,12 +59,12 @@ def restore(
     choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy))
     request = _Request(choice=choice, to=to, disks=disk or [], format=format, force=force, reason=reason)
     if dry_run:
-        with contextlib.closing(choice.open()) as stored:
+        with contextlib.closing(choice.open(chosen.caches)) as stored:
             plan = restores.prepare(stored.label, names=request.disks, folder=to, format=format, force=force)
             outputs.emit(_document(request.choice, plan, (), 0.0, dry_run=True), output, _text)
         return 0
     with sessions.writing(chosen) as db:
-        return _from_catalog(db, request, output)
+        return _from_catalog(db, chosen, request, output)
 
 
 class _Request:
@@ -90,7 +90,7 @@ def _moment(text: str | None) -> dt.datetime | None:
         raise errors.UsageError(f"--as-of: {error}") from error
 
 
-def _from_catalog(db: database.Database, request: _Request, output: options.Output) -> int:
+def _from_catalog(db: database.Database, chosen: settings.Settings, request: _Request, output: options.Output) -> int:
     """Under a job's row, so that the copy cannot expire meanwhile and ``get jobs`` shows the restore."""
     choice, clock, started = request.choice, clocks.from_environment(), time.monotonic()
     order = engines.Order(
@@ -102,7 +102,7 @@ def _from_catalog(db: database.Database, request: _Request, output: options.Outp
         copy=choice.copy,
         source_unit=choice.unit,
     )
-    with contextlib.closing(choice.open()) as stored:
+    with contextlib.closing(choice.open(chosen.caches)) as stored:
         plan = restores.prepare(
             stored.label, names=request.disks, folder=request.to, format=request.format, force=request.force
         )

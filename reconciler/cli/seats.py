@@ -25,7 +25,7 @@ def controlling(chosen: settings.Settings, db: database.Database, clock: clocks.
     stuck: tuple[str, ...] = ()
     with contextlib.ExitStack() as stack:
         stack.callback(lease.release)
-        units = opening.OpenUnits(owner=db.id, cache=chosen.state / "cache")
+        units = opening.OpenUnits(owner=db.id, cache=chosen.caches)
         stack.callback(units.close)
         engine = embedded.Engine(db, clock=clock)
         site = sites.Site(db=db, units=units, clock=clock, actor=sessions.actor())

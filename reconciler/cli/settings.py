@@ -41,6 +41,11 @@ class Settings:
     #: Path of the catalog file, or a URL.
     catalog: str
 
+    @property
+    def caches(self) -> Path:
+        """Folder of what can be made anew, shared by every command on this state."""
+        return self.state / "cache"
+
 
 def of_estate(estate: Path, *, state: Path | None, catalog: str | None) -> Settings:
     """Settings of a command that names its estate. Raises ``UsageError`` if that is no folder."""

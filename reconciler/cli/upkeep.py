@@ -66,7 +66,7 @@ def scrub(chosen: settings.Settings, wanted: desired.Desired, name: str, given: 
         raise errors.NotFound(f"there is no unit {name}", hint=f"there are: {', '.join(sorted(wanted.units))}")
     with (
         sessions.writing(chosen) as db,
-        contextlib.closing(opening.OpenUnits(owner=db.id, cache=chosen.state / "cache")) as opened,
+        contextlib.closing(opening.OpenUnits(owner=db.id, cache=chosen.caches)) as opened,
     ):
         opened.declare(observations.declared_units(wanted))
         site = sites.Site(db=db, units=opened, clock=clocks.from_environment(), actor=sessions.actor())

@@ -24,9 +24,12 @@ class Choice:
     unit: str
     path: Path
 
-    def open(self) -> units.StoredImage:
-        """Open the copy for reading. Raises ``UnitOffline``, ``ImageMissing`` or ``ImageDamaged``."""
-        return opening.open_folder(self.path).open(self.image)
+    def open(self, cache: Path) -> units.StoredImage:
+        """Open the copy for reading; ``cache`` is the folder of the estate's caches.
+
+        Raises ``UnitOffline``, ``ImageMissing`` or ``ImageDamaged``.
+        """
+        return opening.open_folder(self.path, cache).open(self.image)
 
 
 def choose(

@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from reconciler.base import crashes, digests, disks, errors, extents, meters
+from reconciler.base import crashes, disks, errors, extents, meters
+from reconciler.operations import proofs
 from reconciler.sources import targets
 from reconciler.storage import units
 
@@ -75,11 +76,10 @@ def _restore_disk(
 ) -> Restored:
     target = targets.open_target(plan.format, path, record.size, force=plan.force)
     try:
-        with contextlib.closing(stored.disk(record.name)) as disk:
-            written = _copy(disk, target, meter)
-        target.flush()
-        with contextlib.closing(target.read_back()) as copy:
-            found = digest_of(copy, record.size, meter)
+        with contextlib.closing(proofs.Proof(target, record.size, meter)) as proof:
+            with contextlib.closing(stored.disk(record.name)) as disk:
+                written = _copy(disk, target, proof, meter)
+            found = proof.finish()
         if found != record.digest:
             raise errors.ImageDamaged(
                 f"{path}: what was written has digest {found}, disk {record.name} of {plan.image} has {record.digest}",
@@ -92,7 +92,7 @@ def _restore_disk(
     return Restored(name=record.name, path=path, size=record.size, written=written, digest=found, verified=True)
 
 
-def _copy(disk: disks.Disk, target: targets.Target, meter: meters.Meter) -> int:
+def _copy(disk: disks.Disk, target: targets.Target, proof: proofs.Proof, meter: meters.Meter) -> int:
     """Write what is not zero; the bytes written."""
     written = position = 0
     zeros = bytes(disks.READ_SIZE)
@@ -102,22 +102,10 @@ def _copy(disk: disks.Disk, target: targets.Target, meter: meters.Meter) -> int:
         if data != zeros[:length]:
             target.pwrite(offset, data)
             written += length
+            proof.follow(offset + length)
             meter.add(non_zero=length, sent=length, stored=length)
         meter.add(scanned=offset + length - position)
         position = offset + length
         crashes.passing("restore.reading")
     meter.add(scanned=disk.size - position)
     return written
-
-
-def digest_of(disk: disks.Disk, size: int, meter: meters.Meter) -> str:
-    """The ``blake3-1m`` digest of the first ``size`` bytes of a disk; holes are not read."""
-    listed = digests.zero_list(size)
-    data = extents.align(extents.clip(disk.extents(), size), digests.BLOCK, size)
-    for offset, length in extents.pieces(data, digests.BLOCK):
-        meter.check()
-        index = offset // digests.BLOCK
-        listed[index * digests.DIGEST_SIZE : (index + 1) * digests.DIGEST_SIZE] = digests.digest(
-            memoryview(disk.pread(offset, length))
-        )
-    return digests.disk_digest(listed)

@@ -42,6 +42,12 @@ class Target(Protocol):
     def pwrite(self, offset: int, data: disks.Buffer) -> None:
         """Write ``data`` at ``offset``. Raises ``TargetError``."""
 
+    def settle(self) -> disks.Disk | None:
+        """Make durable what was written so far and give it to read, or None where that must wait for ``flush``.
+
+        Writing may go on meanwhile. Raises ``TargetError`` or ``SourceError``.
+        """
+
     def flush(self) -> None:
         """Make what was written durable under its temporary name; nothing may be written after it. Idempotent."""
 
@@ -279,6 +285,12 @@ class RawTarget(_Writing):
             for position, run in data_runs(data, offset):
                 files.pwrite_all(self._file.handle, run, position)
 
+    def settle(self) -> disks.Disk:
+        """What was written so far."""
+        with _translated(self.path):
+            os.fdatasync(self._file.handle)
+        return read_back("raw", self._file.path, self._size)
+
 
 class ImageTarget(_Writing):
     """A qcow2 or monolithic sparse vmdk, written through ``qemu-nbd``."""
@@ -316,6 +328,9 @@ class ImageTarget(_Writing):
             for start in range(0, len(run), _LARGEST_WRITE):
                 with _translated(self.path), self._open_server.connection() as handle:
                     handle.pwrite(run[start : start + _LARGEST_WRITE], position + start)
+
+    def settle(self) -> None:
+        """Another process could not read an image whose tables are still in the memory of its writer."""
 
     def _seal(self) -> None:
         server = self._open_server

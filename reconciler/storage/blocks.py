@@ -28,6 +28,8 @@ _HOLE_STEP = 16 * digests.BLOCK
 #: Blocks read before they are asked for, and by how many threads: while one is hashed the next ones come.
 _READ_AHEAD = 4
 _READERS = 2
+#: Blocks that a ``ProvenDisk`` with workers loads before they are asked for.
+_BLOCKS_AHEAD = 6
 #: Blocks a ``ProvenDisk`` keeps for reads smaller than a block.
 _KEPT = 4
 #: What the operating system says of a medium that lost bytes; anything else may be the way to it, and pass.
@@ -225,8 +227,10 @@ class ProvenDisk(disks.Closing):
         record: units.DiskRecord,
         block_digests: bytes,
         load: Loader,
+        workers: futures.Executor | None = None,
         release: Callable[[], None] | None = None,
     ) -> None:
+        """``workers`` load and prove the next blocks for a reader that goes forward; without them none are."""
         self.name = record.name
         self.size = record.size
         self.sector = record.sector
@@ -234,6 +238,7 @@ class ProvenDisk(disks.Closing):
         self._digests = block_digests
         self._load = load
         self._release = release
+        self._ahead = None if workers is None else _ReadAhead(self._proven, workers, self._next_data)
         self._kept: collections.OrderedDict[int, disks.Buffer] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -269,9 +274,17 @@ class ProvenDisk(disks.Closing):
 
     def block(self, index: int) -> disks.Buffer:
         """Block ``index``, loaded and proven, past the cache. Raises ``ImageDamaged`` or ``UnitError``."""
-        length = digests.block_length(index, self.size)
         if self.is_hole(index):
-            return bytes(length)
+            return bytes(digests.block_length(index, self.size))
+        return self._proven(index) if self._ahead is None else self._ahead.block(index)
+
+    def _next_data(self, index: int) -> int | None:
+        """The first block from ``index`` on that is not zero."""
+        count = digests.block_count(self.size)
+        return next((number for number in range(index, count) if not self.is_hole(number)), None)
+
+    def _proven(self, index: int) -> disks.Buffer:
+        length = digests.block_length(index, self.size)
         try:
             data = self._load(index)
         except OSError as error:
@@ -304,6 +317,34 @@ class ProvenDisk(disks.Closing):
             f"image {self._image}, disk {self.name}: block at offset {index * digests.BLOCK} is damaged: {cause}",
             hint="use another copy of the image",
         )
+
+
+class _ReadAhead:
+    """Blocks for a reader that goes forward: workers get the next ones meanwhile. Thread-safe."""
+
+    def __init__(self, get: Loader, workers: futures.Executor, following: Callable[[int], int | None]) -> None:
+        """``following``: the first block from a number on that is asked for if the reader goes on."""
+        self._get, self._workers, self._following = get, workers, following
+        self._lock = threading.Lock()
+        self._expected: int | None = None
+        self._running: dict[int, futures.Future[disks.Buffer]] = {}
+
+    def block(self, index: int) -> disks.Buffer:
+        """What ``get`` gives for a block, from whichever thread it is ready first."""
+        with self._lock:
+            future = self._running.pop(index, None)
+            forward = future is not None or index == self._expected
+            for passed in [number for number in self._running if not forward or number < index]:
+                self._running.pop(passed).cancel()
+            self._expected = self._following(index + 1)
+            coming = self._expected if forward else None
+            for _ in range(_BLOCKS_AHEAD):
+                if coming is None:
+                    break
+                if coming not in self._running:
+                    self._running[coming] = self._workers.submit(self._get, coming)
+                coming = self._following(coming + 1)
+        return self._get(index) if future is None else future.result()
 
 
 def data_extents(block_digests: bytes, size: int) -> extents.Extents:

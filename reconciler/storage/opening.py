@@ -10,7 +10,7 @@ import os
 import threading
 from pathlib import Path
 
-from reconciler.base import errors, files, quantities
+from reconciler.base import digests, errors, files, quantities
 from reconciler.storage import directory, identities, units
 from reconciler.storage.dedupe import pools
 
@@ -118,10 +118,20 @@ def open_unit(unit: Declared, *, owner: str | None, cache: Path | None = None) -
     return directory.DirectoryUnit(name=unit.name, root=unit.path, identity=identity, owner=owner)
 
 
-def open_folder(path: Path) -> units.StorageUnit:
-    """Open a unit by its folder alone, for reading: no catalog, no manifest. Raises ``UnitOffline``."""
+def open_folder(path: Path, cache: Path | None = None) -> units.StorageUnit:
+    """Open a unit by its folder alone, for reading: no catalog, no manifest. Raises ``UnitOffline``.
+
+    ``cache``: folder of an estate's caches, for those who have one.
+    """
     identity = identities.read(path, str(path))
-    return open_unit(Declared(name=path.name or str(path), type=identity.type, path=path), owner=None)
+    found = Declared(name=path.name or str(path), type=identity.type, path=path)
+    return open_unit(found, owner=None, cache=_own_cache(cache, identity, path))
+
+
+def _own_cache(cache: Path | None, identity: identities.Identity, path: Path) -> Path | None:
+    """The folder of one unit's caches: a copy of a unit has the identity of the original, and other content."""
+    place = digests.digest(os.fsencode(os.path.realpath(path))).hex()[:8]
+    return cache / f"{identity.id}-{place}" if cache else None
 
 
 class OpenUnits:
@@ -152,7 +162,7 @@ class OpenUnits:
                 return found[2]
             if found:
                 found[2].close()
-            unit = open_unit(wanted, owner=self._owner, cache=self._cache / identity.id if self._cache else None)
+            unit = open_unit(wanted, owner=self._owner, cache=_own_cache(self._cache, identity, wanted.path))
             self._open[name] = (wanted, identity.id, unit)
             return unit
 

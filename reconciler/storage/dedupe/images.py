@@ -7,15 +7,12 @@ through it, ``StoredPoolImage`` serves whole disks, comparisons and digest lists
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import threading
 
 from reconciler.base import digests, disks, errors, extents
 from reconciler.storage import blocks, units
 from reconciler.storage.dedupe import containers, manifests, recipes, stores
 
-#: Blocks fetched before a reader asks for them: 4 MiB.
-_AHEAD = 4
 #: Decoded pages kept per open disk: 2 GiB of disk.
 _PAGES_KEPT = 64
 
@@ -120,35 +117,6 @@ class Recipe:
         )
 
 
-class _ReadAhead:
-    """Blocks of a recipe for one reader: while it goes forward, the pool's workers fetch the next ones."""
-
-    def __init__(self, store: stores.Store, recipe: Recipe) -> None:
-        self._store = store
-        self._recipe = recipe
-        self._count = digests.block_count(recipe.disk.size)
-        self._lock = threading.Lock()
-        self._next = -1
-        self._running: dict[int, concurrent.futures.Future[bytes]] = {}
-
-    def block(self, index: int) -> bytes:
-        """The bytes of block ``index``. Raises ``ImageDamaged``."""
-        with self._lock:
-            future = self._running.pop(index, None)
-            # Holes are not asked for, so forward is more than one step at times.
-            forward = self._next <= index <= self._next + _AHEAD
-            self._next = index + 1
-            if not forward:
-                self._running.clear()
-            else:
-                for passed in [number for number in self._running if number < index]:
-                    del self._running[passed]
-                for number in range(index + 1, min(index + 1 + _AHEAD, self._count)):
-                    if number not in self._running:
-                        self._running[number] = self._store.workers.submit(self._recipe.block, number)
-        return self._recipe.block(index) if future is None else future.result()
-
-
 def differences(left: Recipe, right: Recipe) -> extents.Extents:
     """The blocks in which two recipes of disks of one size differ; what they share is not read.
 
@@ -196,7 +164,8 @@ class StoredPoolImage:
             image=self.label.id,
             record=self._records[name],
             block_digests=block_digests,
-            load=_ReadAhead(self._store, recipe).block,
+            load=recipe.block,
+            workers=self._store.workers,
         )
 
     def changed(self, name: str, parent: str) -> extents.Extents | None:

@@ -1,8 +1,9 @@
 """The fingerprint index: which container holds a segment, and where. A cache in lmdb, rebuilt from the footers.
 
-One environment per folder and process (``stores`` sees to that). Nothing in it is believed further than it can be
-proven: each value carries a check, a location in a container that is not there is a miss, a record read through it
-is proven by its fingerprint. Commits to it are not synced; ``marker.json`` tells whether a power cut may have torn it.
+One environment per folder and process, so take it with ``share``; readers and writers use the same. Nothing in it
+is believed further than it can be proven: each value carries a check, a location in a container that is not there is a
+miss, a record read through it is proven by its fingerprint. Commits to it are not synced; ``marker.json`` tells whether
+a power cut may have torn it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ _CHECK: Final = struct.Struct("<I")
 _CONTAINER: Final = struct.Struct("<BIQB")
 _MARKER: Final = "marker.json"
 _USERS: Final = "users"
+_OPENING: Final = "opening"
 _FILES: Final = ("data.mdb", "lock.mdb")
 
 _T = TypeVar("_T")
@@ -63,24 +65,26 @@ class Index:
     """An opened index. Thread-safe."""
 
     def __init__(self, folder: Path, pool: str, unit: str) -> None:
-        """Open or make the index in ``folder``. The caller keeps other processes from opening or closing meanwhile."""
+        """Open or make the index in ``folder``. Raises ``UnitError`` or ``OSError``."""
         self._folder = folder
         self._unit = unit
         self._lock = threading.Lock()
         self._marker = {"version": VERSION, "pool": pool, "boot": registrations.boot_id()}
+        self.references = 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._users = os.open(folder / _USERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            self._sole = _try_lock(self._users)
-            if self._sole:
-                if not self._trusted():
-                    self._wipe()
-                self._mark(clean=False)
-            self._environment = self._open()
-            fcntl.flock(self._users, fcntl.LOCK_SH)
-        except BaseException:
-            os.close(self._users)
-            raise
+        with _alone(folder):
+            self._users = os.open(folder / _USERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._sole = _try_lock(self._users)
+                if self._sole:
+                    if not self._trusted():
+                        self._wipe()
+                    self._mark(clean=False)
+                self._environment = self._open()
+                fcntl.flock(self._users, fcntl.LOCK_SH)
+            except BaseException:
+                os.close(self._users)
+                raise
 
     def _trusted(self) -> bool:
         try:
@@ -133,9 +137,13 @@ class Index:
 
     def close(self) -> None:
         """Close; where no other process has it open, in such a way that a power cut cannot tear it. Idempotent."""
-        with self._lock:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._lock)
             if self._users < 0:
                 return
+            # Its folder may have gone away under it; what the index knows goes with it.
+            with contextlib.suppress(OSError):
+                stack.enter_context(_alone(self._folder))
             sole = _try_lock(self._users)
             if sole:
                 self._environment.sync(True)
@@ -267,6 +275,52 @@ class Index:
                         f"storage unit {self._unit}: index {self._folder}: {error}",
                         hint="stop Holdfast and delete the folder: it is a cache",
                     ) from error
+
+
+_shared: dict[str, Index] = {}
+_shared_lock = threading.Lock()
+
+
+def share(folder: Path, pool: str, unit: str) -> Index:
+    """The process's index in ``folder``; every call is paid back by ``release``. Raises ``UnitError``, ``OSError``."""
+    key = os.path.realpath(folder)
+    with _shared_lock:
+        index = _shared.get(key) or Index(Path(key), pool, unit)
+        _shared[key] = index
+        index.references += 1
+    return index
+
+
+def release(index: Index) -> None:
+    """Give an index back; the last one closes it."""
+    with _shared_lock:
+        index.references -= 1
+        if index.references == 0:
+            for key in [key for key, known in _shared.items() if known is index]:
+                del _shared[key]
+            index.close()
+
+
+def usable(folder: Path) -> bool:
+    """Whether this process may keep an index in ``folder``, which is made if it is missing."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        names = (_USERS, _OPENING, *_FILES)
+        return os.access(folder, os.W_OK) and all(
+            os.access(folder / name, os.W_OK) for name in names if (folder / name).exists()
+        )
+    return False
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from opening or closing the index meanwhile."""
+    handle = os.open(folder / _OPENING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _check(key: bytes, value: bytes) -> bytes:

@@ -69,8 +69,9 @@ class DedupePool:
     ) -> None:
         """Writable where ``owner`` (the caller's catalog) is the pool's and the file system allows it.
 
-        ``cache``: local folder for the fingerprint index, ``root/index`` by default; a pool opened read-only never
-        writes there but builds its index in a temporary folder. Nothing is opened before it is needed.
+        ``cache``: local folder for the fingerprint index, ``root/index`` by default. A pool that is only read is never
+        written to: without a ``cache`` that this process may write, its index is built in a temporary folder, from
+        every footer. Nothing is opened before it is needed.
         """
         self.name = name
         self.root = root

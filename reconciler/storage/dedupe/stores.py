@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -38,7 +37,7 @@ class Settings:
     #: The unit's name in the manifests, for messages.
     name: str
     writable: bool
-    #: Folder of the fingerprint index, None for the default.
+    #: Folder of the fingerprint index. None for the default: in the pool, or a temporary one where that is only read.
     cache: Path | None
     #: Bytes at which a container is closed.
     container_size: int = containers.TARGET_SIZE
@@ -68,11 +67,12 @@ class Store:
         self._kept: collections.OrderedDict[bytes, bytes] = collections.OrderedDict()
         self._kept_bytes = 0
         self._kept_lock = threading.Lock()
-        self._temporary = None if settings.writable else Path(tempfile.mkdtemp(prefix="holdfast-index-"))
-        folder = self._temporary or settings.cache or settings.root / "index"
+        self._temporary: Path | None = None
+        folder = settings.cache or settings.root / "index"
+        if not settings.writable and (settings.cache is None or not indexes.usable(folder)):
+            folder = self._temporary = Path(tempfile.mkdtemp(prefix="holdfast-index-"))
         try:
-            with self._exclusive():
-                self.index = indexes.Index(folder, str(header.id), settings.name)
+            self.index = indexes.share(folder, str(header.id), settings.name)
         except BaseException:
             if self._temporary is not None:
                 shutil.rmtree(self._temporary, ignore_errors=True)
@@ -93,26 +93,13 @@ class Store:
             for kind in containers.SUFFIXES
         }
 
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        if self.settings.writable:
-            with self.journal.locked():
-                yield
-        else:
-            yield
-
     def close(self) -> None:
         """Close for good; called by ``release``."""
         for appender in self._appenders.values():
             appender.discard(())
         self._sealers.shutdown()
         self.workers.shutdown()
-        try:
-            with self._exclusive():
-                self.index.close()
-        except errors.UnitError:
-            # The unit's folder went away under it; what the index knows goes with it.
-            self.index.close()
+        indexes.release(self.index)
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
@@ -357,6 +344,8 @@ class Store:
     def _read_run(self, container: int, kind: int, offset: int, length: int) -> memoryview:
         handle = os.open(containers.path(self.folder, container, kind), os.O_RDONLY | os.O_CLOEXEC)
         try:
+            # What is wanted is known to the byte: reading ahead by guess would read what nobody asks for.
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
             return memoryview(os.pread(handle, length, offset))
         finally:
             os.close(handle)

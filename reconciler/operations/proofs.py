@@ -1,0 +1,74 @@
+"""Proving what a restore writes: it is read back from the device and digested, a stretch behind the writer.
+
+So proving a restore costs little time of its own, and none of it is proven from memory alone: a stretch is made
+durable, dropped from the cache where the system allows it, and only then read.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+from typing import Final
+
+from reconciler.base import digests, disks, extents, meters
+from reconciler.sources import targets
+
+#: Bytes proven at once; more of a large disk, as each stretch begins with a look at the whole file's holes.
+_STRETCH: Final = 64 << 20
+_STRETCHES: Final = 64
+#: Stretches that wait to be proven before the writer does.
+_BEHIND: Final = 2
+
+
+class Proof:
+    """The digest of one disk while it is written in ascending order. Close it before the target is given up."""
+
+    def __init__(self, target: targets.Target, size: int, meter: meters.Meter) -> None:
+        """``size``: bytes of the disk."""
+        self._target, self._size, self._meter = target, size, meter
+        self._listed = digests.zero_list(size)
+        self._stretch = max(_STRETCH, -(-size // _STRETCHES // digests.BLOCK) * digests.BLOCK)
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, "proof")
+        self._running: collections.deque[concurrent.futures.Future[None]] = collections.deque()
+        self._begun = self._proven = 0
+
+    def follow(self, written: int) -> None:
+        """Nothing below ``written`` will be written any more. Raises what proving an earlier stretch raised."""
+        while written - self._begun >= self._stretch:
+            if len(self._running) >= _BEHIND:
+                self._running.popleft().result()
+            start, self._begun = self._begun, self._begun + self._stretch
+            self._running.append(self._worker.submit(self._prove, start, self._begun))
+
+    def finish(self) -> str:
+        """Flush the target and prove the rest; the ``blake3-1m`` digest. Raises ``TargetError``, ``SourceError`` or
+        ``Cancelled``."""
+        while self._running:
+            self._running.popleft().result()
+        self._target.flush()
+        with contextlib.closing(self._target.read_back()) as disk:
+            self._digest(disk, self._proven, self._size)
+        return digests.disk_digest(self._listed)
+
+    def close(self) -> None:
+        """Stop. Idempotent."""
+        self._worker.shutdown(cancel_futures=True)
+
+    def _prove(self, start: int, end: int) -> None:
+        disk = self._target.settle()
+        if disk is not None:
+            with contextlib.closing(disk):
+                self._digest(disk, start, end)
+            self._proven = end
+
+    def _digest(self, disk: disks.Disk, start: int, end: int) -> None:
+        """Digest a stretch; holes of the file are known to be zero and not read."""
+        data = extents.align(extents.clip(disk.extents(), self._size), digests.BLOCK, self._size)
+        stretch = extents.intersect(((start, end - start),), data)
+        for offset, length in extents.pieces(stretch, digests.BLOCK):
+            self._meter.check()
+            index = offset // digests.BLOCK
+            self._listed[index * digests.DIGEST_SIZE : (index + 1) * digests.DIGEST_SIZE] = digests.digest(
+                memoryview(disk.pread(offset, length))
+            )
