@@ -14,7 +14,7 @@ from reconciler.storage import blocks, units
 from reconciler.storage.dedupe import containers, manifests, recipes, stores
 
 #: Decoded pages kept per open disk: 2 GiB of disk.
-_PAGES_KEPT = 64
+_PAGES_KEPT = 512
 
 
 class Recipe:

@@ -1,4 +1,4 @@
-"""Recipes: which parts of which segments make up a disk, as pages of 32 MiB under spans of 256 MiB.
+"""Recipes: which parts of which segments make up a disk, as pages of 4 MiB under spans of 256 MiB.
 
 Pages and spans are segments themselves. Equal content has equal bytes, so a page that did not change is found by its
 fingerprint and costs nothing, and two images are compared span by span without reading what they share. Spans also
@@ -19,7 +19,7 @@ from reconciler.storage.dedupe import containers
 
 VERSION: Final = 1
 #: Bytes of disk that a page describes.
-PAGE: Final = 32 << 20
+PAGE: Final = 4 << 20
 #: Bytes of disk that a span describes.
 SPAN: Final = 256 << 20
 #: Stands for a page or a span of zeros alone.
