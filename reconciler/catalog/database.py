@@ -217,9 +217,8 @@ def _sqlite(path: Path) -> sa.Engine:
 
 
 def _sqlite_reader(path: Path, *, immutable: bool) -> sa.Engine:
-    # Without an index file beside the log, SQLite has to make one; no writer is alive then.
-    index = path.with_name(path.name + "-shm").exists()
-    options = "mode=ro&immutable=1" if immutable else "mode=ro&readonly_shm=1" if index else "mode=ro"
+    # Not readonly_shm: the index of the log that a killed writer left may have to be made anew, which is no change.
+    options = "mode=ro&immutable=1" if immutable else "mode=ro"
 
     def connect() -> sqlite3.Connection:
         connection = _connect(_uri(path, options))
@@ -332,6 +331,11 @@ def _explained(location: str) -> Iterator[None]:
         if "locked" in said or "busy" in said:
             raise errors.CatalogError(
                 f"{location}: the catalog was busy for {_BUSY_SECONDS} s", hint="try again; see holdfast status"
+            ) from error
+        if "locking protocol" in said:
+            raise errors.CatalogError(
+                f"{location}: the catalog's log was left unsettled by a writer that was killed",
+                hint="run holdfast apply, or read it as a user who may write its -shm file",
             ) from error
         if "readonly" in said or "unable to open" in said or "authorization" in said:
             raise _closed(location, said) from error

@@ -13,7 +13,7 @@ import collections
 import dataclasses
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
 from blake3 import blake3
@@ -28,8 +28,9 @@ _HOLE_STEP = 16 * digests.BLOCK
 #: Blocks read before they are asked for, and by how many threads: while one is hashed the next ones come.
 _READ_AHEAD = 4
 _READERS = 2
-#: Blocks that a ``ProvenDisk`` with workers loads before they are asked for.
-_BLOCKS_AHEAD = 6
+#: Blocks that a worker of a ``ProvenDisk`` loads in one go, and stretches of them that are under way.
+_STRETCH = 8
+_STRETCHES = 3
 #: Blocks a ``ProvenDisk`` keeps for reads smaller than a block.
 _KEPT = 4
 #: What the operating system says of a medium that lost bytes; anything else may be the way to it, and pass.
@@ -210,8 +211,8 @@ class BlockWalk:
             raise RuntimeError(f"disk {self._disk.name} has not been walked to its end")
 
 
-#: Loads one block that is not zero: index -> its bytes. Raises ``OSError`` or ``UnitError``.
-Loader = Callable[[int], disks.Buffer]
+#: Loads blocks that are not zero: ascending indices -> their bytes, in order. Raises ``OSError`` or ``UnitError``.
+Loader = Callable[[Sequence[int]], Sequence[disks.Buffer]]
 
 
 class ProvenDisk(disks.Closing):
@@ -238,7 +239,7 @@ class ProvenDisk(disks.Closing):
         self._digests = block_digests
         self._load = load
         self._release = release
-        self._ahead = None if workers is None else _ReadAhead(self._proven, workers, self._next_data)
+        self._ahead = None if workers is None else _ReadAhead(self._stretch, workers, self._next_data)
         self._kept: collections.OrderedDict[int, disks.Buffer] = collections.OrderedDict()
         self._lock = threading.Lock()
 
@@ -276,7 +277,8 @@ class ProvenDisk(disks.Closing):
         """Block ``index``, loaded and proven, past the cache. Raises ``ImageDamaged`` or ``UnitError``."""
         if self.is_hole(index):
             return bytes(digests.block_length(index, self.size))
-        return self._proven(index) if self._ahead is None else self._ahead.block(index)
+        found = None if self._ahead is None else self._ahead.take(index)
+        return self._proven(index) if found is None else found
 
     def _next_data(self, index: int) -> int | None:
         """The first block from ``index`` on that is not zero."""
@@ -286,7 +288,7 @@ class ProvenDisk(disks.Closing):
     def _proven(self, index: int) -> disks.Buffer:
         length = digests.block_length(index, self.size)
         try:
-            data = self._load(index)
+            (data,) = self._load((index,))
         except OSError as error:
             if is_damage(error):
                 raise self._damaged(index, error.strerror or str(error)) from error
@@ -296,6 +298,14 @@ class ProvenDisk(disks.Closing):
         if digests.digest(data) != entry(self._digests, index):
             raise self._damaged(index, "the bytes contradict their digest")
         return data
+
+    def _stretch(self, indices: Sequence[int]) -> dict[int, disks.Buffer]:
+        """Those of the blocks that are good; what is wrong with the others is told when they are asked for alone."""
+        try:
+            found = zip(indices, self._load(indices), strict=True)
+        except (OSError, errors.UnitError):
+            return {}
+        return {index: data for index, data in found if digests.digest(data) == entry(self._digests, index)}
 
     def _part(self, index: int, start: int, length: int) -> disks.Buffer:
         with self._lock:
@@ -320,31 +330,42 @@ class ProvenDisk(disks.Closing):
 
 
 class _ReadAhead:
-    """Blocks for a reader that goes forward: workers get the next ones meanwhile. Thread-safe."""
+    """Blocks for a reader that goes forward: workers get the next stretches meanwhile. Thread-safe."""
 
-    def __init__(self, get: Loader, workers: futures.Executor, following: Callable[[int], int | None]) -> None:
+    def __init__(
+        self,
+        get: Callable[[Sequence[int]], dict[int, disks.Buffer]],
+        workers: futures.Executor,
+        following: Callable[[int], int | None],
+    ) -> None:
         """``following``: the first block from a number on that is asked for if the reader goes on."""
         self._get, self._workers, self._following = get, workers, following
         self._lock = threading.Lock()
         self._expected: int | None = None
-        self._running: dict[int, futures.Future[disks.Buffer]] = {}
+        #: Blocks under way, ascending, each with its stretch.
+        self._coming: dict[int, futures.Future[dict[int, disks.Buffer]]] = {}
 
-    def block(self, index: int) -> disks.Buffer:
-        """What ``get`` gives for a block, from whichever thread it is ready first."""
+    def take(self, index: int) -> disks.Buffer | None:
+        """A block that was read ahead; None where it was not, or could not be."""
         with self._lock:
-            future = self._running.pop(index, None)
-            forward = future is not None or index == self._expected
-            for passed in [number for number in self._running if not forward or number < index]:
-                self._running.pop(passed).cancel()
+            stretch = self._coming.pop(index, None)
+            forward = stretch is not None or index == self._expected
+            for passed in [number for number in self._coming if not forward or number < index]:
+                self._coming.pop(passed).cancel()
             self._expected = self._following(index + 1)
-            coming = self._expected if forward else None
-            for _ in range(_BLOCKS_AHEAD):
-                if coming is None:
-                    break
-                if coming not in self._running:
-                    self._running[coming] = self._workers.submit(self._get, coming)
+            if forward:
+                self._advance()
+        return None if stretch is None else stretch.result().pop(index, None)
+
+    def _advance(self) -> None:
+        last = max(self._coming, default=None)
+        coming = self._expected if last is None else self._following(last + 1)
+        while coming is not None and len(self._coming) <= (_STRETCHES - 1) * _STRETCH:
+            indices: list[int] = []
+            while coming is not None and len(indices) < _STRETCH:
+                indices.append(coming)
                 coming = self._following(coming + 1)
-        return self._get(index) if future is None else future.result()
+            self._coming |= dict.fromkeys(indices, self._workers.submit(self._get, indices))
 
 
 def data_extents(block_digests: bytes, size: int) -> extents.Extents:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from concurrent import futures
 
 import pytest
 import unit_samples as samples
@@ -12,9 +14,15 @@ from reconciler.base import digests, disks, errors, meters
 from reconciler.storage import blocks, units
 
 
-def _stored(data: bytes, load: blocks.Loader) -> blocks.ProvenDisk:
+def _stored(data: bytes, load: Callable[[int], bytes], workers: futures.Executor | None = None) -> blocks.ProvenDisk:
     record = units.DiskRecord(name="d", size=len(data), sector=512, digest=samples.digest(data), blake3=None)
-    return blocks.ProvenDisk(image="img", record=record, block_digests=samples.block_list(data), load=load)
+    return blocks.ProvenDisk(
+        image="img",
+        record=record,
+        block_digests=samples.block_list(data),
+        load=lambda indices: [load(index) for index in indices],
+        workers=workers,
+    )
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
@@ -139,3 +147,45 @@ def test_data_extents_are_merged_and_end_with_the_disk() -> None:
 
 def test_a_stored_disk_is_a_disk() -> None:
     assert isinstance(_stored(b"x", lambda _: b"x"), disks.Disk)
+
+
+def test_what_is_read_ahead_is_what_is_read_alone() -> None:
+    data = b"".join(samples.noise(MIB, seed) if seed % 5 else bytes(MIB) for seed in range(60)) + samples.noise(99, 60)
+    loaded: list[int] = []
+
+    def load(index: int) -> bytes:
+        loaded.append(index)
+        return data[index * MIB : (index + 1) * MIB]
+
+    with futures.ThreadPoolExecutor(2) as workers:
+        disk = _stored(data, load, workers)
+        assert b"".join(bytes(disk.pread(at, MIB)) for at in range(0, 60 * MIB, MIB)) + disk.pread(60 * MIB, 99) == data
+    assert sorted(loaded) == [number for number in range(61) if number % 5 or number == 60]
+
+
+def test_backward_reads_load_nothing_else() -> None:
+    data = samples.noise(20 * MIB, 9)
+    loaded: list[int] = []
+
+    def load(index: int) -> bytes:
+        loaded.append(index)
+        return data[index * MIB : (index + 1) * MIB]
+
+    with futures.ThreadPoolExecutor(2) as workers:
+        disk = _stored(data, load, workers)
+        for index in (12, 7, 19, 3):
+            assert disk.pread(index * MIB, MIB) == data[index * MIB : (index + 1) * MIB]
+    assert loaded == [12, 7, 19, 3]
+
+
+def test_damage_in_a_stretch_is_told_of_its_block_alone() -> None:
+    data = samples.noise(20 * MIB, 10)
+
+    def load(index: int) -> bytes:
+        if index == 9:
+            raise OSError(errno.EIO, "no")
+        return bytes(MIB) if index == 13 else data[index * MIB : (index + 1) * MIB]
+
+    with futures.ThreadPoolExecutor(2) as workers:
+        found = blocks.prove(_stored(data, load, workers), image="img", meter=meters.Meter())
+    assert [(damage.offset, damage.length) for damage in found] == [(9 * MIB, MIB), (13 * MIB, MIB)]

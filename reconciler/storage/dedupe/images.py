@@ -7,7 +7,9 @@ through it, ``StoredPoolImage`` serves whole disks, comparisons and digest lists
 from __future__ import annotations
 
 import collections
+import itertools
 import threading
+from collections.abc import Mapping, Sequence
 
 from reconciler.base import digests, disks, errors, extents
 from reconciler.storage import blocks, units
@@ -79,14 +81,25 @@ class Recipe:
                 self._pages.popitem(last=False)
         return pieces
 
-    def block(self, index: int) -> bytes:
-        """The bytes of 1 MiB block ``index``, each segment proven. Raises ``ImageDamaged``."""
-        offset, length = index * digests.BLOCK, digests.block_length(index, self.disk.size)
-        pieces = recipes.within(self.page(offset // recipes.PAGE), offset, length)
+    def blocks(self, indices: Sequence[int]) -> list[disks.Buffer]:
+        """The bytes of 1 MiB blocks, each segment read once and proven. Raises ``ImageDamaged``."""
+        ranges = [(index * digests.BLOCK, digests.block_length(index, self.disk.size)) for index in indices]
+        pieces = [recipes.within(self.page(start // recipes.PAGE), start, length) for start, length in ranges]
+        used: collections.Counter[bytes] = collections.Counter()
+        for piece in itertools.chain.from_iterable(pieces):
+            used[piece.fingerprint] += piece.length
         try:
-            segments = self._store.fetch([piece.fingerprint for piece in pieces])
+            segments = self._store.fetch(used)
         except containers.Damaged as error:
-            raise self.damaged(offset, error) from error
+            raise self.damaged(ranges[0][0], error) from error
+        for fingerprint, length in used.items():
+            if length < len(segments[fingerprint]):
+                self._store.keep(fingerprint, segments[fingerprint])
+        return [self._joined(one, *block, segments) for one, block in zip(pieces, ranges, strict=True)]
+
+    def _joined(
+        self, pieces: Sequence[recipes.Piece], offset: int, length: int, segments: Mapping[bytes, disks.Buffer]
+    ) -> disks.Buffer:
         parts: list[disks.Buffer] = []
         position = offset
         for start, size, fingerprint, within in pieces:
@@ -95,11 +108,7 @@ class Recipe:
             segment = segments[fingerprint]
             if within + size > len(segment):
                 raise self.damaged(start, "the recipe goes beyond a segment")
-            if size == len(segment):
-                parts.append(segment)
-            else:
-                self._store.keep(fingerprint, segment)
-                parts.append(memoryview(segment)[within : within + size])
+            parts.append(segment if size == len(segment) else memoryview(segment)[within : within + size])
             position = start + size
         if position < offset + length:
             parts.append(bytes(offset + length - position))
@@ -164,7 +173,7 @@ class StoredPoolImage:
             image=self.label.id,
             record=self._records[name],
             block_digests=block_digests,
-            load=recipe.block,
+            load=recipe.blocks,
             workers=self._store.workers,
         )
 

@@ -56,26 +56,29 @@ def read(root: Path) -> Position | None:
         return None
 
 
-def write(root: Path, position: Position) -> None:
-    """Keep the position, durably. Raises ``OSError``."""
+def write(store: stores.Store, position: Position) -> None:
+    """Keep the position, durably. Raises ``UnitError`` kinds."""
     document = {
         "kind": "PoolScrub",
         "startedAt": times.show(position.started),
         "began": position.began,
         "proven": [position.proven[0], f"{position.proven[1]:x}" if position.proven[1] >= 0 else "-1"],
     }
-    files.write_atomically(root / NAME, labels.seal(document))
+    # Under the lock, as a sweep takes every unfinished file of the folder for a leftover.
+    with store.journal.locked():
+        files.write_atomically(store.settings.root / NAME, labels.seal(document))
     crashes.passing("pool.scrub-placed")
 
 
-def begin(root: Path, now: dt.datetime) -> Position:
-    """A new round, durably begun. Raises ``OSError``."""
-    probe = files.temporary_name(root / NAME)
-    probe.touch()
-    began = probe.stat().st_mtime_ns
-    probe.unlink()
+def begin(store: stores.Store, now: dt.datetime) -> Position:
+    """A new round, durably begun. Raises ``UnitError`` kinds."""
+    with store.journal.locked():
+        probe = files.temporary_name(store.settings.root / NAME)
+        probe.touch()
+        began = probe.stat().st_mtime_ns
+        probe.unlink()
     position = Position(started=now, began=began)
-    write(root, position)
+    write(store, position)
     return position
 
 

@@ -98,7 +98,7 @@ def scrub(store: stores.Store, meter: meters.Meter, limits: Limits, now: dt.date
     with _alone(store):
         store.follow(thorough=True)
         root = store.settings.root
-        position = rounds.read(root) or rounds.begin(root, now)
+        position = rounds.read(root) or rounds.begin(store, now)
         waiting = rounds.left(store, position)
         total = sum(one.size for one in waiting)
         meter.add(total=total if limits.size is None else min(total, limits.size))
@@ -111,7 +111,7 @@ def scrub(store: stores.Store, meter: meters.Meter, limits: Limits, now: dt.date
             meter.check()
             _prove(store, one, pace, tally)
             position = dataclasses.replace(position, proven=(one.since, one.container))
-            rounds.write(root, position)
+            rounds.write(store, position)
         else:
             waiting = []
             rounds.end(root)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
+import itertools
 import os
 import shutil
 import tempfile
@@ -328,35 +330,57 @@ class Store:
             wanted.append((location.container, location.offset, location.length, fingerprint))
         wanted.sort()
         result: dict[bytes, disks.Buffer] = {}
-        for run in _runs(wanted):
-            container, start = run[0][:2]
-            data = self._read_run(container, kind, start, run[-1][1] + run[-1][2] - start)
-            for _, offset, length, fingerprint in run:
-                record = data[offset - start : offset - start + length]
-                try:
-                    result[fingerprint] = containers.decode(record, fingerprint, self.header.key)
-                except containers.Damaged as error:
-                    raise containers.Damaged(
-                        f"container {containers.file_name(container, kind)} at {offset}: {error}"
-                    ) from error
+        for container, located in itertools.groupby(wanted, key=lambda one: one[0]):
+            with _opened(containers.path(self.folder, container, kind)) as handle:
+                runs = list(_runs(located))
+                for run in runs:
+                    # All are asked for before the first is waited for: the device may take them in its own order.
+                    os.posix_fadvise(handle, run[0][1], _length(run), os.POSIX_FADV_WILLNEED)
+                for run in runs:
+                    result.update(self._read_run(handle, kind, run))
         return result
 
-    def _read_run(self, container: int, kind: int, offset: int, length: int) -> memoryview:
-        handle = os.open(containers.path(self.folder, container, kind), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            # What is wanted is known to the byte: reading ahead by guess would read what nobody asks for.
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-            return memoryview(os.pread(handle, length, offset))
-        finally:
-            os.close(handle)
+    def _read_run(self, handle: int, kind: int, run: list[_Located]) -> Iterator[tuple[bytes, disks.Buffer]]:
+        start = run[0][1]
+        data = memoryview(os.pread(handle, _length(run), start))
+        for container, offset, length, fingerprint in run:
+            try:
+                yield (
+                    fingerprint,
+                    containers.decode(data[offset - start : offset - start + length], fingerprint, self.header.key),
+                )
+            except containers.Damaged as error:
+                raise containers.Damaged(
+                    f"container {containers.file_name(container, kind)} at {offset}: {error}"
+                ) from error
 
 
-def _runs(wanted: Iterable[tuple[int, int, int, bytes]]) -> Iterator[list[tuple[int, int, int, bytes]]]:
-    run: list[tuple[int, int, int, bytes]] = []
+#: A segment that is wanted: container, offset and length of its record, fingerprint.
+_Located = tuple[int, int, int, bytes]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # What is wanted is known to the byte: reading ahead by guess would read what nobody asks for.
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _length(run: list[_Located]) -> int:
+    return run[-1][1] + run[-1][2] - run[0][1]
+
+
+def _runs(wanted: Iterable[_Located]) -> Iterator[list[_Located]]:
+    """Located segments of one container, ascending, by what is read at once."""
+    run: list[_Located] = []
     for item in wanted:
         if run:
-            container, offset, length, _ = run[-1]
-            if item[0] != container or item[1] > offset + length + _GAP or item[1] + item[2] - run[0][1] > _RUN:
+            _, offset, length, _ = run[-1]
+            if item[1] > offset + length + _GAP or item[1] + item[2] - run[0][1] > _RUN:
                 yield run
                 run = []
         run.append(item)

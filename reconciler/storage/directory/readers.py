@@ -13,7 +13,7 @@ import io
 import os
 import threading
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reconciler.base import digests, disks, errors, extents, files, meters
@@ -144,8 +144,11 @@ class _Chain:
             self.close()
             raise
 
-    def load(self, index: int) -> bytes:
-        """The bytes of one block as they lie there; the caller proves them. Raises ``OSError``."""
+    def load(self, indices: Sequence[int]) -> list[bytes]:
+        """The bytes of blocks as they lie there; the caller proves them. Raises ``OSError``."""
+        return [self._load(index) for index in indices]
+
+    def _load(self, index: int) -> bytes:
         handle = self._files[self._owners[index]].fileno()
         return os.pread(handle, digests.block_length(index, self._size), index * digests.BLOCK)
 
