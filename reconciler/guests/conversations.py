@@ -19,13 +19,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from reconciler.base import disks, errors, meters
+from reconciler.base import disks, errors, extents, meters
 from reconciler.guests import scans, wires
 
 #: Seconds between looks at the clock and at the meter while the child is silent.
 _TICK = 0.25
 #: Bytes of the child's last words that are quoted.
 _WORDS = 300
+#: Ranges that a command line has room for.
+_RANGES = 2_000
 #: Sectors a disk may have; anything else is taken as 512.
 _SECTORS = (512, 1024, 2048, 4096)
 
@@ -47,7 +49,9 @@ class Conversation:
         space: bool = False,
         files: bool = False,
         quiesced: bool = False,
+        within: extents.Extents | None = None,
     ) -> None:
+        """``within``: the runs of files that changed elsewhere alone are not wanted; None where all are."""
         self._disk = disk
         self._limits = limits
         self._meter = meter
@@ -61,6 +65,7 @@ class Conversation:
             "space": space,
             "files": files,
             "quiesced": quiesced,
+            "within": None if within is None else _coarse(within),
         }
         self._socket, theirs = socket.socketpair()
         self._words = tempfile.TemporaryFile()  # noqa: SIM115  closed with the conversation
@@ -181,3 +186,13 @@ class Conversation:
         lines = self._words.read(_WORDS).decode("ascii", "replace").split("\n")
         words = next((line for line in reversed(lines) if line.strip()), "no last words")
         return f"its reader ended with code {code}: {''.join(c if c.isprintable() else '?' for c in words)}"
+
+
+def _coarse(ranges: extents.Extents) -> extents.Extents:
+    """Ranges that hold all of ``ranges``, few enough for a command line."""
+    gap = 1 << 16
+    while len(ranges) > _RANGES:
+        wide = extents.normalise((offset, length + gap) for offset, length in ranges)
+        ranges = tuple((offset, length - gap) for offset, length in wide)
+        gap *= 2
+    return ranges

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import functools
 import secrets
 from collections.abc import Mapping
 from concurrent import futures
@@ -250,7 +251,8 @@ def _stream(
         hidden = look.hidden()
         changed = _changed(reading, state, context, disk, hidden) if base is not None and parent.vouches else None
         shown = masks.MaskedDisk(disk, hidden) if hidden else disk
-        written = writer.write(shown, meter=context.meter, changed=changed, parent=base, layout=look.layout)
+        layout = functools.partial(look.layout, changed)
+        written = writer.write(shown, meter=context.meter, changed=changed, parent=base, layout=layout)
     except errors.SourceError as error:
         return _Streamed(
             name=disk.name, written=None, known=False, finding=machines.Found(code=error.code, message=str(error))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 
 from reconciler.base import crashes, errors
 from reconciler.catalog import images
@@ -116,14 +117,10 @@ def _write(
     try:
         for record in source.label.disks:
             base = parent.of(record.name, record.size)
+            changed = source.changed(record.name, base) if base and parent.vouches else None
             with contextlib.closing(source.disk(record.name)) as disk:
-                written = writer.write(
-                    disk,
-                    meter=context.meter,
-                    changed=source.changed(record.name, base) if base and parent.vouches else None,
-                    parent=base,
-                    layout=guestviews.GuestView(disk, context.meter).layout,
-                )
+                layout = functools.partial(guestviews.GuestView(disk, context.meter).layout, changed)
+                written = writer.write(disk, meter=context.meter, changed=changed, parent=base, layout=layout)
             if written.record.digest != record.digest:
                 raise errors.ImageDamaged(
                     f"image {label.id}, disk {record.name}: what was read has digest"

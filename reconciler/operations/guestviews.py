@@ -15,7 +15,7 @@ _KEPT = "VolumeKeptWhole"
 
 
 class GuestView:
-    """One look at one disk, taken once at most. Not thread-safe."""
+    """One look at one disk, taken once as a rule. Not thread-safe."""
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class GuestView:
         self._exclude = frozenset(spec.exclude) if spec is not None else frozenset()
         self._keep = keep
         self._scan: scans.Scan | None = None
+        self._partly = False
 
     @property
     def warnings(self) -> tuple[scans.Warning_, ...]:
@@ -53,8 +54,15 @@ class GuestView:
             self._scan = scanning.scan(self.disk, want_space=self._selective, meter=self._meter)
         return self._scan
 
-    def layout(self) -> layouts.Layout:
-        """Where files lie. Raises ``Cancelled``, ``SourceError`` or ``UnitError``; a bad guest is a warning."""
+    def layout(self, changed: extents.Extents | None = None) -> layouts.Layout:
+        """Where files lie; where only ``changed`` differs from the parent, those that changed are enough.
+
+        Raises ``Cancelled``, ``SourceError`` or ``UnitError``; a bad guest is a warning.
+        """
+        if self._scan is None and changed is not None:
+            self._scan, self._partly = scanning.scan(self.disk, within=changed, meter=self._meter), True
+        elif self._partly and changed is None:
+            self._scan, self._partly = None, False
         return self._look().layout
 
     def hidden(self) -> extents.Extents:

@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
     limits = scans.Limits(**options["limits"])
     _confine(limits)
     line = stretches.Line(socket.socket(fileno=int(arguments[0])))
-    disk = stretches.Disk(line, options["size"])
+    disk = stretches.Disk(line, options["size"], options["within"])
     budget = outputs.Budget(limits=limits)
     first = 0
     found, warnings = volumes.find(disk, options["sector"])

@@ -57,18 +57,26 @@ class _Reader:
         return found
 
     def _inodes(self) -> Iterator[tuple[int, bytes]]:
-        """All inodes in use: their numbers and bytes. An inode is in use if its bitmap or its own fields say so."""
+        """All inodes in use: their numbers and bytes. An inode is in use if its bitmap or its own fields say so.
+
+        Only those that may have changed where nothing else is of interest.
+        """
         shape = self._shape
         size, each = shape.inode_size, shape.group_inodes
         for group in self.groups:
             count = each - group.unused
-            if group.flags & ext_groups.INODES_UNUSED or not count:
+            if group.flags & ext_groups.INODES_UNUSED or not self._stretch.touched(
+                group.table * shape.block, count * size
+            ):
                 continue
             bits = self._stretch.exactly(group.inode_bitmap * shape.block, -(-each // 8))
-            step = _TABLE_CHUNK // size
+            step = (stretches.GRAIN if self._stretch.partly else _TABLE_CHUNK) // size
             for first in range(0, count, step):
                 many = min(step, count - first)
-                table = self._stretch.exactly(group.table * shape.block + first * size, many * size)
+                place = group.table * shape.block + first * size
+                if not self._stretch.touched(place, many * size):
+                    continue
+                table = self._stretch.exactly(place, many * size)
                 for index in range(first, first + many):
                     at = (index - first) * size
                     if bits[index >> 3] >> (index & 7) & 1 or ext_inodes.alive(table, at):

@@ -239,33 +239,50 @@ class Table:
         return record
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
-        """The whole table in order, as the number of the first record and some records, not mended."""
-        size = self.shape.record
-        for offset in range(0, self.count * size, _CHUNK):
-            yield offset // size, self.content(self.runs, offset, min(_CHUNK, self.count * size - offset))
+        """The table in order, as the number of the first record and some records, not mended.
+
+        The whole of it, or the parts that may have changed where nothing else is of interest.
+        """
+        size, step = self.shape.record, stretches.GRAIN if self._stretch.partly else _CHUNK
+        for offset in range(0, self.count * size, step):
+            length = min(step, self.count * size - offset)
+            if self._touched(offset, length):
+                yield offset // size, self.content(self.runs, offset, length)
+
+    def _touched(self, offset: int, length: int) -> bool:
+        return not self._stretch.partly or any(
+            place is not None and self._stretch.touched(place, count)
+            for place, count in self._places(self.runs, offset, length)
+        )
 
     def content(self, runs: list[Run], offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset`` of a stream, both in bytes; holes are zeros. Raises ``Truncated``."""
+        pieces = [
+            bytes(count) if place is None else self._stretch.exactly(place, count)
+            for place, count in self._places(runs, offset, length)
+        ]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _places(self, runs: list[Run], offset: int, length: int) -> Iterator[tuple[int | None, int]]:
+        """Where a range of a stream lies on the volume, None for a hole, and bytes there."""
         cluster = self.shape.cluster
         number = max(bisect.bisect_right(runs, (offset // cluster, 1 << 62, 0)) - 1, 0)
-        pieces: list[bytes] = []
         end = offset + length
         while offset < end:
             if number >= len(runs):
-                pieces.append(bytes(end - offset))
-                break
+                yield None, end - offset
+                return
             vcn, lcn, count = runs[number]
             start, stop = vcn * cluster, (vcn + count) * cluster
             if offset < start:
-                pieces.append(bytes(min(start, end) - offset))
+                yield None, min(start, end) - offset
                 offset = min(start, end)
             elif offset < stop:
                 step = min(stop, end) - offset
-                pieces.append(self._stretch.exactly(lcn * cluster + offset - start, step))
+                yield lcn * cluster + offset - start, step
                 offset += step
             else:
                 number += 1
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def gather(self, number: int, record: bytearray, wanted: Container[int]) -> list[Attribute]:
         """All attributes of a file, those in other records included, as ``attributes`` does. Raises ``Damaged``."""

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 
 from reconciler.guests import wires
 
+#: Bytes of a table of inodes or records that are looked at together where only what changed is of interest.
+GRAIN = 64 << 10
 #: Bytes per cached block, and how many are kept: 12 MiB in all.
 BLOCK = 128 << 10
 BLOCKS = 96
@@ -47,9 +49,12 @@ class Line:
 class Disk:
     """The whole disk, behind a cache of its blocks."""
 
-    def __init__(self, line: Line, size: int) -> None:
+    def __init__(self, line: Line, size: int, within: list[tuple[int, int]] | None = None) -> None:
+        """``within``: ordered, disjoint ranges outside which nothing changed; None where all of it may have."""
         self._line = line
         self.size = size
+        self._within = within
+        self._starts = [offset for offset, _ in within or ()]
         self._cache: collections.OrderedDict[int, bytes] = collections.OrderedDict()
 
     def read(self, offset: int, length: int) -> bytes:
@@ -67,6 +72,18 @@ class Disk:
             )
         whole = b"".join(self._block(number) for number in range(first, last + 1))
         return whole[offset - first * BLOCK : offset - first * BLOCK + length]
+
+    @property
+    def partly(self) -> bool:
+        """Whether only what changed is of interest."""
+        return self._within is not None
+
+    def touched(self, offset: int, length: int) -> bool:
+        """Whether anything of a range may have changed."""
+        if self._within is None:
+            return True
+        number = bisect.bisect_left(self._starts, offset + length) - 1
+        return number >= 0 and sum(self._within[number]) > offset
 
     @staticmethod
     def _steps(offset: int, length: int) -> range:
@@ -121,6 +138,15 @@ class Stretch:
             yield place + offset - start, step
             offset += step
             number += 1
+
+    @property
+    def partly(self) -> bool:
+        """Whether only what changed is of interest."""
+        return self._disk.partly
+
+    def touched(self, offset: int, length: int) -> bool:
+        """Whether anything of a range of the volume may have changed."""
+        return any(self._disk.touched(place, count) for place, count in self.places(offset, length))
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes at ``offset``; fewer where the volume ends."""

@@ -61,7 +61,10 @@ class _Reader:
         return bitmap
 
     def _inodes(self) -> Iterator[xfs_inodes.Inode]:
-        """All inodes in use, in order. Raises ``Damaged`` and ``Truncated`` where a tree cannot be read."""
+        """All inodes in use, in order; those that may have changed where nothing else is of interest.
+
+        Raises ``Damaged`` and ``Truncated`` where a tree cannot be read.
+        """
         shape = self._shape
         bits = shape.group_bits + shape.inode_bits
         for group in range(shape.groups):
@@ -69,12 +72,20 @@ class _Reader:
             root, levels = int.from_bytes(header[20:24], "big"), int.from_bytes(header[24:28], "big")
             for record in xfs_shapes.records(self._stretch, shape, group, root, levels, (b"IABT", b"IAB3"), (16, 4)):
                 first, holes, _, free = struct.unpack(">IHHQ", record)
+                if not self._touched(group << bits | first):
+                    continue
                 for number in range(_CHUNK):
                     hole = shape.sparse and holes >> number // 4 & 1
                     if not hole and not free >> number & 1:
                         found = self._try(group << bits | first + number)
                         if found is not None and found.used:
                             yield found
+
+    def _touched(self, number: int) -> bool:
+        """Whether any of the inodes from ``number`` on that are kept together may have changed."""
+        shape = self._shape
+        place = shape.place(number >> shape.inode_bits)
+        return not self._stretch.partly or self._stretch.touched(place, _CHUNK * shape.inode)
 
     def _try(self, number: int) -> xfs_inodes.Inode | None:
         try:
