@@ -16,6 +16,8 @@ from reconciler.base import disks, errors, extents
 
 #: Bytes per logical sector of a disk that does not say.
 SECTOR = 512
+#: Bytes that leave the page cache together once a reader is past them.
+_STRETCH = 8 << 20
 
 
 def data_ranges(handle: int, size: int) -> extents.Extents:
@@ -75,7 +77,13 @@ class RawDisk(disks.Closing):
                 data += more
         except OSError as error:
             raise errors.SourceError(f"{self._path}: reading {length} bytes at {offset}: {error.strerror}") from error
+        self._leave((offset + length) // _STRETCH, offset // _STRETCH)
         return data
+
+    def _leave(self, now: int, before: int) -> None:
+        """A disk is read once: it must not push what the host works with out of memory, nor wait for room there."""
+        if now > before > 0:
+            os.posix_fadvise(self._handle, (before - 1) * _STRETCH, (now - before) * _STRETCH, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
