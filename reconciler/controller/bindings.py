@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from reconciler.base import errors
 from reconciler.jobs import engines
-from reconciler.operations import backups, duplications, expirations, sites
+from reconciler.operations import backups, duplications, expirations, scrubs, sites
 from reconciler.planning import actions, desired, dispatch, expiry, observed
 
 
@@ -113,11 +113,17 @@ def _reclaim(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int 
     return functools.partial(expirations.reclaim, situation.site, unit), None, None
 
 
+def _verify(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
+    unit = _need(start.action.unit, start.action)
+    return functools.partial(scrubs.scrub_slice, situation.site, unit), None, None
+
+
 _BINDINGS: Mapping[actions.Type, Callable[[Situation, dispatch.Start], tuple[_Runner, int | None, str | None]]] = {
     actions.Type.BACKUP: _backup,
     actions.Type.DUPLICATE: _duplicate,
     actions.Type.EXPIRE: _expire,
     actions.Type.RECLAIM: _reclaim,
+    actions.Type.VERIFY: _verify,
 }
 
 

@@ -75,6 +75,7 @@ def look_at_units(
                 capacity = units.measure(declared, open_units if seen.identity else None)
             except errors.UnitError as error:
                 state, message = "Offline", str(error)
+        proven = units.proven(declared) if state != "Offline" else None
         result[name] = observed.Unit(
             name=name,
             state=state,
@@ -84,6 +85,8 @@ def look_at_units(
             used_bytes=capacity.used if capacity else 0,
             reclaimable_bytes=capacity.reclaimable if capacity else 0,
             standalone=standalone,
+            proven=proven.since if proven else None,
+            proving=proven is not None and proven.under_way,
         )
     return result
 

@@ -77,11 +77,6 @@ def _unit(item: findings.Located, spec: storage.StorageUnitSpec, found: findings
             found.error(codes.POOL_SETTING, item, ("spec", "segmentSize"), message, "128KiB is the default")
     if spec.scrub is not None:
         _positive(item, ("spec", "scrub", "every"), spec.scrub.every, found)
-        if spec.type == "DedupePool":
-            hint = "run holdfast pool scrub by hand or from a timer"
-            _not_yet(
-                item, ("spec", "scrub"), "scrub is declared, but this version does not scrub by itself", hint, found
-            )
     if spec.immutability is not None:
         _positive(item, ("spec", "immutability", "period"), spec.immutability.period, found)
     if spec.state == "Draining":

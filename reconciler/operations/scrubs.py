@@ -1,20 +1,25 @@
 """Scrub: a pool is read again and proven, and the catalog learns which copies are damaged, or whole again.
 
-Called by ``holdfast pool scrub`` and after collections that met damage. No lease is needed: nothing is deleted that an
-image needs, and a copy's state is the plain truth about its unit. A damaged copy counts as missing everywhere, so the
-next plan makes it anew from another copy, or reads the machine as a whole.
+Called by ``holdfast pool scrub``, by the loop as ``scrub.every`` says, and after collections that met damage. No lease
+is needed: nothing is deleted that an image needs, and a copy's state is the plain truth about its unit. A damaged copy
+counts as missing everywhere, so the next plan makes it anew from another copy, or reads the machine as a whole.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from reconciler.base import errors, meters
 from reconciler.catalog import images
+from reconciler.jobs import engines
 from reconciler.operations import sites
 from reconciler.storage import units
 from reconciler.storage.dedupe import pools, scrubs
+
+#: What a scrub of the loop does at most before others get its slot: seconds, and bytes per second of one device.
+SLICE: Final = scrubs.Limits(seconds=900, rate=100 << 20)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +36,19 @@ def scrub(site: sites.Site, name: str, meter: meters.Meter, limits: scrubs.Limit
     unit = _pool(site, name)
     report = unit.scrub(meter=meter, limits=limits)
     return report, judge(site, name, report.wounded, meter.aside())
+
+
+def scrub_slice(site: sites.Site, unit: str, context: engines.JobContext) -> engines.Outcome:
+    """Go on with the round of a pool for a while; the job's log says what was found. Raises as ``scrub`` does."""
+    report, judged = scrub(site, unit, context.meter, SLICE)
+    context.log(f"{report.containers} containers of {unit} read again, {report.remaining} bytes are left of the round")
+    for what, message in report.findings:
+        context.log(f"{what}: {message}")
+    for copy in judged.damaged:
+        context.log(f"copy {copy} on {unit} is damaged")
+    for copy in judged.healed:
+        context.log(f"copy {copy} on {unit} is whole again")
+    return engines.Outcome()
 
 
 def judge(site: sites.Site, name: str, wounded: Mapping[str, Sequence[units.Damage]], meter: meters.Meter) -> Judged:

@@ -24,8 +24,6 @@ from reconciler.planning import (
     retries,
 )
 
-#: How long a cancelled deletion rests.
-_REST: Final = dt.timedelta(hours=24)
 _STATES: Final[Mapping[str, actions.State]] = {
     "Due": actions.State.DUE,
     "Waiting": actions.State.WAITING,
@@ -129,16 +127,9 @@ class Ledger:
     def _retried(
         self, place: str, state: actions.State, at: dt.datetime | None, said: actions.Reason
     ) -> tuple[actions.State, dt.datetime | None, actions.Reason]:
-        attempts = self._seen.attempts.get(place)
-        standing = retries.standing(attempts, None, self._now)
-        if attempts is not None and standing.state == "Cancelled":
-            rest = attempts.last_finished + _REST
-            if rest > self._now:
-                words = actions.Reason(code="Cancelled", message="it was cancelled, and rests for a day")
-                return actions.State.WAITING, rest, words
-        if attempts is not None and standing.state == "Waiting":
-            words = actions.Reason(code="Retry", message=f"the last attempt failed: {attempts.message}")
-            return actions.State.WAITING, standing.until, words
+        resting = retries.resting(self._seen.attempts.get(place), self._now)
+        if resting is not None:
+            return actions.State.WAITING, *resting
         return state, at, said
 
     def reclaim(self) -> Iterator[actions.Action]:

@@ -27,6 +27,7 @@ from reconciler.planning import (
     lifecycles,
     observed,
     schedules,
+    scrubs,
 )
 
 #: How far ahead a plan looks unless told otherwise.
@@ -83,6 +84,7 @@ class _Pass:
         for policy, client in sorted(self.machines):
             self.actions.extend(self._machine(policy, client, None))
         self.actions.extend(self.ledger.reclaim())
+        self.actions.extend(scrubs.scrubs(self.wanted, self.seen, self.judge.units, self.now, self.horizon))
         self._drift()
         return actions.Plan(
             now=self.now,

@@ -10,10 +10,12 @@ from __future__ import annotations
 import datetime as dt
 from typing import Final, NamedTuple
 
-from reconciler.planning import observed
+from reconciler.planning import actions, observed
 
 #: From this many attempts on whose worker died, each counts as a failure.
 PATIENCE: Final = 5
+#: How long a cancelled action rests that has no slot.
+REST: Final = dt.timedelta(days=1)
 _FIRST: Final = dt.timedelta(minutes=1)
 _LONGEST: Final = dt.timedelta(hours=1)
 
@@ -57,6 +59,19 @@ def standing(attempts: observed.Attempts | None, limit: int | None, now: dt.date
     if at_once or ahead or until <= now:
         return Standing("Ready", None, failures)
     return Standing("Waiting", until, failures)
+
+
+def resting(attempts: observed.Attempts | None, now: dt.datetime) -> tuple[dt.datetime | None, actions.Reason] | None:
+    """Until when an action rests that no slot asks for, and why; None where it may start."""
+    found = standing(attempts, None, now)
+    if attempts is None:
+        return None
+    if found.state == "Cancelled" and attempts.last_finished + REST > now:
+        words = actions.Reason(code="Cancelled", message="it was cancelled, and rests for a day")
+        return attempts.last_finished + REST, words
+    if found.state == "Waiting":
+        return found.until, actions.Reason(code="Retry", message=f"the last attempt failed: {attempts.message}")
+    return None
 
 
 def number(attempts: observed.Attempts | None) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reconciler.base import digests, errors, files, quantities
 from reconciler.storage import directory, identities, units
-from reconciler.storage.dedupe import pools
+from reconciler.storage.dedupe import pools, rounds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +85,11 @@ def look(unit: Declared, *, known_id: str | None, owner: str | None) -> Look:
             identity=identity,
         )
     return Look(state="Online", message="", identity=identity)
+
+
+def proven(unit: Declared) -> rounds.Standing | None:
+    """When a pool's stored data was read again last; None for any other unit, and before first use."""
+    return rounds.standing(unit.path) if unit.type == "DedupePool" else None
 
 
 def _first_look(unit: Declared) -> Look:

@@ -211,3 +211,35 @@ def test_a_dry_run_of_a_collection_says_what_would_come_back_and_why_not_more(al
     freed = alone.ask("pool", "collect", "pool")["details"]["freedBytes"]
     assert freed >= document["freedBytes"]
     assert alone.ask("pool", "collect", "pool", "--dry-run")["freedBytes"] == 0
+
+
+def scrubs(estate: Estate) -> list[str]:
+    return [one["state"] for one in estate.items("jobs") if one["type"] == "Verify"]
+
+
+def test_the_loop_scrubs_every_month_and_brings_back_what_it_finds(fresh: Estate) -> None:
+    fresh.command.run("apply", "--yes", ".")
+    for days, expected in ((29, []), (2, ["Succeeded"])):
+        fresh.set_clock(fresh.now() + dt.timedelta(days=days))
+        fresh.command.run("apply", "--yes", ".")
+        assert scrubs(fresh) == expected
+    image = newest(fresh, "vm1")
+    spoil(fresh, image, "system.img")
+    fresh.command.run("apply", "--yes", ".")
+    assert len(scrubs(fresh)) == 1
+    fresh.set_clock(fresh.now() + dt.timedelta(days=31))
+    fresh.command.run("apply", "--yes", ".", code=None)
+    assert scrubs(fresh) == ["Succeeded"] * 2
+    assert "CopyDamaged" in {one["event"] for one in fresh.items("audit")}
+
+
+def test_a_scrub_of_the_loop_that_is_killed_goes_on(fresh: Estate) -> None:
+    fresh.command.run("apply", "--yes", ".")
+    fresh.set_clock(fresh.now() + dt.timedelta(days=31))
+    killed = fresh.command.crashing("pool.scrub-placed:2").run("apply", "--yes", ".", code=None)
+    assert killed.returncode == -9
+    fresh.command.run("apply", "--yes", ".")
+    assert scrubs(fresh)[-1] == "Succeeded"
+    # After a month without a pass nothing is deleted before a second look at the clock.
+    fresh.command.run("apply", "--yes", ".")
+    fresh.require_converged()

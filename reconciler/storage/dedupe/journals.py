@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import fcntl
 import json
 import os
@@ -26,6 +27,8 @@ LOCK_NAME: Final = "lock"
 LOG_NAME: Final = "log"
 _TAIL: Final = 64 << 10
 _CHECK: Final = 16
+#: Bytes that the log's first line has at most.
+_FIRST: Final = 4096
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,6 +263,16 @@ def _write_all(handle: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]
+
+
+def made(root: Path) -> dt.datetime | None:
+    """When the log of the pool under ``root`` was begun; None where it cannot be told."""
+    try:
+        with (root / LOG_NAME).open("rb") as log:
+            first = log.readline(_FIRST)
+        return times.parse(json.loads(first.partition(b" ")[2])["at"]) if _decode(first) is not None else None
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _encode(document: dict[str, Any]) -> bytes:

@@ -2,7 +2,8 @@
 
 Containers are proven in the order in which they came into place. Those of before the round began and beyond the
 ``Position`` were proven longest ago; those that came later were proven by their writer since. A small sealed file is
-replaced after each container, so that a scrub goes on where one was interrupted, killed or out of time.
+replaced after each container, so that a scrub goes on where one was interrupted, killed or out of time; after the last
+one it says when the round ended.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 
 from reconciler.base import crashes, errors, files, times
 from reconciler.storage import labels
-from reconciler.storage.dedupe import containers, stores
+from reconciler.storage.dedupe import containers, journals, stores
 
 NAME: Final = "scrub.json"
 
@@ -29,6 +30,18 @@ class Position:
     began: int
     #: Nanoseconds and id of the last container proven; all that come after it in this order are left.
     proven: tuple[int, int] = (-1, -1)
+    #: When the round ended, None while it is under way.
+    ended: dt.datetime | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """When a pool was proven last."""
+
+    #: The end of the last round; of a pool that had none, when it was made.
+    since: dt.datetime
+    #: Whether a round is under way.
+    under_way: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -45,12 +58,32 @@ class Candidate:
 
 def read(root: Path) -> Position | None:
     """The position of the round that is under way, None where none is, or where what is there cannot be proven."""
+    last = _last(root)
+    return last if last is not None and last.ended is None else None
+
+
+def standing(root: Path) -> Standing | None:
+    """When the pool under ``root`` was proven last; None where nothing there tells."""
+    last = _last(root)
+    if last is not None:
+        return Standing(since=last.ended or last.started, under_way=last.ended is None)
+    made = journals.made(root)
+    return None if made is None else Standing(since=made, under_way=False)
+
+
+def _last(root: Path) -> Position | None:
     path = root / NAME
     try:
         document = labels.unseal(path.read_bytes(), str(path))
         started = times.parse(document["startedAt"])
         since, container = document["proven"]
-        return Position(started=started, began=int(document["began"]), proven=(int(since), int(container, 16)))
+        ended = document.get("endedAt")
+        return Position(
+            started=started,
+            began=int(document["began"]),
+            proven=(int(since), int(container, 16)),
+            ended=None if ended is None else times.parse(ended),
+        )
     except (FileNotFoundError, errors.ImageDamaged, KeyError, TypeError, ValueError):
         # A round too many does no harm.
         return None
@@ -58,12 +91,14 @@ def read(root: Path) -> Position | None:
 
 def write(store: stores.Store, position: Position) -> None:
     """Keep the position, durably. Raises ``UnitError`` kinds."""
-    document = {
+    document: dict[str, object] = {
         "kind": "PoolScrub",
         "startedAt": times.show(position.started),
         "began": position.began,
         "proven": [position.proven[0], f"{position.proven[1]:x}" if position.proven[1] >= 0 else "-1"],
     }
+    if position.ended is not None:
+        document["endedAt"] = times.show(position.ended)
     # Under the lock, as a sweep takes every unfinished file of the folder for a leftover.
     with store.journal.locked():
         files.write_atomically(store.settings.root / NAME, labels.seal(document))
@@ -80,12 +115,6 @@ def begin(store: stores.Store, now: dt.datetime) -> Position:
     position = Position(started=now, began=began)
     write(store, position)
     return position
-
-
-def end(root: Path) -> None:
-    """The round is over; the next scrub begins one. Raises ``OSError``."""
-    (root / NAME).unlink(missing_ok=True)
-    files.sync_folder(root)
 
 
 def left(store: stores.Store, position: Position) -> list[Candidate]:

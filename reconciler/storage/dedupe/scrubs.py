@@ -97,8 +97,7 @@ def scrub(store: stores.Store, meter: meters.Meter, limits: Limits, now: dt.date
     """
     with _alone(store):
         store.follow(thorough=True)
-        root = store.settings.root
-        position = rounds.read(root) or rounds.begin(store, now)
+        position = rounds.read(store.settings.root) or rounds.begin(store, now)
         waiting = rounds.left(store, position)
         total = sum(one.size for one in waiting)
         meter.add(total=total if limits.size is None else min(total, limits.size))
@@ -114,7 +113,7 @@ def scrub(store: stores.Store, meter: meters.Meter, limits: Limits, now: dt.date
             rounds.write(store, position)
         else:
             waiting = []
-            rounds.end(root)
+            rounds.write(store, dataclasses.replace(position, ended=now))
         return _report(store, meter, tally, position, waiting)
 
 
