@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "describe": Command("describing", "describe", "Everything known about one object."),
     "status": Command("describing", "status", "Whether the estate is in force, protected and converging."),
     "logs": Command("showing", "logs", "What a job said."),
+    "retention": Command("retaining", "preview", "Preview what a retention rule keeps of a list of times, and why."),
     "pool": Command("pools", "pool", "A deduplicating pool: stats, collect, scrub, check."),
     "unit": Command("pools", "unit", "A storage unit: adopt one that another catalog owns."),
     "version": Command("versions", "version", "The version, and with -o json the named crash points."),

@@ -1,6 +1,7 @@
 """``Keep`` against restic itself: the same times, the same rules, the same images kept.
 
-One repository, sets of snapshots told apart by tag, each rule tried with ``forget --dry-run --json`` on all of them.
+One repository of about 80 snapshots with many random tags; a tag is a set of times. Each of 100 sets of rules is tried
+with ``forget --dry-run --json`` on one of them, the hand-made ones on those that were made to be awkward too.
 Times are UTC on both sides, because restic reckons in the machine's zone. A restic process spends half a second on its
 key, so two run at a time.
 """
@@ -17,10 +18,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import holdfast_command
 import planning_samples as samples
 import pytest
 
 from reconciler.api import lifecycles
+from reconciler.base import times
 from reconciler.planning import retention
 
 NIGHTLY = [dt.datetime(2022, 11, 23, 21, tzinfo=dt.UTC) - dt.timedelta(days=day) for day in range(11)]
@@ -35,10 +38,24 @@ ODD = [
 ]  # fmt: skip
 _random = random.Random(7)
 RANDOM = sorted(
-    {samples.at("2022-06-01T00:00Z") + dt.timedelta(minutes=_random.randrange(60 * 24 * 100)) for _ in range(12)}
+    {
+        samples.at("2021-06-01T00:00Z") + dt.timedelta(minutes=int(60 * 24 * 540 * _random.random() ** 2))
+        for _ in range(54)
+    }
 )
-SETS = {"nightly": NIGHTLY, "odd": ODD, "random": RANDOM}
-RULES: tuple[dict[str, Any], ...] = (
+#: Snapshot -> its tags.
+SNAPSHOTS: dict[dt.datetime, list[str]] = {
+    **{moment: ["nightly"] for moment in NIGHTLY},
+    **{moment: ["odd"] for moment in ODD},
+    **{moment: ["random"] for moment in RANDOM},
+}
+for _tags in SNAPSHOTS.values():
+    _tags += [f"tag{number}" for number in range(24) if _random.random() < 0.4]
+SETS = {
+    tag: sorted(moment for moment, tags in SNAPSHOTS.items() if tag in tags)
+    for tag in sorted({tag for tags in SNAPSHOTS.values() for tag in tags})
+}
+AWKWARD: tuple[dict[str, Any], ...] = (
     {"last": 1}, {"last": 5}, {"last": 100}, {"hourly": 3}, {"daily": 1}, {"daily": 7}, {"weekly": 2}, {"weekly": 9},
     {"monthly": 3}, {"yearly": 2}, {"yearly": 5}, {"daily": 3, "weekly": 2}, {"last": 2, "monthly": 4},
     {"hourly": 4, "daily": 3, "weekly": 3, "monthly": 3, "yearly": 3}, {"within": "2d"}, {"within": "2mo"},
@@ -47,6 +64,19 @@ RULES: tuple[dict[str, Any], ...] = (
     {"withinDaily": "5d", "monthly": 2}, {"within": "24h"}, {"within": "1d", "yearly": 1}, {"withinMonthly": "14mo"},
     {"weekly": 1, "withinYearly": "10y"},
 )  # fmt: skip
+
+
+def _random_rules() -> dict[str, Any]:
+    """Any combination of one to five words, with small counts and odd periods."""
+    chosen = _random.sample(sorted(_OPTIONS), _random.randint(1, 5))
+    return {
+        name: f"{_random.randint(1, 9)}{_random.choice(['h', 'd', 'mo', 'y'])}"
+        if name.startswith("within")
+        else _random.randint(1, 12)
+        for name in chosen
+    }
+
+
 _OPTIONS = {
     "last": "--keep-last", "hourly": "--keep-hourly", "daily": "--keep-daily", "weekly": "--keep-weekly",
     "monthly": "--keep-monthly", "yearly": "--keep-yearly", "within": "--keep-within",
@@ -54,6 +84,12 @@ _OPTIONS = {
     "withinWeekly": "--keep-within-weekly", "withinMonthly": "--keep-within-monthly",
     "withinYearly": "--keep-within-yearly",
 }  # fmt: skip
+
+#: Rules, and the set they are tried on.
+CASES: tuple[tuple[dict[str, Any], str], ...] = (
+    *((rule, tag) for number, rule in enumerate(AWKWARD) for tag in (["nightly", "odd", "random"][number % 3],)),
+    *((_random_rules(), _random.choice(sorted(SETS))) for _ in range(100 - len(AWKWARD))),
+)
 
 
 class Repository:
@@ -77,18 +113,20 @@ class Repository:
         """Make the snapshots: one backup each, of a file of a few bytes."""
         (self._folder / "file").write_text("x")
         self.run("init")
-        for _ in _pool(self._back_up, [(tag, moment) for tag, moments in SETS.items() for moment in moments]):
-            pass
+        _pool(self._back_up, sorted(SNAPSHOTS))
 
-    def _back_up(self, one: tuple[str, dt.datetime]) -> None:
-        tag, moment = one
-        self.run("backup", "--time", f"{moment:%Y-%m-%d %H:%M:%S}", "--tag", tag, "--force", "file")
+    def _back_up(self, moment: dt.datetime) -> None:
+        tags = [word for tag in SNAPSHOTS[moment] for word in ("--tag", tag)]
+        self.run("backup", "--time", f"{moment:%Y-%m-%d %H:%M:%S}", *tags, "--force", "file")
 
-    def kept(self, rule: dict[str, Any]) -> dict[str, set[dt.datetime]]:
-        """By tag, the times of the snapshots that restic keeps."""
+    def kept(self, case: tuple[dict[str, Any], str]) -> set[dt.datetime]:
+        """The times of the snapshots of a set that restic keeps."""
+        rule, tag = case
         options = [word for name, value in rule.items() for word in (_OPTIONS[name], _spelled(value))]
-        answer = json.loads(self.run("forget", "--dry-run", "--json", "--no-lock", "--group-by", "tags", *options))
-        return {group["tags"][0]: {samples.at(one["time"]) for one in group["keep"]} for group in answer}
+        answer = json.loads(
+            self.run("forget", "--dry-run", "--json", "--no-lock", "--tag", tag, "--group-by", "host", *options)
+        )
+        return {samples.at(one["time"]) for group in answer for one in group["keep"] or ()}
 
 
 def _pool(work: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -102,25 +140,38 @@ def _spelled(value: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, set[dt.datetime]]]:
-    """What restic says to each of ``RULES``; a machine without restic is a broken one, not a reason to skip."""
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[set[dt.datetime]]:
+    """What restic says to each of ``CASES``; a machine without restic is a broken one, not a reason to skip."""
     repository = Repository(tmp_path_factory.mktemp("restic"))
     repository.fill()
-    return _pool(repository.kept, RULES)
+    return _pool(repository.kept, CASES)
 
 
 @pytest.mark.parametrize(
-    ("number", "rule"), list(enumerate(RULES)), ids=[",".join(f"{k}={v}" for k, v in rule.items()) for rule in RULES]
+    "number",
+    range(len(CASES)),
+    ids=[f"{number}-{','.join(f'{k}={v}' for k, v in rule.items())}" for number, (rule, _) in enumerate(CASES)],
 )
-def test_keep_keeps_what_restic_keeps(
-    answers: list[dict[str, set[dt.datetime]]], number: int, rule: dict[str, Any]
-) -> None:
+def test_keep_keeps_what_restic_keeps(answers: list[set[dt.datetime]], number: int) -> None:
+    rule, tag = CASES[number]
     written = lifecycles.Keep.model_validate({"type": "Keep", **rule})
-    for tag in sorted(SETS):
-        candidates = [
-            retention.Candidate(f"img-{index}", moment, index) for index, moment in enumerate(sorted(SETS[tag]))
-        ]
-        decided = retention.keep(written, candidates, samples.NOW)
-        ours = {one.time for one in candidates if decided[one.id].keeps}
-        assert ours == answers[number][tag], tag
-        assert len(ours) >= 1
+    candidates = [retention.Candidate(f"img-{index}", moment, index) for index, moment in enumerate(SETS[tag])]
+    decided = retention.keep(written, candidates, samples.NOW)
+    ours = {one.time for one in candidates if decided[one.id].keeps}
+    assert ours == answers[number], tag
+    assert len(ours) >= 1
+
+
+@pytest.mark.parametrize("number", [3, 40, 71, 99])
+def test_the_preview_says_the_same(answers: list[set[dt.datetime]], number: int, tmp_path: Path) -> None:
+    rule, tag = CASES[number]
+    (tmp_path / "times").write_text("".join(f"{times.show(moment)}\n" for moment in SETS[tag]))
+    words = ",".join(f"{name}={value}" for name, value in rule.items())
+    command = holdfast_command.Command(folder=tmp_path)
+    found = json.loads(
+        command.run(
+            "retention", "preview", "--keep", words, "--time-zone", "UTC", "--times", "times", "-o", "json"
+        ).stdout
+    )
+    assert {samples.at(one["time"]) for one in found if one["keep"]} == answers[number]
+    assert all(bool(one["rules"]) == one["keep"] for one in found)
