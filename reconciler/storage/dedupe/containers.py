@@ -233,8 +233,11 @@ def _check_header(head: bytes, file: Path, pool: uuid.UUID) -> tuple[int, int]:
     return kind, number
 
 
-def decode(record: disks.Buffer, fingerprint: bytes, key: bytes) -> disks.Buffer:
-    """The raw bytes of one record (header and payload), proven by ``fingerprint``. Raises ``Damaged``."""
+def decode(record: disks.Buffer, fingerprint: bytes, key: bytes | None) -> disks.Buffer:
+    """The raw bytes of one record (header and payload), proven by ``fingerprint``. Raises ``Damaged``.
+
+    Without ``key`` only header and length are proven; the bytes are the caller's to prove.
+    """
     view = memoryview(record)
     if len(view) < RECORD.size:
         raise Damaged("the record is cut off")
@@ -248,7 +251,7 @@ def decode(record: disks.Buffer, fingerprint: bytes, key: bytes) -> disks.Buffer
         data = _decompress(payload, raw)
     else:
         raise Damaged(f"the record has the unknown encoding {encoding}")
-    if len(data) != raw or blake3(data, key=key).digest() != fingerprint:
+    if len(data) != raw or (key is not None and blake3(data, key=key).digest() != fingerprint):
         raise Damaged("the segment contradicts its fingerprint")
     return data
 

@@ -27,6 +27,8 @@ from reconciler.storage.dedupe import containers, damages, registrations
 VERSION: Final = 2
 #: Virtual size to begin with; doubled when full. The file on disk grows with its contents only.
 _FIRST_MAP: Final = 256 << 20
+#: Bytes of an index up to which it is read as a whole when it is opened.
+_READ_WHOLE: Final = 64 << 20
 _VALUE: Final = struct.Struct("<QIII")
 _CHECK: Final = struct.Struct("<I")
 _CONTAINER: Final = struct.Struct("<BIQB")
@@ -59,6 +61,15 @@ class Known(NamedTuple):
     size: int
     #: Whether the index may know some of its segments in another container, 1 or 0.
     shadowed: int
+
+
+def _read_ahead(data: Path) -> None:
+    """Look-ups jump about: a small file is read in one go faster than page by page."""
+    handle = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(handle)
 
 
 class Index:
@@ -115,6 +126,8 @@ class Index:
 
     def _open_environment(self, data: Path) -> Any:
         size = data.stat().st_size if data.exists() else 0
+        if 0 < size <= _READ_WHOLE:
+            _read_ahead(data)
         environment = lmdb.open(
             str(self._folder),
             map_size=max(_FIRST_MAP, 2 * size),

@@ -270,8 +270,9 @@ class Store:
         """One page or span from its container of this very kind. Raises ``containers.Damaged``."""
         return bytes(self._fetch((kind,), [fingerprint])[fingerprint])
 
-    def fetch(self, fingerprints: Collection[bytes]) -> dict[bytes, disks.Buffer]:
-        """Data segments, each proven. Raises ``containers.Damaged`` for one that is missing or false."""
+    def fetch(self, fingerprints: Collection[bytes], *, prove: bool = True) -> dict[bytes, disks.Buffer]:
+        """Data segments, each proven unless the caller does that. Raises ``containers.Damaged`` for one that is missing
+        or false."""
         result: dict[bytes, disks.Buffer] = {}
         with self._kept_lock:
             for fingerprint in fingerprints:
@@ -281,7 +282,7 @@ class Store:
                     result[fingerprint] = kept
         rest = [fingerprint for fingerprint in dict.fromkeys(fingerprints) if fingerprint not in result]
         if rest:
-            result.update(self._fetch((containers.DATA,), rest))
+            result.update(self._fetch((containers.DATA,), rest, prove=prove))
         return result
 
     def keep(self, fingerprint: bytes, segment: disks.Buffer) -> None:
@@ -305,7 +306,9 @@ class Store:
                     self._learn(container, kind)
             return [one if one is not None and one.container in self.present else None for one in locations]
 
-    def _fetch(self, kinds: Sequence[int], fingerprints: list[bytes]) -> dict[bytes, disks.Buffer]:
+    def _fetch(
+        self, kinds: Sequence[int], fingerprints: list[bytes], *, prove: bool = True
+    ) -> dict[bytes, disks.Buffer]:
         """Segments from the first of ``kinds`` that holds them all. Raises ``containers.Damaged``."""
         problem = containers.Damaged("it is in no container")
         for again in (False, True):
@@ -315,14 +318,14 @@ class Store:
                 self.follow()
             for kind in kinds:
                 try:
-                    return self._read(kind, fingerprints)
+                    return self._read(kind, fingerprints, self.header.key if prove else None)
                 except FileNotFoundError as error:
                     problem = containers.Damaged(f"container {error.filename} is gone")
                 except containers.Damaged as error:
                     problem = error
         raise problem
 
-    def _read(self, kind: int, fingerprints: list[bytes]) -> dict[bytes, disks.Buffer]:
+    def _read(self, kind: int, fingerprints: list[bytes], key: bytes | None) -> dict[bytes, disks.Buffer]:
         wanted = []
         for fingerprint, location in zip(fingerprints, self.locate(kind, fingerprints), strict=True):
             if location is None:
@@ -337,22 +340,8 @@ class Store:
                     # All are asked for before the first is waited for: the device may take them in its own order.
                     os.posix_fadvise(handle, run[0][1], _length(run), os.POSIX_FADV_WILLNEED)
                 for run in runs:
-                    result.update(self._read_run(handle, kind, run))
+                    result.update(_read_run(handle, kind, run, key))
         return result
-
-    def _read_run(self, handle: int, kind: int, run: list[_Located]) -> Iterator[tuple[bytes, disks.Buffer]]:
-        start = run[0][1]
-        data = memoryview(os.pread(handle, _length(run), start))
-        for container, offset, length, fingerprint in run:
-            try:
-                yield (
-                    fingerprint,
-                    containers.decode(data[offset - start : offset - start + length], fingerprint, self.header.key),
-                )
-            except containers.Damaged as error:
-                raise containers.Damaged(
-                    f"container {containers.file_name(container, kind)} at {offset}: {error}"
-                ) from error
 
 
 #: A segment that is wanted: container, offset and length of its record, fingerprint.
@@ -368,6 +357,17 @@ def _opened(path: Path) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _read_run(handle: int, kind: int, run: list[_Located], key: bytes | None) -> Iterator[tuple[bytes, disks.Buffer]]:
+    start = run[0][1]
+    data = memoryview(os.pread(handle, _length(run), start))
+    for container, offset, length, fingerprint in run:
+        try:
+            yield fingerprint, containers.decode(data[offset - start : offset - start + length], fingerprint, key)
+        except containers.Damaged as error:
+            name = containers.file_name(container, kind)
+            raise containers.Damaged(f"container {name} at {offset}: {error}") from error
 
 
 def _length(run: list[_Located]) -> int:
