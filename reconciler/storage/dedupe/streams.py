@@ -97,11 +97,13 @@ class DiskStream:
         self._batch.replaced += new
         if block.data is not None:
             self._walked += block.length
-            self._read_layout(extents.total(new))
+            total = extents.total(new)
+            self._read_layout(total)
             view = memoryview(block.data)
             for offset, length in new:
-                start = offset - block.offset
-                self._add(self._segmenter.feed(offset, view[start : start + length]))
+                part = view[offset - block.offset : offset - block.offset + length]
+                # A few bytes that wait for their batch must not hold a whole block in memory.
+                self._add(self._segmenter.feed(offset, part if 2 * total > block.length else bytes(part)))
         if self._batch.full():
             self._batch.settled = self._segmenter.settled
             self._send()
