@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "restore": Command("restoring", "restore", "Restore a machine or one disk, and prove every byte."),
     "get": Command("showing", "get", "List images, copies, jobs, clients, units, policies or the audit log."),
     "describe": Command("describing", "describe", "Everything known about one object."),
+    "explain": Command("explaining", "explain", "Why a copy stays, why a machine was not backed up, what comes next."),
     "status": Command("describing", "status", "Whether the estate is in force, protected and converging."),
     "logs": Command("showing", "logs", "What a job said."),
     "retention": Command("retaining", "preview", "Preview what a retention rule keeps of a list of times, and why."),

@@ -1,0 +1,309 @@
+"""Why, in words: why a copy stays and when it leaves, why a machine was not backed up and when it will be.
+
+Nothing is decided here. Each ``Sentence`` repeats what ``expiry`` or the plan says now, and the time it names is found
+by asking the same judge again at that time: under a fixed period with the catalog as it is, under ``Keep`` with the
+images that the policy's next slots would bring. Pure: called by ``holdfast explain``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from reconciler.api import lifecycles as kinds
+from reconciler.base import times
+from reconciler.planning import (
+    actions,
+    calendars,
+    configuration,
+    desired,
+    expiry,
+    histories,
+    observed,
+    placements,
+    retention,
+    schedules,
+)
+
+#: Slots ahead that are tried to find when ``Keep`` lets a copy go.
+_SLOTS: Final = 8192
+
+#: What would release a copy that nothing but this keeps.
+_RELEASES: Final = {
+    "NewestImage": "a newer complete image of the series",
+    "Base": "the copies built on it leave first",
+    "Busy": "the job that uses it ends",
+    "Writing": "the job that writes it ends",
+    "Forever": "another retention in the lifecycle",
+    "NoRule": "a lifecycle that says how long it stays",
+    "CapacityManaged": "another retention in the lifecycle",
+    "DoubtfulTime": "the clock passes its time",
+    "Partial": "a newer complete image of the series, and seven days",
+    "RebuiltCatalog": "an approval, as it came back with its unit",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Sentence:
+    """One statement about an object."""
+
+    #: What of it, such as ``copy 1 on fast`` or ``policy gold``.
+    about: str
+    #: Kept, Due, Waiting, Blocked, Planned, Expired or Fact.
+    state: str
+    code: str
+    message: str
+    #: When that changes, None where time alone does not change it.
+    at: dt.datetime | None = None
+    #: What would change it, or what becomes of it at that time; empty where nothing is to be said.
+    release: str = ""
+
+
+# -- images ------------------------------------------------------------------------------------------------------------
+
+
+def image(
+    wanted: desired.Desired, seen: observed.Observed, series: observed.Series, image_id: str, now: dt.datetime
+) -> tuple[Sentence, ...]:
+    """Each copy of one image of ``series``: why it is there, until when, and what would release it."""
+    foresight = _Foresight(wanted, seen, series, now)
+    found = next(one for one in foresight.series.images if one.id == image_id)
+    return tuple(foresight.copy(found, copy) for copy in found.copies)
+
+
+class _Foresight:
+    """The judge of one series, now and later."""
+
+    def __init__(
+        self, wanted: desired.Desired, seen: observed.Observed, series: observed.Series, now: dt.datetime
+    ) -> None:
+        self._seen, self._now = seen, now
+        self._wanted = configuration.effective(wanted, seen.applied)
+        (self.series,) = configuration.renames(self._wanted).follow((series,))
+        self._verdicts = self._judged(self.series, now)
+
+    def _judged(self, series: observed.Series, at: dt.datetime) -> dict[tuple[str, int], expiry.Verdict]:
+        judge = expiry.Judge(self._wanted, self._seen, at)
+        found = judge.verdicts(histories.History(series, at), everything=True)
+        return {(one.image.id, one.copy.number): one for one in found}
+
+    def copy(self, image: observed.Image, copy: observed.Copy) -> Sentence:
+        """What is to be said of one copy."""
+        about = f"copy {copy.number} on {copy.unit}"
+        if copy.state == "Expired":
+            return Sentence(about=about, state="Expired", code="Expired", message="it is gone")
+        verdict = self._verdicts[image.id, copy.number]
+        at, release = self._released(verdict)
+        return Sentence(
+            about=about, state=verdict.state, code=verdict.code, message=verdict.message, at=at, release=release
+        )
+
+    def _released(self, verdict: expiry.Verdict) -> tuple[dt.datetime | None, str]:
+        if verdict.state == "Due":
+            return self._now, "the next pass deletes it"
+        if verdict.held is not None:
+            return verdict.held.until, "its promise ends" if verdict.held.until else "an approval"
+        if verdict.owes:
+            return None, f"{' and '.join(verdict.owes)} made and proven"
+        if verdict.used_by is not None:
+            return None, f"{verdict.used_by} is done"
+        if verdict.after:
+            return None, "the copies built on it leave first"
+        if verdict.code == "Keep":
+            return self._pushed_out(verdict)
+        if verdict.at is not None and verdict.at > self._now:
+            return verdict.at, self._then(self._judged(self.series, verdict.at), verdict)
+        return None, _RELEASES.get(verdict.code, "")
+
+    def _then(self, later: dict[tuple[str, int], expiry.Verdict], verdict: expiry.Verdict) -> str:
+        """What becomes of a copy at a later time, if nothing else happens."""
+        then = later[verdict.image.id, verdict.copy.number]
+        if then.state in ("Due", "Planned") or (then.state == "Waiting" and then.after):
+            return "it leaves then"
+        return f"it stays then too, {then.message.partition(': ')[2]}, until {self._why_longer(then)}"
+
+    def _why_longer(self, then: expiry.Verdict) -> str:
+        if then.owes:
+            return f"{' and '.join(then.owes)} are made"
+        return _RELEASES.get(then.code, "that changes")
+
+    # -- Keep ----------------------------------------------------------------------------------------------------------
+
+    def _pushed_out(self, verdict: expiry.Verdict) -> tuple[dt.datetime | None, str]:
+        """At which of the next slots newer images push a copy out, if every slot succeeds."""
+        coming = list(itertools.islice(self._coming(verdict), _SLOTS))
+        if not coming or self._kept_with(verdict, coming):
+            return None, "newer images push it out" if coming else "another retention in the lifecycle"
+        low, high = 0, len(coming)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._kept_with(verdict, coming[:middle]) else (low, middle)
+        at = coming[high - 1].time
+        later = self._judged(self._with(coming[:high]), at)
+        return at, f"if every slot succeeds, {self._then(later, verdict)}"
+
+    def _kept_with(self, verdict: expiry.Verdict, coming: Sequence[observed.Image]) -> bool:
+        """Whether the rule keeps a copy once these images are there too."""
+        judge = expiry.Judge(self._wanted, self._seen, coming[-1].time)
+        name = judge.book.operation
+        lifecycle, operation = verdict.image.lifecycle, name(verdict.image.lifecycle, verdict.copy.operation)
+        rule = judge.book.rule(verdict.image, operation)
+        if not isinstance(rule, kinds.Keep):
+            return True
+        candidates = [
+            retention.Candidate(one.id, one.time, one.sequence, one.type == "Full")
+            for one in (*histories.History(self.series, self._now).sound, *coming)
+            if one.lifecycle == lifecycle
+            and any(c.state in observed.GOOD and name(lifecycle, c.operation) == operation for c in one.copies)
+        ]
+        decided = retention.keep(rule, candidates, coming[-1].time).get(verdict.image.id)
+        return decided is None or decided.keeps
+
+    def _with(self, coming: Sequence[observed.Image]) -> observed.Series:
+        return dataclasses.replace(self.series, images=(*self.series.images, *coming))
+
+    def _coming(self, verdict: expiry.Verdict) -> Iterator[observed.Image]:
+        """The images that the next slots would bring onto the operation of a copy, as copies of the newest ones."""
+        policy = self._wanted.policies.get(self.series.policy)
+        if policy is None or self._wanted.is_orphaned("BackupPolicy", policy.name):
+            return
+        sequence = max(one.sequence for one in self.series.images)
+        for slot, schedule in _slots(self._wanted, self._seen, self.series, self._now):
+            model = next((one for one in reversed(self.series.images) if one.schedule == schedule), verdict.image)
+            sequence += 1
+            copy = verdict.copy._replace(number=1, state="Complete", created_at=slot, base=None, busy=False)
+            yield verdict.image._replace(
+                id=f"coming-{sequence}", schedule=schedule, type=model.type, state="Complete", time=slot, slot=slot,
+                sequence=sequence, parent=None, copies=(copy,),
+            )  # fmt: skip
+
+
+def _slots(
+    wanted: desired.Desired,
+    seen: observed.Observed,
+    series: observed.Series,
+    now: dt.datetime,
+) -> Iterator[tuple[dt.datetime, str]]:
+    """The next slots of a policy for one series, each with its schedule, in order."""
+    client = seen.clients.get(series.client)
+    record = schedules.record(histories.History(series, now), client.first_seen if client is not None else now)
+    tables = schedules.timetables(wanted, wanted.policies[series.policy], seen, now)
+
+    def one(table: schedules.Timetable) -> Iterator[tuple[dt.datetime, str]]:
+        at = schedules.following(table, record, now)
+        while at is not None:
+            yield at, table.schedule.name
+            at = schedules.following(table, record, at)
+
+    return heapq.merge(*(one(table) for table in tables))
+
+
+# -- clients, policies, units ------------------------------------------------------------------------------------------
+
+
+def client(
+    wanted: desired.Desired,
+    seen: observed.Observed,
+    plan: actions.Plan,
+    slug: str,
+    all_series: Iterable[observed.Series],
+    now: dt.datetime,
+) -> tuple[Sentence, ...]:
+    """Whether and why one machine is backed up: drift that names it, what the plan does for it, its next slots."""
+    effective = configuration.effective(wanted, seen.applied)
+    said = [
+        Sentence(about=one.object, state="Fact", code=one.code, message=one.message)
+        for one in plan.drift
+        if slug in (one.object, one.object.partition("/")[2], one.object.rpartition("/")[2])
+    ]
+    said += [_of_action(one) for one in plan.actions if one.client == slug and one.type is not actions.Type.EXPIRE]
+    planned = {one.policy for one in plan.actions if one.client == slug and one.type is actions.Type.BACKUP}
+    for series in all_series:
+        if series.policy in planned:
+            continue
+        if series.policy not in effective.policies or effective.is_orphaned("BackupPolicy", series.policy):
+            message = f"no manifest describes policy {series.policy}; nothing new is backed up"
+            said.append(Sentence(about=f"policy {series.policy}", state="Blocked", code="Orphaned", message=message))
+            continue
+        slot = next(_slots(effective, seen, series, now), None)
+        if slot is not None:
+            said.append(_next_slot(f"policy {series.policy}", *slot))
+    return tuple(said)
+
+
+def policy(
+    wanted: desired.Desired, seen: observed.Observed, plan: actions.Plan, name: str, now: dt.datetime
+) -> tuple[Sentence, ...]:
+    """What one policy does next, and what keeps it from it."""
+    effective = configuration.effective(wanted, seen.applied)
+    known = effective.policies[name]
+    said = [
+        Sentence(about=one.object, state="Fact", code=one.code, message=one.message)
+        for one in plan.drift
+        if name in (one.object, one.object.partition("/")[0], one.object.rpartition("/")[2])
+    ]
+    if effective.is_orphaned("BackupPolicy", name):
+        message = "its manifest is gone: nothing new is backed up, what exists keeps its expiry"
+        return (*said, Sentence(about=f"policy {name}", state="Blocked", code="Orphaned", message=message))
+    for table in schedules.timetables(effective, known, seen, now):
+        said.append(_schedule(table, now))
+    mine = [one for one in plan.actions if one.policy == name and one.type is actions.Type.BACKUP]
+    return (*said, *(_of_action(one) for one in mine))
+
+
+def _schedule(table: schedules.Timetable, now: dt.datetime) -> Sentence:
+    spec = table.schedule
+    about = f"schedule {spec.name}"
+    rhythm = f"every {spec.every}" if spec.every is not None else f"cron {spec.cron} in {spec.time_zone}"
+    if spec.cron is None:
+        message = f"{spec.type}, {rhythm} after the slot that was served last"
+        return Sentence(about=about, state="Fact", code="Schedule", message=message)
+    at = calendars.following(spec.cron, spec.time_zone, now)
+    opening = calendars.next_opening(table.window, at) if table.window is not None and at is not None else at
+    late = f", started when its window opens {times.show_minutes(opening)}" if opening != at and opening else ""
+    return Sentence(about=about, state="Planned", code="NextSlot", message=f"{spec.type}, {rhythm}{late}", at=at)
+
+
+def unit(wanted: desired.Desired, seen: observed.Observed, plan: actions.Plan, name: str) -> tuple[Sentence, ...]:
+    """What one storage unit takes, gives and loses, and why not."""
+    effective = configuration.effective(wanted, seen.applied)
+    units = placements.Units(effective, seen)
+    questions = (
+        ("new copies", "it takes new copies", units.refuses_new(name)),
+        ("reading", "copies on it can be read", units.refuses_read(name)),
+        ("deleting", "copies on it can be deleted", units.refuses_delete(name)),
+    )
+    said = [
+        Sentence(about=about, state="Blocked", code=refusal.code, message=refusal.message)
+        if refusal is not None
+        else Sentence(about=about, state="Fact", code="Able", message=able)
+        for about, able, refusal in questions
+    ]
+    said += [_of_action(one) for one in plan.actions if one.unit == name and one.policy is None]
+    leaving = [one for one in plan.actions if one.unit == name and one.type is actions.Type.EXPIRE]
+    for state in actions.State:
+        chosen = [one for one in leaving if one.state is state]
+        if chosen:
+            message = f"{len(chosen)} of its copies would leave"
+            first = min((one.at for one in chosen if one.at is not None), default=None)
+            said.append(Sentence(about="expiry", state=state.value, code="Expiry", message=message, at=first))
+    return tuple(said)
+
+
+def _of_action(action: actions.Action) -> Sentence:
+    return Sentence(
+        about=action.address,
+        state=action.state.value,
+        code=action.reason.code,
+        message=action.reason.message,
+        at=action.at if action.state in (actions.State.PLANNED, actions.State.WAITING) else None,
+    )
+
+
+def _next_slot(about: str, at: dt.datetime, schedule: str) -> Sentence:
+    message = f"next slot of {schedule}: {times.show_minutes(at)}"
+    return Sentence(about=about, state="Planned", code="NextSlot", message=message, at=at)
