@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import textwrap
 from typing import Annotated
 
 import typer
@@ -103,13 +104,19 @@ _SYMBOLS = {"Due": "+", "Waiting": "»", "Blocked": "!", "Planned": "·", "Expir
 def _text(document: Explanation) -> str:
     lines = [f"{document.of} {document.name}"]
     for one in document.sentences:
-        lines.append(f"  {_SYMBOLS.get(one.state, ' ')} {one.about}: {one.message}")
+        lines += _wrapped(f"  {_SYMBOLS.get(one.state, ' ')} {one.about}: {one.message}")
         until = _until(one.at, one.release)
         if until:
-            lines.append(f"      {until}")
+            lines += _wrapped(f"      {until}")
     if not document.sentences:
         lines.append("  nothing is due, waiting or held")
-    return tables.page(lines)
+    return "\n".join(lines)
+
+
+def _wrapped(line: str) -> list[str]:
+    """Words are what this command is for: they are wrapped, not cut."""
+    width = tables.terminal()
+    return textwrap.wrap(line, width, subsequent_indent=" " * 6, break_on_hyphens=False) if width else [line]
 
 
 def _until(at: dt.datetime | None, release: str) -> str:
