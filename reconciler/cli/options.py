@@ -16,6 +16,14 @@ class Output(enum.StrEnum):
     JSON = "json"
 
 
+class PlanOutput(enum.StrEnum):
+    """How a plan is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
 Format = Annotated[
     Output, typer.Option("-o", "--output", help="text for people, json for programs.", show_default=True)
 ]

@@ -15,7 +15,7 @@ from reconciler.catalog import database, inventories
 from reconciler.cli import options, outputs, settings
 from reconciler.controller import jumps, observations, passes
 from reconciler.planning import actions, configuration, planfile
-from reconciler.reports import plans
+from reconciler.reports import comments, plans
 from reconciler.storage import opening
 
 
@@ -27,7 +27,12 @@ def plan(
         Path | None, typer.Option("--out", metavar="FILE", help="Save the plan for: holdfast apply FILE.")
     ] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show every action and field.")] = False,
-    output: options.Format = options.Output.TEXT,
+    most: Annotated[
+        int, typer.Option("--max-bytes", min=comments.SMALLEST, help="markdown: bytes that the comment may have.")
+    ] = comments.LARGEST,
+    output: Annotated[
+        options.PlanOutput, typer.Option("-o", "--output", help="text, json, or markdown for a pull request.")
+    ] = options.PlanOutput.TEXT,
     state: options.State = None,
     catalog: options.Catalog = None,
 ) -> int:
@@ -43,7 +48,10 @@ def plan(
             "catalog": chosen.catalog,
         }
         files.write_atomically(out.absolute(), json.dumps(saved, indent=2).encode() + b"\n")
-    outputs.emit(document, output, lambda shown: plans.text(shown, verbose=verbose))
+    if output is options.PlanOutput.MARKDOWN:
+        outputs.emit(document, options.Output.TEXT, lambda shown: comments.markdown(shown, most))
+    else:
+        outputs.emit(document, options.Output(output), lambda shown: plans.text(shown, verbose=verbose))
     if not tree.valid:
         return errors.ConfigurationError.exit_code
     return 2 if detailed and made.changes else 0

@@ -208,3 +208,11 @@ def test_text_fits_80_columns_without_colour(converged: Estate) -> None:
         assert text.strip()
         assert [line for line in text.splitlines() if len(line) > 80] == [], arguments
         assert "\x1b" not in text
+
+
+def test_a_plan_as_markdown_begins_with_its_marker(empty: Estate) -> None:
+    text = empty.command.run("plan", ".", "-o", "markdown", "--max-bytes", "4096").stdout
+    assert text.startswith("<!-- holdfast-plan -->\n## Holdfast plan for `dir@blake3:")
+    assert len(text.encode()) <= 4096
+    assert "### Configuration" in text
+    empty.command.run("plan", ".", "-o", "markdown", "--max-bytes", "10", code=64)
