@@ -6,10 +6,11 @@ may be: what is destroyed and the summary stay whole, lists give up their ends.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from reconciler.api.documents import plans, results
 from reconciler.base import quantities
@@ -24,7 +25,8 @@ _SYMBOLS: Final = {"Create": "+", "Update": "~", "Orphan": ".", "Adopt": "+"}
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>#|~&])")
 
 
-class _Section(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Section:
     """A heading and its lines; ``head`` are lines that stay where the others go."""
 
     title: str
@@ -52,7 +54,7 @@ def markdown(document: plans.Plan, most: int = LARGEST) -> str:
 
 def _sections(document: plans.Plan) -> list[_Section]:
     held = document.destruction
-    digest = [f"Digest {_code(held.digest)}", ""] if held.digest else []
+    digest = (f"Digest {_code(held.digest)}", "") if held.digest else ()
     changes = [line for one in document.configuration for line in _change(one)]
     return [
         _Section("Would be destroyed", _destroyed(held), False, digest, count=held.copies),
