@@ -24,7 +24,7 @@ class Row:
     unit: str
     #: Whether small figures are good ones.
     small: bool
-    #: ``Speed`` and ``Span`` (many days) are judged in a full run alone.
+    #: ``Speed`` and ``Span`` (many days, or more change than a slice has) are judged in a full run alone.
     about: Literal["Speed", "Bytes", "Span"]
 
     def reached(self, found: float, mark: float) -> bool:
@@ -50,7 +50,7 @@ ROWS = (
     _row("separate", "Bytes", 3, 1.5, "%", "added by a guest of files the pool holds, over their bytes"),
     _row("secondRate", "Speed", 0.6, 0.8, "x", "second full, nothing changed, over pread + BLAKE3"),
     _row("incremental", "Speed", 2, 0.5, "s", "incremental of known changes, the part that does not grow"),
-    _row("dayFiles", "Bytes", 1.3, 1.1, "x", "stored for new and appended data, over it packed alone"),
+    _row("dayFiles", "Span", 1.3, 1.1, "x", "stored for new and appended data, over it packed alone"),
     _row("dayPlace", "Bytes", 10, 5, "x", "stored for 8 KiB writes in place, over them packed alone"),
     _row("restoreRate", "Speed", 3, 5, "x", "restore of a whole disk, throughput over restic's"),
     _row("restoreAged", "Speed", 0.8, 0.9, "x", "restore of the newest image after the dailies, over first full"),
