@@ -93,7 +93,7 @@ class Desk:
     ) -> Iterator[actions.Action]:  # fmt: skip
         """The backup that is due or waits, if any, and the next slot within the horizon."""
         emitted = None
-        entries = [*self._due(slug, record), *self._requested(machine.id, record)]
+        entries = [*self._due(slug, record), *self._requested(machine.id, record, history)]
         if entries:
             # A schedule whose window is closed does not hold back another one whose window is open.
             first = min(entry.opening for entry in entries)
@@ -138,13 +138,20 @@ class Desk:
                     continue
             yield _Entry(table, slot, opening)
 
-    def _requested(self, client: str, record: schedules.Record) -> Iterator[_Entry]:
-        """A request is a slot at its own time, through the policy: its weakest schedule, in that one's window."""
+    def _requested(self, client: str, record: schedules.Record, history: histories.History | None) -> Iterator[_Entry]:
+        """A request is a slot at its own time, through the policy: its weakest schedule, in that one's window.
+
+        Any image made since serves it. One made before does not, though its slot may lie in the same second.
+        """
+        made = [image.time for image in history.sound] if history is not None else []
         for request in self._requests.get(client, ()):
-            slot = schedules.whole(request.at)
-            served = record.served[1]
-            if served is not None and served >= slot:
+            if any(moment >= request.at for moment in made):
                 continue
+            slot, served = schedules.whole(request.at), record.served[1]
+            if served is not None and served > slot:
+                continue
+            if served == slot:
+                slot += dt.timedelta(seconds=1)
             table = min(self.tables, key=lambda one: (one.strength, one.place))
             opening = self._opening(table)
             if opening is not None:

@@ -272,6 +272,17 @@ def test_a_suspended_policy_waits_until_its_end() -> None:
     assert now_due(wanted, "2026-11-25T00:00Z", stored(1, ago(days=3))) is not None
 
 
+def test_a_request_in_the_second_of_a_slot_that_was_served_before_is_a_slot_of_its_own() -> None:
+    wanted = estate({"name": "daily", "type": "Full", "every": "24h"})
+    at = AT("2026-11-22T15:00:00.800Z")
+    ask = observed.Request(id="r-1", policy="gold", client=samples.CLIENT, at=at)
+    before = samples.image(1, AT("2026-11-22T15:00:00.300Z"), slot=AT("2026-11-22T15:00Z"))
+    (due, *_) = backups(wanted, AT("2026-11-22T15:00:01Z"), before, requests=(ask,))
+    assert (due.slot, due.request) == (AT("2026-11-22T15:00:01Z"), "r-1")
+    served = samples.image(2, AT("2026-11-22T15:00:02Z"), slot=AT("2026-11-22T15:00:01Z"))
+    assert now_due(wanted, "2026-11-22T15:00:03Z", before, served, requests=(ask,)) is None
+
+
 def test_a_request_is_a_slot_at_its_own_time_through_the_policy() -> None:
     ask = observed.Request(id="r-1", policy="gold", client=samples.CLIENT, at=AT("2026-11-22T15:00:07.25Z"))
     again = dataclasses.replace(ask, id="r-2", at=AT("2026-11-22T15:00:09Z"))
