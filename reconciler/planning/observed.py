@@ -129,7 +129,8 @@ class Unit:
     reclaimable_bytes: int = 0
     #: Whether each image stands alone (a pool) or chains are kept (a Directory).
     standalone: bool = False
-    #: When a pool's last scrub ended, or the pool was made; None for any other unit, and before first use.
+    #: When a pool's last scrub ended, or was gone on with, or the pool was made; None for any other unit, and before
+    #: first use.
     proven: dt.datetime | None = None
     #: Whether a scrub has been begun and is not through.
     proving: bool = False

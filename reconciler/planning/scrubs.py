@@ -1,7 +1,7 @@
 """Verify actions for pools: what they store is read again and proven within the time that ``scrub.every`` says.
 
-A scrub goes slice by slice, so that nothing waits long for its slot: as long as a round is not through, the next slice
-is due at once.
+A scrub goes slice by slice, so that nothing waits long for its slot and no pass lasts as long as a large pool: while a
+round is not through, the next slice begins an hour after the last one began.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Final
 from reconciler.base import quantities, times
 from reconciler.planning import actions, desired, observed, placements, retries
 
+#: From the beginning of one slice to that of the next.
+PAUSE: Final = dt.timedelta(hours=1)
 #: Where a manifest says nothing.
 DEFAULT: Final = quantities.Duration.parse("30d")
 
@@ -31,7 +33,7 @@ def scrubs(
         if declared.spec.type != "DedupePool" or unit is None or unit.proven is None:
             continue
         every = declared.spec.scrub.every if declared.spec.scrub is not None else DEFAULT
-        due = now if unit.proving else every.after(unit.proven)
+        due = unit.proven + PAUSE if unit.proving else every.after(unit.proven)
         if due > horizon:
             continue
         place = address(name)

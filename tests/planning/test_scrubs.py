@@ -37,6 +37,7 @@ def scrub(seen: dict[str, Any], spec: dict[str, Any] | None = None, **more: Any)
         ({"proven": ago(days=29, hours=12)}, {}, "Planned", "ScrubDue"),
         ({"proven": ago(days=8)}, {"scrub": {"every": "7d"}}, "Due", "ScrubDue"),
         ({"proven": ago(hours=1), "proving": True}, {}, "Due", "ScrubUnfinished"),
+        ({"proven": ago(minutes=59), "proving": True}, {}, "Planned", "ScrubUnfinished"),
         ({"proven": ago(days=31), "state": "ReadOnly"}, {}, "Blocked", "UnitReadOnly"),
         ({"proven": ago(days=31)}, {"maxConcurrentJobs": 0}, "Blocked", "UnitDisabled"),
     ],

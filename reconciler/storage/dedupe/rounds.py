@@ -30,6 +30,8 @@ class Position:
     began: int
     #: Nanoseconds and id of the last container proven; all that come after it in this order are left.
     proven: tuple[int, int] = (-1, -1)
+    #: When it was last gone on with.
+    resumed: dt.datetime | None = None
     #: When the round ended, None while it is under way.
     ended: dt.datetime | None = None
 
@@ -38,7 +40,8 @@ class Position:
 class Standing:
     """When a pool was proven last."""
 
-    #: The end of the last round; of a pool that had none, when it was made.
+    #: The end of the last round; when one that is under way was last gone on with; of a pool that had none, when it
+    #: was made.
     since: dt.datetime
     #: Whether a round is under way.
     under_way: bool
@@ -66,7 +69,7 @@ def standing(root: Path) -> Standing | None:
     """When the pool under ``root`` was proven last; None where nothing there tells."""
     last = _last(root)
     if last is not None:
-        return Standing(since=last.ended or last.started, under_way=last.ended is None)
+        return Standing(since=last.ended or last.resumed or last.started, under_way=last.ended is None)
     made = journals.made(root)
     return None if made is None else Standing(since=made, under_way=False)
 
@@ -77,11 +80,12 @@ def _last(root: Path) -> Position | None:
         document = labels.unseal(path.read_bytes(), str(path))
         started = times.parse(document["startedAt"])
         since, container = document["proven"]
-        ended = document.get("endedAt")
+        resumed, ended = document.get("resumedAt"), document.get("endedAt")
         return Position(
             started=started,
             began=int(document["began"]),
             proven=(int(since), int(container, 16)),
+            resumed=None if resumed is None else times.parse(resumed),
             ended=None if ended is None else times.parse(ended),
         )
     except (FileNotFoundError, errors.ImageDamaged, KeyError, TypeError, ValueError):
@@ -97,8 +101,9 @@ def write(store: stores.Store, position: Position) -> None:
         "began": position.began,
         "proven": [position.proven[0], f"{position.proven[1]:x}" if position.proven[1] >= 0 else "-1"],
     }
-    if position.ended is not None:
-        document["endedAt"] = times.show(position.ended)
+    for key, moment in (("resumedAt", position.resumed), ("endedAt", position.ended)):
+        if moment is not None:
+            document[key] = times.show(moment)
     # Under the lock, as a sweep takes every unfinished file of the folder for a leftover.
     with store.journal.locked():
         files.write_atomically(store.settings.root / NAME, labels.seal(document))

@@ -97,7 +97,7 @@ def scrub(store: stores.Store, meter: meters.Meter, limits: Limits, now: dt.date
     """
     with _alone(store):
         store.follow(thorough=True)
-        position = rounds.read(store.settings.root) or rounds.begin(store, now)
+        position = dataclasses.replace(rounds.read(store.settings.root) or rounds.begin(store, now), resumed=now)
         waiting = rounds.left(store, position)
         total = sum(one.size for one in waiting)
         meter.add(total=total if limits.size is None else min(total, limits.size))
