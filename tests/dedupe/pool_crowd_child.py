@@ -100,7 +100,8 @@ def _collect(_root: Path, pool: pools.DedupePool, dice: random.Random) -> None:
 
 def _scrub(_root: Path, pool: pools.DedupePool, _dice: random.Random) -> None:
     # Collections take containers away while they are proven; that is no damage.
-    assert not pool.scrub(meter=meters.Meter()).wounded
+    report = pool.scrub(meter=meters.Meter())
+    assert not report.wounded, f"{sorted(report.wounded.items())[:3]} {report.findings[:3]}"
 
 
 def _churn(root: Path, pool: pools.DedupePool, dice: random.Random) -> None:

@@ -10,8 +10,8 @@ import pool_samples as samples
 import pytest
 from pool_samples import MIB
 
-from reconciler.base import disks, errors, meters
-from reconciler.storage.dedupe import containers, pools, rounds, scrubs, stores
+from reconciler.base import disks, errors, extents, meters
+from reconciler.storage.dedupe import containers, pools, rounds, scrubs, stores, wounds
 
 A = samples.noise(9 * MIB, 1)
 B = samples.noise(7 * MIB, 2)
@@ -309,3 +309,23 @@ def test_a_list_of_damage_that_is_damaged_itself_is_a_finding_and_costs_nothing_
     assert (report.false, report.lost) == (1, 1)
     assert set(report.wounded) == {"a", "a2"}
     assert scrub(stored).findings == ((path.name, "1 segments are false"),)
+
+
+def test_images_that_are_deleted_while_they_are_looked_at_are_no_damage(
+    stored: pools.DedupePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = wounds.Wounds._follow
+    left = [one.label.id for one in stored.list()]
+
+    def deleted_meanwhile(self: wounds.Wounds, fingerprint: bytes) -> extents.Extents:
+        # Another process deletes an image whenever a page of it is followed, and collects at once.
+        if left:
+            stored.delete(left.pop())
+            stored.reclaim(meter=meters.Meter())
+        return look(self, fingerprint)
+
+    monkeypatch.setattr(wounds.Wounds, "_follow", deleted_meanwhile)
+    followed, found = wounds.of_all(stored._opened(), meters.Meter())
+    assert left == []
+    assert found == {}
+    assert followed.missing == set()

@@ -134,9 +134,7 @@ class Mark:
     def _data(self, fingerprints: list[bytes]) -> None:
         lost, locations = self._store.damages.lost, self._store.locate(containers.DATA, fingerprints)
         if any(one is None and name not in lost for name, one in zip(fingerprints, locations, strict=True)):
-            # Perhaps it was just being moved.
-            self._store.distrust()
-            self._store.follow()
+            self._store.look_again()
             lost, locations = self._store.damages.lost, self._store.locate(containers.DATA, fingerprints)
         for fingerprint, location in zip(fingerprints, locations, strict=True):
             if location is not None:

@@ -121,6 +121,14 @@ class Store:
         with self.mutex:
             self._generation = -1
 
+    def look_again(self) -> None:
+        """Before a segment is said to be missing: another process may have collected, moved or added it, and may be
+        between forgetting the old place and noting the new one. Raises ``UnitError``."""
+        self.distrust()
+        self.follow()
+        with self.mutex:
+            self.uncover()
+
     def _reconcile(self) -> None:
         before = set(self.present)
         known = self.index.known()
@@ -313,9 +321,7 @@ class Store:
         problem = containers.Damaged("it is in no container")
         for again in (False, True):
             if again:
-                # Another process may have collected, moved or added it since this one looked.
-                self.distrust()
-                self.follow()
+                self.look_again()
             for kind in kinds:
                 try:
                     return self._read(kind, fingerprints, self.header.key if prove else None)

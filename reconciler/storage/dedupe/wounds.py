@@ -7,10 +7,14 @@ followed once, however many images share it. Data is not read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from reconciler.base import errors, extents, meters
 from reconciler.storage import units
 from reconciler.storage.dedupe import containers, manifests, recipes, stores
+
+#: How often an image that misses something is looked at again before that is believed.
+_DOUBTS: Final = 4
 
 
 class Wounds:
@@ -85,16 +89,18 @@ class Wounds:
 
 def of_all(store: stores.Store, meter: meters.Meter) -> tuple[Wounds, Mapping[str, tuple[units.Damage, ...]]]:
     """What is missing, and the images that miss something, with where. Raises as ``Wounds.of_image`` does."""
-    wounds, found = _look(store, meter)
-    if found:
-        # What was being moved while the recipes were followed is in place by now.
-        wounds, found = _look(store, meter)
+    wounds, found = _look(store, meter, manifests.names(store.settings.root / "manifests"))
+    for _ in range(_DOUBTS):
+        if found:
+            # What was being moved while the recipes were followed is in place by now, what was deleted is no damage.
+            wounds, found = _look(store, meter, found)
     return wounds, found
 
 
-def _look(store: stores.Store, meter: meters.Meter) -> tuple[Wounds, dict[str, tuple[units.Damage, ...]]]:
-    store.distrust()
-    store.follow()
+def _look(
+    store: stores.Store, meter: meters.Meter, images: Iterable[str]
+) -> tuple[Wounds, dict[str, tuple[units.Damage, ...]]]:
+    store.look_again()
     wounds = Wounds(store, meter)
-    listed = ((image, wounds.of_image(image)) for image in sorted(manifests.names(store.settings.root / "manifests")))
+    listed = ((image, wounds.of_image(image)) for image in sorted(images))
     return wounds, {image: ranges for image, ranges in listed if ranges}
