@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from reconciler.api import lifecycles, models, policies, storage
+from reconciler.api import exceptions, lifecycles, models, policies, storage
 
 KINDS: Final[dict[str, type[models.Object]]] = {
     "StorageUnit": storage.StorageUnit,
@@ -13,6 +13,8 @@ KINDS: Final[dict[str, type[models.Object]]] = {
     "BackupWindow": policies.BackupWindow,
     "StorageLifecyclePolicy": lifecycles.StorageLifecyclePolicy,
     "BackupPolicy": policies.BackupPolicy,
+    "LegalHold": exceptions.LegalHold,
+    "Approval": exceptions.Approval,
 }
 
 

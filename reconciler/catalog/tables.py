@@ -140,6 +140,69 @@ class RetentionPromise(Row, table=True):
     up_to: int = Field(sa_type=sa.BigInteger)
 
 
+class HoldRecord(Row, table=True):
+    """A legal hold as it was resolved at its first apply."""
+
+    __tablename__ = "holds"
+    name: str = Field(primary_key=True)
+    #: Lists of client ids and of image ids.
+    clients: Any = Field(sa_type=Document)
+    images: Any = Field(sa_type=Document)
+    since: dt.datetime | None = Field(sa_type=Moment)
+    until: dt.datetime | None = Field(sa_type=Moment)
+    reason: str
+    at: dt.datetime = Field(sa_type=Moment)
+    #: Object of by, at and reason once it was released.
+    released: Any = Field(default=None, sa_type=Document, nullable=True)
+
+
+class RulingRecord(Row, table=True):
+    """What somebody decided about one image, copy or client, and whether that still stands."""
+
+    __tablename__ = "rulings"
+    __table_args__ = (sa.Index(None, "kind", "object"),)
+    number: int | None = Field(default=None, sa_type=RowNumber, primary_key=True)
+    #: Hold, Expire, Retire or Waive.
+    kind: str
+    object: str
+    by: str
+    at: dt.datetime = Field(sa_type=Moment)
+    reason: str
+    #: Expire: how long it can be taken back, in seconds.
+    grace: int | None = Field(default=None, sa_type=sa.BigInteger)
+    ended_at: dt.datetime | None = Field(default=None, sa_type=Moment)
+    ended_by: str | None = None
+
+
+class ApprovalRecord(Row, table=True):
+    """Consent by command to one part of a plan."""
+
+    __tablename__ = "approvals"
+    number: int | None = Field(default=None, sa_type=RowNumber, primary_key=True)
+    digest: str = Field(index=True)
+    copies: int = Field(sa_type=sa.BigInteger)
+    by: str
+    at: dt.datetime = Field(sa_type=Moment)
+    until: dt.datetime = Field(sa_type=Moment)
+    reason: str
+
+
+class ReleaseRecord(Row, table=True):
+    """A promise that an approval has ended, for the images of one client up to a sequence number."""
+
+    __tablename__ = "releases"
+    __table_args__ = (sa.UniqueConstraint("lifecycle", "operation", "before", "client_id", "up_to"),)
+    number: int | None = Field(default=None, sa_type=RowNumber, primary_key=True)
+    lifecycle: str
+    operation: str
+    #: Canonical JSON of the promised retention.
+    before: str
+    client_id: str
+    up_to: int = Field(sa_type=sa.BigInteger)
+    digest: str
+    at: dt.datetime = Field(sa_type=Moment)
+
+
 class ClientRow(Row, table=True):
     """A machine that was seen at least once."""
 
@@ -342,6 +405,10 @@ COUNTERS: Final = METADATA.tables["counters"]
 OBJECTS: Final = METADATA.tables["objects"]
 ANCHORS: Final = METADATA.tables["anchors"]
 PROMISES: Final = METADATA.tables["promises"]
+HOLDS: Final = METADATA.tables["holds"]
+RULINGS: Final = METADATA.tables["rulings"]
+APPROVALS: Final = METADATA.tables["approvals"]
+RELEASES: Final = METADATA.tables["releases"]
 CLIENTS: Final = METADATA.tables["clients"]
 INVENTORIES: Final = METADATA.tables["inventories"]
 UNITS: Final = METADATA.tables["units"]

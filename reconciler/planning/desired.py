@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from reconciler.api import lifecycles, models, policies, storage
+from reconciler.api import exceptions, lifecycles, models, policies, storage
 
 Key = tuple[str, str]
 _Kind = TypeVar("_Kind", bound=models.Object)
@@ -25,12 +25,17 @@ class Desired:
     windows: Mapping[str, policies.BackupWindow] = dataclasses.field(default_factory=dict)
     lifecycles: Mapping[str, lifecycles.StorageLifecyclePolicy] = dataclasses.field(default_factory=dict)
     policies: Mapping[str, policies.BackupPolicy] = dataclasses.field(default_factory=dict)
+    legal_holds: Mapping[str, exceptions.LegalHold] = dataclasses.field(default_factory=dict)
+    approvals: Mapping[str, exceptions.Approval] = dataclasses.field(default_factory=dict)
     #: ``(kind, name)`` of objects that only the catalog still holds: no new work begins from them.
     orphaned: frozenset[Key] = frozenset()
 
     def objects(self) -> Iterator[models.Object]:
         """Every object, orphaned ones included, ordered by kind and name."""
-        for group in (self.units, self.groups, self.media_servers, self.windows, self.lifecycles, self.policies):
+        for group in (
+            self.units, self.groups, self.media_servers, self.windows, self.lifecycles, self.policies,
+            self.legal_holds, self.approvals,
+        ):  # fmt: skip
             for name in sorted(group):
                 yield group[name]
 
@@ -62,5 +67,7 @@ def gather(revision: str, objects: Iterable[models.Object], *, orphaned: Iterabl
         windows=_of(kinds, policies.BackupWindow),
         lifecycles=_of(kinds, lifecycles.StorageLifecyclePolicy),
         policies=_of(kinds, policies.BackupPolicy),
+        legal_holds=_of(kinds, exceptions.LegalHold),
+        approvals=_of(kinds, exceptions.Approval),
         orphaned=frozenset(left),
     )

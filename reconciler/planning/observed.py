@@ -39,6 +39,8 @@ class Copy(NamedTuple):
     busy: bool = False
     #: Came back through adoption of a unit: its expiry waits for an approval.
     imported: bool = False
+    #: Expiring copies: when that was decided, from which their unit's grace counts.
+    since: dt.datetime | None = None
 
 
 class Image(NamedTuple):
@@ -157,6 +159,64 @@ class Promise:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """A legal hold as it was resolved when it was first applied; it stands until it is released."""
+
+    #: Of its manifest, such as ``case-4711``.
+    name: str
+    #: Client ids; of each, images with a time in ``[since, until)`` are held, also those that come later.
+    clients: frozenset[str]
+    #: Single images.
+    images: frozenset[str]
+    since: dt.datetime | None
+    until: dt.datetime | None
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Ruling:
+    """What somebody decided about one thing, by command: who, when and why."""
+
+    #: Hold (an image stays), Expire (an image is wrong and goes), Retire (a client needs no copy any more), Waive (a
+    #: copy need not make its children).
+    kind: str
+    #: Image id, client id, or ``IMAGE/NUMBER`` of a copy.
+    object: str
+    by: str
+    at: dt.datetime
+    reason: str
+    #: Expire: how long it can be taken back once it was approved.
+    grace: dt.timedelta | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Approval:
+    """Consent by command to the part of a plan that has this digest; those in manifests are in ``Desired``."""
+
+    digest: str
+    #: How many copies may go at most.
+    copies: int
+    by: str
+    until: dt.datetime
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Release:
+    """A promise that an approval has ended, for the images of one client up to a sequence number."""
+
+    lifecycle: str
+    operation: str
+    #: Canonical JSON of the promised retention; ``null`` for copies that came back through adoption.
+    before: str
+    #: Client id.
+    client: str
+    up_to: int
+    #: Of the destructive part that was approved.
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """Somebody asked for a backup now, through the policy."""
 
@@ -219,6 +279,10 @@ class Observed:
     #: When each (policy, schedule) was first applied with its present timing; slots count from then.
     anchors: Mapping[tuple[str, str], dt.datetime] = dataclasses.field(default_factory=dict)
     promises: tuple[Promise, ...] = ()
+    holds: tuple[Hold, ...] = ()
+    rulings: tuple[Ruling, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    releases: tuple[Release, ...] = ()
     #: Lifecycle specs by digest, as the images' revisions had them.
     owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec] = dataclasses.field(default_factory=dict)
     requests: tuple[Request, ...] = ()

@@ -33,7 +33,30 @@ def full(db: database.Database) -> database.Database:
     samples.enqueue(db, "restore/1", type="Restore", image="img-1", copy=2)
     requests.add(db, "Backup", {"policy": "obl"}, samples.NOW, "me")
     leases.acquire(Path(db.location).parent, db, samples.NOW, "me", "/srv/estate", None).release()
+    decide(db)
     return db
+
+
+def decide(db: database.Database) -> None:
+    """Rows of what people decided."""
+    ruled = {"by": "me", "at": samples.NOW, "reason": "case 7"}
+    with db.writing() as connection:
+        connection.execute(
+            tables.HOLDS.insert().values(
+                name="case-7", clients=["diskimages:/srv/oblVM1"], images=[], since=None, until=None, reason="case 7",
+                at=samples.NOW, released=None,
+            )
+        )  # fmt: skip
+        connection.execute(tables.RULINGS.insert().values(kind="Hold", object="img-1", **ruled))
+        connection.execute(
+            tables.APPROVALS.insert().values(digest="blake3:0", copies=3, until=samples.later(days=1), **ruled)
+        )
+        connection.execute(
+            tables.RELEASES.insert().values(
+                lifecycle="gold", operation="land", before="null", client_id="diskimages:/srv/oblVM1", up_to=3,
+                digest="blake3:0", at=samples.NOW,
+            )
+        )  # fmt: skip
 
 
 def contents(db: database.Database) -> dict[str, list[tuple[object, ...]]]:
