@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import zstandard
 
 from reconciler.base import errors, files
-from reconciler.catalog import audits, database, dumps, images, inventories, jobs, leases, requests, tables
+from reconciler.catalog import audits, database, dumps, images, inventories, jobs, leases, migrations, requests, tables
 
 
 @pytest.fixture
@@ -131,7 +131,8 @@ def test_a_damaged_dump_fills_nothing(full: database.Database, tmp_path: Path, d
 def test_a_dump_of_a_newer_version_is_refused(full: database.Database, tmp_path: Path) -> None:
     plain = zstandard.ZstdDecompressor().stream_reader(dumps.dump(full)).readall()
     again = database.open_writing(str(tmp_path / "new" / "catalog.sqlite"))
-    for old, new in ((b'"formatVersion":1', b'"formatVersion":2'), (b'"schema":"0001"', b'"schema":"9999"')):
+    schema = f'"schema":"{migrations.HEAD}"'.encode()
+    for old, new in ((b'"formatVersion":1', b'"formatVersion":2'), (schema, b'"schema":"9999"')):
         with pytest.raises(errors.FormatTooNew):
             dumps.load_dump(again, zstandard.ZstdCompressor().compress(plain.replace(old, new, 1)))
     again.close()
