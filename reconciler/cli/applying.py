@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,7 +70,8 @@ def _confirm(chosen: settings.Settings, clock: clocks.Clock, *, yes: bool, outpu
         raise errors.UsageError(
             "apply asks before it acts, and there is no terminal", hint="use --yes, or apply a saved plan"
         )
-    outputs.note(plans.text(planfile.document(made), verbose=False))
+    shown = plans.text(planfile.document(made), verbose=False, colour=outputs.colours(sys.stderr))
+    outputs.note(shown)
     if not outputs.ask("Apply this?"):
         outputs.note("nothing was done")
         return errors.HoldfastError.exit_code

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from reconciler.api.documents import shapes
 from reconciler.cli import options
@@ -39,3 +40,8 @@ def ask(question: str) -> bool:
 def terminal() -> bool:
     """Whether somebody can be asked and shown progress."""
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def colours(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that shows colours, and its owner wants them."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from reconciler.api.documents import plans as documents
 from reconciler.base import clocks, errors, files, quantities
 from reconciler.catalog import database, inventories
 from reconciler.cli import options, outputs, settings
@@ -51,10 +53,14 @@ def plan(
     if output is options.PlanOutput.MARKDOWN:
         outputs.emit(document, options.Output.TEXT, lambda shown: comments.markdown(shown, most))
     else:
-        outputs.emit(document, options.Output(output), lambda shown: plans.text(shown, verbose=verbose))
+        outputs.emit(document, options.Output(output), lambda shown: _text(shown, verbose=verbose))
     if not tree.valid:
         return errors.ConfigurationError.exit_code
     return 2 if detailed and made.changes else 0
+
+
+def _text(document: documents.Plan, *, verbose: bool) -> str:
+    return plans.text(document, verbose=verbose, colour=outputs.colours(sys.stdout))
 
 
 def look_ahead(text: str) -> dt.timedelta:
