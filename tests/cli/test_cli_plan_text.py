@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 from estate_samples import Estate
@@ -12,7 +13,7 @@ def on_a_terminal(estate: Estate, *arguments: str, **variables: str) -> str:
     """What ``plan`` writes to a terminal."""
     master, slave = os.openpty()
     command = estate.command.using(**variables)
-    process = command.start("plan", *arguments, stdout=slave)
+    process = command.start("plan", *arguments, stdout=slave, stderr=subprocess.DEVNULL)
     os.close(slave)
     found = b""
     while True:
