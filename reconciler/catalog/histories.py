@@ -70,7 +70,7 @@ def _walk(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterato
     )  # fmt: skip
     copies = sa.select(
         image.id, copy.number, copy.operation, copy.unit, copy.state, _number(copy.created_at), copy.stored_bytes,
-        copy.base, copy.imported, _number(copy.changed_at),
+        copy.base, copy.imported, _number(copy.grace_until),
     ).join_from(tables.IMAGES, tables.COPIES, copy.image_id == image.id)  # fmt: skip
     streamed = {"yield_per": _BATCH}
     made = _Values(_uses(connection))
@@ -117,14 +117,14 @@ class _Values:
 
     def copy(self, row: Any) -> observed.Copy:
         """One copy of a row of the walk."""
-        image, number, operation, unit, state, at, stored, base, imported, changed = row
+        image, number, operation, unit, state, at, stored, base, imported, grace = row
         busy = image in self._uses and any(
             used == number or place == unit or (used is None and place is None) for used, place in self._uses[image]
         )
         word = self._words.setdefault
         return observed.Copy(
             number, word(operation, operation), word(unit, unit), word(state, state), tables.to_moment(at), stored,
-            base, busy, bool(imported), tables.to_moment(changed) if state == "Expiring" else None,
+            base, busy, bool(imported), tables.to_moment(grace) if grace is not None else None,
         )  # fmt: skip
 
 

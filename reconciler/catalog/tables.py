@@ -151,6 +151,9 @@ class HoldRecord(Row, table=True):
     since: dt.datetime | None = Field(sa_type=Moment)
     until: dt.datetime | None = Field(sa_type=Moment)
     reason: str
+    #: Words of the manifest that matched something.
+    words: Any = Field(sa_type=Document)
+    by: str
     at: dt.datetime = Field(sa_type=Moment)
     #: Object of by, at and reason once it was released.
     released: Any = Field(default=None, sa_type=Document, nullable=True)
@@ -172,6 +175,7 @@ class RulingRecord(Row, table=True):
     grace: int | None = Field(default=None, sa_type=sa.BigInteger)
     ended_at: dt.datetime | None = Field(default=None, sa_type=Moment)
     ended_by: str | None = None
+    ended_reason: str | None = None
 
 
 class ApprovalRecord(Row, table=True):
@@ -303,6 +307,8 @@ class CopyRecord(Row, table=True):
     message: str
     #: Lost or Damaged while such a copy is written again: what it is if that is given up.
     fallback: str | None
+    #: Expiring: until when it may be taken back; empty once its deletion has begun, and where no grace was given.
+    grace_until: dt.datetime | None = Field(default=None, sa_type=Moment)
 
 
 class JobRecord(Row, table=True):

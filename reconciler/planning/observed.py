@@ -39,8 +39,8 @@ class Copy(NamedTuple):
     busy: bool = False
     #: Came back through adoption of a unit: its expiry waits for an approval.
     imported: bool = False
-    #: Expiring copies: when that was decided, from which their unit's grace counts.
-    since: dt.datetime | None = None
+    #: Expiring copies: until when it can be taken back; None once its deletion has begun, or where no grace was given.
+    until: dt.datetime | None = None
 
 
 class Image(NamedTuple):
@@ -171,6 +171,11 @@ class Hold:
     since: dt.datetime | None
     until: dt.datetime | None
     reason: str
+    #: Words of its manifest that matched something and are done with, such as ``clients/oblVM3``.
+    words: frozenset[str] = frozenset()
+    #: Who applied it, and when; empty and None for one that is not in force yet.
+    by: str = ""
+    at: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,6 +192,13 @@ class Ruling:
     reason: str
     #: Expire: how long it can be taken back once it was approved.
     grace: dt.timedelta | None = None
+
+
+class Standing(NamedTuple):
+    """What people ruled, as a deleting transaction reads it."""
+
+    holds: tuple[Hold, ...]
+    rulings: tuple[Ruling, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -44,7 +44,7 @@ def decide(db: database.Database) -> None:
         connection.execute(
             tables.HOLDS.insert().values(
                 name="case-7", clients=["diskimages:/srv/oblVM1"], images=[], since=None, until=None, reason="case 7",
-                at=samples.NOW, released=None,
+                at=samples.NOW, words=["clients/oblVM1"], by="tester", released=None,
             )
         )  # fmt: skip
         connection.execute(tables.RULINGS.insert().values(kind="Hold", object="img-1", **ruled))

@@ -1,4 +1,4 @@
-"""Legal holds, rulings by command, approvals and the promises that they ended."""
+"""Legal holds, rulings by command, approvals and the promises that they ended; copies that can be taken back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW_NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Add the four tables."""
+    """Add the four tables, and until when an Expiring copy may be taken back."""
     op.create_table(
         "holds",
         sa.Column("name", sa.String(), nullable=False),
@@ -25,6 +25,8 @@ def upgrade() -> None:
         sa.Column("since", sa.BigInteger(), nullable=True),
         sa.Column("until", sa.BigInteger(), nullable=True),
         sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("words", sa.Text(), nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.Column("released", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_holds")),
@@ -40,6 +42,7 @@ def upgrade() -> None:
         sa.Column("grace", sa.BigInteger(), nullable=True),
         sa.Column("ended_at", sa.BigInteger(), nullable=True),
         sa.Column("ended_by", sa.String(), nullable=True),
+        sa.Column("ended_reason", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_rulings")),
     )
     op.create_index(op.f("ix_rulings_kind_object"), "rulings", ["kind", "object"])
@@ -71,9 +74,12 @@ def upgrade() -> None:
             name=op.f("uq_releases_lifecycle_operation_before_client_id_up_to"),
         ),
     )  # fmt: skip
+    # Copies that an older version left Expiring may be half deleted: they cannot be taken back.
+    op.add_column("copies", sa.Column("grace_until", sa.BigInteger(), nullable=True))
 
 
 def downgrade() -> None:
-    """Remove the four tables."""
+    """Remove them again."""
+    op.drop_column("copies", "grace_until")
     for table in ("releases", "approvals", "rulings", "holds"):
         op.drop_table(table)
