@@ -55,7 +55,7 @@ def apply(
 
 def _confirm(chosen: settings.Settings, clock: clocks.Clock, *, yes: bool, output: options.Output) -> int | None:
     """Check and, on a terminal, show the plan and ask; an exit code where nothing is to be done."""
-    made, tree = planning.compute(chosen, clock, None)
+    made, tree = planning.compute(chosen, clock, None, measure=not yes)
     if not tree.valid:
         for problem in tree.problems:
             outputs.note(str(problem))

@@ -15,7 +15,7 @@ from reconciler.api.documents import plans as documents
 from reconciler.base import clocks, errors, files, quantities
 from reconciler.catalog import database, inventories
 from reconciler.cli import options, outputs, settings
-from reconciler.controller import jumps, observations, passes
+from reconciler.controller import freeing, jumps, observations, passes
 from reconciler.planning import actions, configuration, planfile
 from reconciler.reports import comments, plans
 from reconciler.storage import opening
@@ -40,7 +40,7 @@ def plan(
 ) -> int:
     """Show what would change, what is due and what would be destroyed. Never acts, never locks, writes nothing."""
     chosen = settings.of_estate(estate, state=state, catalog=catalog)
-    made, tree = compute(chosen, clocks.from_environment(), look_ahead(horizon))
+    made, tree = compute(chosen, clocks.from_environment(), look_ahead(horizon), measure=True)
     document = planfile.document(made)
     if out is not None:
         saved = {
@@ -72,21 +72,29 @@ def look_ahead(text: str) -> dt.timedelta:
 
 
 def compute(
-    chosen: settings.Settings, clock: clocks.Clock, horizon: dt.timedelta | None
+    chosen: settings.Settings, clock: clocks.Clock, horizon: dt.timedelta | None, *, measure: bool = False
 ) -> tuple[actions.Plan, passes.Tree]:
-    """The plan over the catalog as it is. Reads again if a writer came in between."""
+    """The plan over the catalog as it is. Reads again if a writer came in between.
+
+    ``measure``: ask the units what the destructive part would really free.
+    """
     while True:
         with contextlib.ExitStack() as stack:
             db = database.open_reading(chosen.catalog)
             if db is not None:
                 stack.callback(db.close)
-            made = _compute_once(chosen, clock, horizon, db)
+            made = _compute_once(chosen, clock, horizon, db, measure=measure)
             if db is None or db.still_valid():
                 return made
 
 
 def _compute_once(
-    chosen: settings.Settings, clock: clocks.Clock, horizon: dt.timedelta | None, db: database.Database | None
+    chosen: settings.Settings,
+    clock: clocks.Clock,
+    horizon: dt.timedelta | None,
+    db: database.Database | None,
+    *,
+    measure: bool,
 ) -> tuple[actions.Plan, passes.Tree]:
     applied = inventories.applied(db) if db else {}
     tree = passes.read_tree(chosen.estate, applied, inventories.in_force(db) if db else None)
@@ -97,4 +105,5 @@ def _compute_once(
         units.declare(observations.declared_units(effective))
         jump = jumps.at_start(now, jumps.newest(db)) if db else None
         seen = observations.gather(db, effective, surveyed, units, jump)
-        return passes.decide(tree, seen, now, horizon), tree
+        made = passes.decide(tree, seen, now, horizon)
+        return (freeing.measured(made, units) if measure else made), tree

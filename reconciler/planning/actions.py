@@ -150,6 +150,8 @@ class Destruction:
 
     digest: str | None = None
     approved: bool = False
+    #: What would really come back, where the units were asked; None: what the copies took when they were made.
+    bytes: int | None = None
     #: Whether the byte counts are estimates.
     estimated: bool = False
     items: tuple[Destroyed, ...] = ()

@@ -74,7 +74,7 @@ def _destruction(one: actions.Destruction) -> plans.Destruction:
     return plans.Destruction(
         digest=one.digest,
         copies=len(one.items),
-        bytes=sum(item.bytes for item in one.items),
+        bytes=one.bytes if one.bytes is not None else sum(item.bytes for item in one.items),
         estimated=one.estimated,
         approved=one.approved,
         items=tuple(

@@ -223,6 +223,10 @@ class StorageUnit(Protocol):
     def capacity(self) -> Capacity:
         """Space, measured now."""
 
+    def freed_by(self, image_ids: Collection[str]) -> tuple[int, bool]:
+        """Bytes that this unit would no longer need without these images, and whether that was counted or is an
+        estimate. Ids that it does not hold count nothing. Changes nothing; raises ``UnitError``."""
+
     def sweep(self, alive: Collection[str]) -> int:
         """Remove leftovers of writers whose image ids are not in ``alive``; the bytes freed. Only the owner sweeps."""
 

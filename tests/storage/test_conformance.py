@@ -339,3 +339,18 @@ def test_a_disk_of_an_image_can_be_the_source_of_another(
     assert samples.load(second, "img-1", "d") == data
     opened.close()
     second.close()
+
+
+def test_what_an_image_would_free_is_known_before_and_nothing_is_touched(unit: units.StorageUnit) -> None:
+    stored, _ = samples.store(unit, samples.label("a"), {"d": samples.noise(4 * MIB, 1)})
+    samples.store(unit, samples.label("b"), {"d": samples.noise(2 * MIB, 2)})
+    said, exact = unit.freed_by(["a", "unknown"])
+    assert exact and 4 * MIB <= said <= stored.stored_bytes + MIB
+    assert unit.freed_by([]) == (0, True)
+    assert unit.freed_by(["a", "b"])[0] > said
+    before = unit.capacity()
+    unit.delete("a")
+    unit.reclaim(meter=meters.Meter())
+    assert unit.freed_by(["a"]) == (0, True)
+    freed = before.used - unit.capacity().used
+    assert abs(freed - said) <= 64 << 10

@@ -18,6 +18,7 @@ from reconciler.storage import blocks, identities, labels, units
 from reconciler.storage.dedupe import (
     condemnations,
     containers,
+    departures,
     headers,
     images,
     inspections,
@@ -221,6 +222,40 @@ class DedupePool:
             settled = not any(kept.reason in verdicts.PASSING for kept in verdict.kept)
             self._surveyed = (found.history.sequence, reclaimable) if settled else None
         return found, reclaimable
+
+    def freed_by(self, image_ids: Collection[str]) -> tuple[int, bool]:
+        """The bytes that nothing needs once these images are gone, and whether they were counted: in a pool of up to
+        2,000 images and 4,096 containers, within 20 seconds. Else what each image alone added when it was written.
+        What is counted exactly: see ``departures``."""
+        known = set(self._names())
+        wanted = known.intersection(image_ids)
+        found = self._departing(wanted, len(known)) if wanted else 0
+        if found is not None:
+            return found, True
+        return sum(self._added(image) for image in wanted), False
+
+    def _departing(self, images: Collection[str], known: int) -> int | None:
+        try:
+            with files.unit_errors(self.name):
+                if not departures.countable(self.root, known):
+                    return None
+                with self._lock:
+                    opened = self._store
+                # Looking is no reason to write, so not even the index of the pool is opened for it.
+                store = opened or stores.share(dataclasses.replace(self._settings, writable=False))
+                try:
+                    return departures.freed(store, images)
+                finally:
+                    if opened is None:
+                        stores.release(store)
+        except (errors.UnitError, errors.FormatTooNew):
+            return None
+
+    def _added(self, image: str) -> int:
+        try:
+            return self._manifest(image).stored
+        except (errors.ImageMissing, errors.ImageDamaged, errors.FormatTooNew):
+            return 0
 
     def sweep(self, alive: Collection[str]) -> int:
         """Remove leftovers of writers whose image ids are not in ``alive``; the bytes freed."""

@@ -6,6 +6,7 @@ what is in an image. Names that Holdfast would not have given are passed over, s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -118,13 +119,27 @@ def remove_folder(folder: Path) -> int:
     return freed
 
 
+def allocated(folder: Path) -> int:
+    """Bytes that ``remove_folder`` would free. Raises ``OSError``."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += _own(Path(parent, name).lstat())
+    return total
+
+
+def _own(found: os.stat_result) -> int:
+    return found.st_blocks * 512 if found.st_nlink == 1 else 0
+
+
 def _remove_file(path: Path) -> int:
     try:
         found = path.lstat()
         path.unlink()
     except FileNotFoundError:
         return 0
-    return found.st_blocks * 512 if found.st_nlink == 1 else 0
+    return _own(found)
 
 
 def _remove_empty(path: Path) -> None:

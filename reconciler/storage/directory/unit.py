@@ -119,6 +119,13 @@ class DirectoryUnit:
             total=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize, used=used, reclaimable=0
         )
 
+    def freed_by(self, image_ids: Collection[str]) -> tuple[int, bool]:
+        """What the files of these images occupy: deleting them gives back all of it. Always counted."""
+        self._places.require_online()
+        with files.unit_errors(self.name):
+            found = [place for image in set(image_ids) if (place := self._places.find(image)) is not None]
+            return sum(places.allocated(place) for place in found), True
+
     def sweep(self, alive: Collection[str]) -> int:
         """Remove unfinished images but those in ``alive`` and this unit's own writers', and what deletion left."""
         self._require_writable("swept")
