@@ -17,6 +17,7 @@ POINTS: Final = (
     "catalog.migrated",
     "unit.identity-written",
     "configuration.recorded",
+    "approval.recorded",
     "backup.frozen",
     "backup.reading",
     "backup.before-commit",

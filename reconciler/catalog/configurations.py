@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from reconciler.api import lifecycles, models, policies, registry
 from reconciler.base import digests, errors
-from reconciler.catalog import audits, counters, database, fences, renames, tables
+from reconciler.catalog import approvals, audits, counters, database, fences, renames, tables
 from reconciler.planning import actions, desired, observed
+from reconciler.planning import promises as promised
 
 _IN_FORCE: Final = "in-force"
 _TIMING: Final = ("cron", "every", "timeZone")
@@ -146,8 +147,11 @@ def _delete(connection: sa.Connection, key: desired.Key) -> None:
 def _remember(connection: sa.Connection, item: models.Object, was: _Document | None, now: dt.datetime) -> None:
     if isinstance(item, policies.BackupPolicy):
         _set_anchors(connection, item, was, now)
-    elif isinstance(item, lifecycles.StorageLifecyclePolicy) and was is not None:
-        _keep_promises(connection, item, was)
+    elif isinstance(item, lifecycles.StorageLifecyclePolicy):
+        if was is not None:
+            _keep_promises(connection, item, was)
+        for operation in item.spec.operations:
+            approvals.promised_anew(connection, item.name, operation.name, promised.written(operation.retention))
 
 
 def _set_anchors(

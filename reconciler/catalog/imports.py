@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from reconciler.base import digests
-from reconciler.catalog import audits, counters, database, histories, listings, machines, tables
+from reconciler.catalog import approvals, audits, counters, database, histories, listings, machines, tables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +98,7 @@ def import_image(
         # It has a copy again, so decisions must see it again.
         connection.execute(tables.IMAGES.update().where(tables.IMAGES.c.id == image.id).values(spent=False))
         settle(connection, image.client_id, image.policy)
+        approvals.came_back(connection, image.client_id)
         object = f"copy/{image.id}/{number}"
         audits.record(connection, now=now, actor=actor, event="CopyImported", object=object, details={"unit": unit})
         return True

@@ -90,6 +90,8 @@ def _operation(connection: sa.Connection, lifecycle: str, old: str, new: str) ->
     both = sa.select(promise.c.digest).where(promise.c.lifecycle == lifecycle, promise.c.operation == new)
     movable = sa.and_(promise.c.lifecycle == lifecycle, promise.c.digest.not_in(both))
     _replace(connection, promise, "operation", old, new, movable)
+    released = tables.RELEASES
+    _replace(connection, released, "operation", old, new, released.c.lifecycle == lifecycle)
 
     def rename(spec: _Spec) -> None:
         _rename_in(spec, "name", old, new)

@@ -203,7 +203,9 @@ class ReleaseRecord(Row, table=True):
     before: str
     client_id: str
     up_to: int = Field(sa_type=sa.BigInteger)
+    #: Of the destructive part, and who approved it.
     digest: str
+    by: str
     at: dt.datetime = Field(sa_type=Moment)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import json
 import sys
@@ -16,7 +17,7 @@ from reconciler.base import clocks, errors, files, quantities
 from reconciler.catalog import database, inventories
 from reconciler.cli import options, outputs, settings
 from reconciler.controller import freeing, jumps, observations, passes
-from reconciler.planning import actions, configuration, planfile
+from reconciler.planning import actions, observed, planfile
 from reconciler.reports import comments, plans
 from reconciler.storage import opening
 
@@ -72,18 +73,23 @@ def look_ahead(text: str) -> dt.timedelta:
 
 
 def compute(
-    chosen: settings.Settings, clock: clocks.Clock, horizon: dt.timedelta | None, *, measure: bool = False
+    chosen: settings.Settings,
+    clock: clocks.Clock,
+    horizon: dt.timedelta | None,
+    *,
+    measure: bool = False,
+    given: tuple[observed.Approval, ...] = (),
 ) -> tuple[actions.Plan, passes.Tree]:
     """The plan over the catalog as it is. Reads again if a writer came in between.
 
-    ``measure``: ask the units what the destructive part would really free.
+    ``measure``: ask the units what the destructive part would really free. ``given``: as if this were approved too.
     """
     while True:
         with contextlib.ExitStack() as stack:
             db = database.open_reading(chosen.catalog)
             if db is not None:
                 stack.callback(db.close)
-            made = _compute_once(chosen, clock, horizon, db, measure=measure)
+            made = _compute_once(chosen, clock, horizon, db, measure=measure, given=given)
             if db is None or db.still_valid():
                 return made
 
@@ -95,15 +101,16 @@ def _compute_once(
     db: database.Database | None,
     *,
     measure: bool,
+    given: tuple[observed.Approval, ...],
 ) -> tuple[actions.Plan, passes.Tree]:
-    applied = inventories.applied(db) if db else {}
-    tree = passes.read_tree(chosen.estate, applied, inventories.in_force(db) if db else None)
-    effective = configuration.effective(tree.wanted, applied)
+    tree = passes.read_tree(chosen.estate, db)
     now = clock.now()
+    effective = passes.effective_now(tree.wanted, db, now)
     surveyed = observations.survey(effective, inventories.inventories(db) if db else {}, now)
     with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
         units.declare(observations.declared_units(effective))
         jump = jumps.at_start(now, jumps.newest(db)) if db else None
         seen = observations.gather(db, effective, surveyed, units, jump)
+        seen = dataclasses.replace(seen, approvals=(*seen.approvals, *given))
         made = passes.decide(tree, seen, now, horizon)
         return (freeing.measured(made, units) if measure else made), tree

@@ -17,7 +17,7 @@ from reconciler.catalog import audits, inventories
 from reconciler.cli import options, outputs, progress, seats, sessions, settings, upkeep, views
 from reconciler.controller import observations, passes
 from reconciler.operations import recovery
-from reconciler.planning import configuration, desired
+from reconciler.planning import desired
 from reconciler.storage import identities, opening
 from reconciler.storage.dedupe import pools, verdicts
 
@@ -146,7 +146,7 @@ def unit(
         raise errors.UsageError("adopting a unit needs an answer", hint="use --yes once no other catalog uses the unit")
     with sessions.writing(chosen) as db, seats.controlling(chosen, db, clock) as controller:
         tree = controller.reload()
-        declared = observations.declared_units(configuration.effective(tree.wanted, inventories.applied(db))).get(name)
+        declared = observations.declared_units(passes.effective_now(tree.wanted, db, clock.now())).get(name)
         if declared is None:
             raise errors.NotFound(f"there is no unit {name} in the estate or in force")
         identity = identities.read(declared.path, name)

@@ -12,7 +12,7 @@ from reconciler.base import clocks
 from reconciler.catalog import database, inventories
 from reconciler.cli import sessions, settings
 from reconciler.controller import jumps, observations, passes
-from reconciler.planning import actions, configuration, desired, expiry, observed
+from reconciler.planning import actions, desired, expiry, observed
 from reconciler.storage import opening
 
 _T = TypeVar("_T")
@@ -45,8 +45,7 @@ def look(chosen: settings.Settings, function: Callable[[View], _T]) -> _T:
     now = clocks.from_environment().now()
 
     def read(db: database.Database) -> _T:
-        applied = inventories.applied(db)
-        wanted = configuration.effective(passes.read_tree(None, applied, inventories.in_force(db)).wanted, applied)
+        wanted = passes.effective_now(passes.read_tree(None, db).wanted, db, now)
         with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
             units.declare(observations.declared_units(wanted))
             jump = jumps.at_start(now, jumps.newest(db))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from reconciler.api import policies, storage
 from reconciler.base import errors
-from reconciler.catalog import database, images, inventories, jobs, requests
+from reconciler.catalog import approvals, database, images, inventories, jobs, requests
 from reconciler.planning import desired, observed
 from reconciler.sources import opening as sources
 from reconciler.storage import opening as units
@@ -111,6 +111,8 @@ def gather(
         in_force=inventories.in_force(db),
         anchors=inventories.anchors(db),
         promises=inventories.promises(db),
+        approvals=approvals.approvals(db),
+        releases=approvals.releases(db),
         owed=inventories.owed(db),
         requests=_requests(db),
         jobs=jobs.live(db),

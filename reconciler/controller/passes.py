@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from reconciler.base import crashes, diagnostics, errors
-from reconciler.catalog import dumps, inventories, jobs, leases, requests
+from reconciler.catalog import approvals, database, dumps, inventories, jobs, leases, requests
 from reconciler.controller import bindings, handovers, jumps, observations
 from reconciler.intake import estates
 from reconciler.jobs import engines
 from reconciler.operations import recovery, sites
 from reconciler.planning import actions, configuration, desired, dispatch, observed, planner
+from reconciler.planning import approvals as consents
 from reconciler.storage import opening
 
 _log = logging.getLogger(__name__)
@@ -77,9 +78,10 @@ class Controller:
 
     def reload(self) -> Tree:
         """Read the estate and ask the sources anew."""
-        self._tree = read_tree(self.estate, inventories.applied(self.site.db), inventories.in_force(self.site.db))
-        effective = configuration.effective(self._tree.wanted, inventories.applied(self.site.db))
-        self._surveyed = observations.survey(effective, inventories.inventories(self.site.db), self.site.clock.now())
+        now = self.site.clock.now()
+        self._tree = read_tree(self.estate, self.site.db)
+        effective = effective_now(self._tree.wanted, self.site.db, now)
+        self._surveyed = observations.survey(effective, inventories.inventories(self.site.db), now)
         self._unseen = True
         self.site.units.declare(observations.declared_units(effective))
         return self._tree
@@ -89,7 +91,7 @@ class Controller:
         tree = self._tree or self.reload()
         now = self.site.clock.now()
         # Units that only the catalog still holds are looked at too: what lies on them goes on living.
-        wanted = configuration.effective(tree.wanted, inventories.applied(self.site.db))
+        wanted = effective_now(tree.wanted, self.site.db, now)
         seen = observations.gather(self.site.db, wanted, self._surveyed, self.site.units, self._jumps.message(now))
         seen = dataclasses.replace(seen, watching=self._since)
         return decide(tree, seen, now, horizon), wanted, seen
@@ -111,6 +113,14 @@ class Controller:
         self._first_uses(wanted)
         if self._settle(seen):
             plan, wanted, seen = self.plan()
+        if plan.releases:
+            # Before any copy goes, so that a process that dies half way leaves none that is neither held nor let go.
+            approvals.release(
+                self.site.db, plan.releases, self.site.clock.now(), self.site.actor, fence=self._lease.token
+            )
+            crashes.passing("approval.recorded")
+            plan, wanted, seen = self.plan()
+            changed = True
         if changed:
             # Before any job runs: once a job was cancelled, its unit must not change for what happened before it.
             self.dump()
@@ -215,7 +225,7 @@ class Controller:
     def _writable_units(self) -> Mapping[str, opening.Declared]:
         known = inventories.known_units(self.site.db)
         tree = self._tree or self.reload()
-        effective = configuration.effective(tree.wanted, inventories.applied(self.site.db))
+        effective = effective_now(tree.wanted, self.site.db, self.site.clock.now())
         declared = observations.declared_units(effective)
         return {
             name: unit
@@ -233,8 +243,17 @@ def startable(plan: actions.Plan, until: dt.datetime | None) -> tuple[actions.Ac
     )
 
 
-def read_tree(estate: Path | None, applied: Mapping[desired.Key, observed.Applied], in_force: str | None) -> Tree:
+def effective_now(wanted: desired.Desired, db: database.Database | None, now: dt.datetime) -> desired.Desired:
+    """The desired state that decisions are made from, with the approvals that the manifests and the catalog give."""
+    given = approvals.approvals(db) if db is not None else ()
+    consenting = consents.consenting(wanted, given, now)
+    return configuration.effective(consenting, inventories.applied(db) if db is not None else {})
+
+
+def read_tree(estate: Path | None, db: database.Database | None) -> Tree:
     """Read an estate; without one, or where it has errors, what is in force stands."""
+    applied = inventories.applied(db) if db is not None else {}
+    in_force = inventories.in_force(db) if db is not None else None
     kept = desired.gather(in_force or "none", [item.object for item in applied.values() if not item.orphaned])
     if estate is None:
         return Tree(wanted=kept, problems=(), valid=True)

@@ -11,6 +11,7 @@ import enum
 from collections.abc import Mapping
 
 from reconciler.base import diagnostics
+from reconciler.planning import observed
 
 
 class Type(enum.StrEnum):
@@ -159,6 +160,20 @@ class Destruction:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """Something that waits for an approval, or has one."""
+
+    digest: str
+    #: Destruction, Configuration or Selection.
+    what: str
+    #: How many copies would go; none of a Configuration or a Selection.
+    copies: int
+    #: What would go, in a few words.
+    message: str
+    approved: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class CopyDecision:
     """What a retention rule says of one copy, for ``get copies`` and explanation."""
 
@@ -182,6 +197,10 @@ class Plan:
     configuration: tuple[ConfigurationChange, ...] = ()
     actions: tuple[Action, ...] = ()
     destruction: Destruction = Destruction()
+    #: What waits for an approval, or has one.
+    questions: tuple[Question, ...] = ()
+    #: Promises that approvals end; to be recorded before any of these expiries starts.
+    releases: tuple[observed.Release, ...] = ()
     #: By unit name: when its newest copy was made, for the round-robin choice between a group's members.
     last_used: Mapping[str, dt.datetime] = dataclasses.field(default_factory=dict)
 

@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 
 from reconciler.api import lifecycles, models, policies, storage
-from reconciler.base import diagnostics
+from reconciler.base import diagnostics, digests
 from reconciler.planning import actions, desired, observed
 
 Applied = Mapping[desired.Key, observed.Applied]
@@ -20,6 +20,8 @@ Applied = Mapping[desired.Key, observed.Applied]
 _GUARDED = 3
 #: The problem that says so.
 GONE = "HF490"
+#: Kinds that come and go with what they are for: their going is no sign of an accident.
+_PASSING = frozenset({"Approval"})
 #: Covers every image: for promises that a revision not yet in force would break.
 EVERY_IMAGE = 1 << 62
 
@@ -51,27 +53,58 @@ def _renamed(manifests: Mapping[desired.Key, models.Object], applied: Applied) -
     return result
 
 
-def guard(wanted: desired.Desired, applied: Applied) -> diagnostics.Diagnostic | None:
-    """What stops a configuration change: an empty tree, or more than a third of the objects gone at once."""
+def gone(wanted: desired.Desired, applied: Applied) -> tuple[desired.Key, ...]:
+    """The objects in force that the manifests no longer have, under no name; Approvals aside."""
     manifests = _manifests(wanted)
-    held = [key for key, item in applied.items() if not item.orphaned]
     renamed = set(_renamed(manifests, applied).values())
-    gone = sorted(key for key in held if key not in manifests and key not in renamed)
-    if not gone:
+    return tuple(
+        sorted(
+            key
+            for key, item in applied.items()
+            if not item.orphaned and key[0] not in _PASSING and key not in manifests and key not in renamed
+        )
+    )
+
+
+def gone_digest(gone: Iterable[desired.Key]) -> str:
+    """What an Approval names to let these objects go."""
+    return digests.json_digest({"gone": ["/".join(key) for key in gone]})
+
+
+def guard(wanted: desired.Desired, applied: Applied) -> diagnostics.Diagnostic | None:
+    """What stops a configuration change: an empty tree, or more than a third of the objects gone at once.
+
+    Nothing does where ``wanted.consents`` has the digest of what is gone.
+    """
+    missing = gone(wanted, applied)
+    if not missing or (wanted.consents and gone_digest(missing) in wanted.consents):
         return None
-    if not manifests:
-        what = f"the tree is empty, and {len(gone)} objects are in force"
-    elif len(gone) >= _GUARDED and 3 * len(gone) > len(held):
-        names = ", ".join("/".join(key) for key in gone[:5]) + (", …" if len(gone) > 5 else "")
-        what = f"{len(gone)} of {len(held)} objects are gone at once: {names}"
+    held = [key for key, item in applied.items() if not item.orphaned and key[0] not in _PASSING]
+    if not _manifests(wanted):
+        what = f"the tree is empty, and {len(missing)} objects are in force"
+    elif len(missing) >= _GUARDED and 3 * len(missing) > len(held):
+        names = ", ".join("/".join(key) for key in missing[:5]) + (", …" if len(missing) > 5 else "")
+        what = f"{len(missing)} of {len(held)} objects are gone at once: {names}"
     else:
         return None
     return diagnostics.Diagnostic(
         severity=diagnostics.Severity.ERROR,
         code=GONE,
         message=f"{what}; the configuration stays as it is in force",
-        hint="bring the manifests back, or remove them in smaller steps",
+        hint=f"bring the manifests back; or, if that is meant: holdfast approve {gone_digest(missing)}",
     )
+
+
+def questions(wanted: desired.Desired, applied: Applied) -> Iterator[actions.Question]:
+    """The guarded change as what is to be approved, or has been."""
+    unasked = dataclasses.replace(wanted, consents=frozenset())
+    found = guard(unasked, applied)
+    if found is not None:
+        digest = gone_digest(gone(wanted, applied))
+        message = found.message.partition(";")[0]
+        yield actions.Question(
+            digest=digest, what="Configuration", copies=0, message=message, approved=digest in wanted.consents
+        )
 
 
 def effective(wanted: desired.Desired, applied: Applied) -> desired.Desired:
@@ -84,11 +117,12 @@ def effective(wanted: desired.Desired, applied: Applied) -> desired.Desired:
             wanted.revision,
             [item.object for item in applied.values() if not item.orphaned],
             orphaned=[item.object for item in applied.values() if item.orphaned],
+            consents=wanted.consents,
         )
     manifests = _manifests(wanted)
     renamed = set(_renamed(manifests, applied).values())
     left = [item.object for key, item in applied.items() if key not in manifests and key not in renamed]
-    return desired.gather(wanted.revision, manifests.values(), orphaned=left)
+    return desired.gather(wanted.revision, manifests.values(), orphaned=left, consents=wanted.consents)
 
 
 def changes(wanted: desired.Desired, applied: Applied) -> tuple[actions.ConfigurationChange, ...]:

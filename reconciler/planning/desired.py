@@ -29,6 +29,8 @@ class Desired:
     approvals: Mapping[str, exceptions.Approval] = dataclasses.field(default_factory=dict)
     #: ``(kind, name)`` of objects that only the catalog still holds: no new work begins from them.
     orphaned: frozenset[Key] = frozenset()
+    #: Digests of guarded changes that somebody consents to now; see ``approvals.consenting``.
+    consents: frozenset[str] = frozenset()
 
     def objects(self) -> Iterator[models.Object]:
         """Every object, orphaned ones included, ordered by kind and name."""
@@ -48,7 +50,13 @@ def _of(kinds: Mapping[str, Mapping[str, models.Object]], kind: type[_Kind]) -> 
     return {name: item for name, item in kinds.get(kind.__name__, {}).items() if isinstance(item, kind)}
 
 
-def gather(revision: str, objects: Iterable[models.Object], *, orphaned: Iterable[models.Object] = ()) -> Desired:
+def gather(
+    revision: str,
+    objects: Iterable[models.Object],
+    *,
+    orphaned: Iterable[models.Object] = (),
+    consents: frozenset[str] = frozenset(),
+) -> Desired:
     """Sort objects by kind. Later objects of one key win over earlier ones; ``orphaned`` never win over ``objects``."""
     kinds: dict[str, dict[str, models.Object]] = {}
     left: set[Key] = set()
@@ -70,4 +78,5 @@ def gather(revision: str, objects: Iterable[models.Object], *, orphaned: Iterabl
         legal_holds=_of(kinds, exceptions.LegalHold),
         approvals=_of(kinds, exceptions.Approval),
         orphaned=frozenset(left),
+        consents=consents,
     )

@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 
 from reconciler.api import policies
-from reconciler.base import times
+from reconciler.base import digests, times
 from reconciler.planning import actions, desired, histories, observed
 
 #: A selection that lost a third of its clients, and at least this many, is drift.
@@ -32,18 +32,26 @@ def sources(name: str, inventory: observed.Inventory, now: dt.datetime) -> Itera
             yield actions.Drift(code=machine.problem[0], object=machine.source, message=machine.problem[1])
 
 
-def selection(name: str, inventory: observed.Inventory, protected: Iterable[str]) -> Iterator[actions.Drift]:
-    """A selection that became empty, or lost a third of the clients it has images of."""
+def selection(name: str, inventory: observed.Inventory, protected: Iterable[str]) -> actions.Question | None:
+    """A selection that became empty, or lost a third of the clients it has images of, as what is to be approved."""
     before = set(protected)
     gone = before - {machine.id for machine in inventory.machines}
     emptied = before and not inventory.machines
     if not emptied and (len(gone) < _GUARDED or 3 * len(gone) <= len(before)):
-        return
-    yield actions.Drift(
-        code="SelectionShrunk",
-        object=f"BackupPolicy/{name}",
-        message=f"the selection lost {len(gone)} of {len(before)} clients that have images; their images stay",
+        return None
+    return actions.Question(
+        digest=digests.json_digest({"policy": name, "gone": sorted(gone)}),
+        what="Selection",
+        copies=0,
+        message=f"the selection lost {len(gone)} of {len(before)} clients that have images",
+        approved=False,
     )
+
+
+def shrunk(name: str, question: actions.Question) -> actions.Drift:
+    """The alarm about a selection, until somebody has approved it."""
+    message = f"{question.message}; their images stay; if it is meant: holdfast approve {question.digest}"
+    return actions.Drift(code="SelectionShrunk", object=f"BackupPolicy/{name}", message=message)
 
 
 def clients(

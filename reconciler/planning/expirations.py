@@ -1,21 +1,19 @@
 """Expire and Reclaim actions, and the destructive part of a plan, from what ``expiry`` says of the copies.
 
 Called by ``planner`` series by series; ``Ledger`` adds up. Here a verdict meets the present: a unit that cannot delete
-now, a clock that jumped, a deletion that failed before. What a brake holds is listed with a digest over the causes and
-the newest image counted, so that it stays the same while copies come and go.
+now, a clock that jumped, a deletion that failed before. What a brake holds goes into ``destructions.Part``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from reconciler.base import digests
 from reconciler.planning import (
     actions,
     desired,
+    destructions,
     duplications,
     expiry,
     histories,
@@ -37,21 +35,6 @@ def address(image: str, number: int) -> str:
     return f"expire/{image}/{number}"
 
 
-@dataclasses.dataclass(slots=True)
-class _Oldest:
-    """A client's oldest restore point with and without the copies that a brake holds."""
-
-    before: dt.datetime | None = None
-    after: dt.datetime | None = None
-    held: bool = False
-
-    def see(self, before: dt.datetime | None, after: dt.datetime | None, held: bool) -> None:
-        """Add one series of the client."""
-        self.before = min((m for m in (self.before, before) if m is not None), default=None)
-        self.after = min((m for m in (self.after, after) if m is not None), default=None)
-        self.held = self.held or held
-
-
 class Ledger:
     """Adds up expiries over all series of one plan."""
 
@@ -63,11 +46,8 @@ class Ledger:
         self._units = units
         self._now = now
         self._live = {job.address for job in seen.jobs}
-        self._items: list[actions.Destroyed] = []
-        self._causes: dict[tuple[str, str, str, str], set[str]] = {}
-        self._rules: dict[tuple[str, str, str, str], tuple[object, object]] = {}
-        self._newest = 0
-        self._oldest: dict[str, _Oldest] = {}
+        #: What a brake holds.
+        self.part = destructions.Part()
         self._freeing: dict[str, list[str]] = {}
 
     def expire(self, history: histories.History, verdicts: list[expiry.Verdict], slug: str) -> Iterator[actions.Action]:
@@ -76,7 +56,7 @@ class Ledger:
         for verdict in verdicts:
             if verdict.held is not None:
                 held.add((verdict.image.id, verdict.copy.number))
-                self._destroy(verdict, verdict.held, slug)
+                self.part.add(verdict, verdict.held, history.series.client, slug)
             yield self._action(history, verdict, slug)
         self._restore_points(history, held, slug)
 
@@ -166,30 +146,6 @@ class Ledger:
 
     # -- the destructive part ------------------------------------------------------------------------------------------
 
-    def _destroy(self, verdict: expiry.Verdict, held: expiry.Held, slug: str) -> None:
-        image, copy = verdict.image, verdict.copy
-        self._items.append(
-            actions.Destroyed(
-                image=image.id,
-                copy=copy.number,
-                unit=copy.unit,
-                bytes=copy.stored_bytes,
-                expires_before=held.until,
-                expires_after=verdict.at,
-            )
-        )
-        before = held.before.written() if held.before is not None else None
-        after = held.after.written() if held.after is not None else None
-        key = (
-            held.lifecycle,
-            held.operation,
-            digests.canonical_json(before).decode(),
-            digests.canonical_json(after).decode(),
-        )
-        self._causes.setdefault(key, set()).add(slug)
-        self._rules[key] = (before, after)
-        self._newest = max(self._newest, image.sequence)
-
     def _restore_points(self, history: histories.History, held: set[tuple[str, int]], slug: str) -> None:
         before = after = None
         for image in history.sound:
@@ -199,30 +155,8 @@ class Ledger:
             if any((image.id, copy.number) not in held for copy in good):
                 after = image.time
                 break
-        self._oldest.setdefault(slug, _Oldest()).see(before, after, bool(held))
+        self.part.restore_points(slug, before, after, bool(held))
 
     def destruction(self) -> actions.Destruction:
         """Everything that a brake holds."""
-        if not self._items:
-            return actions.Destruction()
-        causes = [
-            {
-                "lifecycle": key[0],
-                "operation": key[1],
-                "before": self._rules[key][0],
-                "after": self._rules[key][1],
-                "clients": sorted(self._causes[key]),
-            }
-            for key in sorted(self._causes)
-        ]
-        return actions.Destruction(
-            digest=digests.json_digest({"causes": causes, "newest": self._newest}),
-            # Bytes of a copy that shares segments with others come back only in part.
-            estimated=any(self._units.standalone(item.unit) for item in self._items),
-            items=tuple(sorted(self._items, key=lambda item: (item.image, item.copy))),
-            clients=tuple(
-                actions.OldestPoint(client=slug, before=oldest.before, after=oldest.after)
-                for slug, oldest in sorted(self._oldest.items())
-                if oldest.held and oldest.before != oldest.after
-            ),
-        )
+        return self.part.whole(self._units)

@@ -22,13 +22,12 @@ from reconciler.planning import (
     lifecycles,
     nevers,
     observed,
+    promises,
     retention,
 )
 
 #: How long a Partial image stays once its series has a newer complete one.
 PARTIAL_STAYS: Final = dt.timedelta(days=7)
-#: Rules that promise nothing to the copies made under them.
-_PROMISE_NOTHING: Final = (kinds.ExpireAfterCopy, kinds.CapacityManaged)
 _MISSING: Final = frozenset({"Damaged", "Lost"})
 
 
@@ -69,17 +68,7 @@ class Judge(nevers.Rules):
 
     def __init__(self, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime) -> None:
         super().__init__(wanted, seen, now)
-        self._promises: dict[tuple[str, str], list[observed.Promise]] = {}
-        for promise in (*seen.promises, *configuration.promises(wanted, seen.applied)):
-            if not isinstance(promise.retention, _PROMISE_NOTHING):
-                name = self.book.operation(promise.lifecycle, promise.operation)
-                self._promises.setdefault((promise.lifecycle, name), []).append(promise)
-
-    def promises(self, lifecycle: str, operation: str, sequence: int) -> Iterator[kinds.Retention]:
-        """The retentions promised to the copies of an operation, of the image with this sequence number."""
-        for promise in self._promises.get((lifecycle, operation), ()):
-            if sequence <= promise.up_to:
-                yield promise.retention
+        self.promises = promises.Promises(wanted, seen, self.book)
 
     def verdicts(
         self,
@@ -206,7 +195,7 @@ class _Trial:
         decision = self._decide(image, copy, operation, rule)
         if decision.keeps:
             return self._stays(image, copy, operation, decision)
-        held = self._held(image, copy, operation, rule, decision)
+        held, released = self._held(image, copy, operation, rule, decision)
         if held is not None:
             words = "it came back with its unit; nothing of that expires until somebody has approved it"
             if held.before is not None:
@@ -214,6 +203,9 @@ class _Trial:
                 words = f"{held.before.type} {retention.summary(held.before)}".rstrip() + f" was promised{end}"
             code = "HeldByBrake" if held.before is not None else "RebuiltCatalog"
             return Verdict(image, copy, "Blocked", code, f"kept: {words}", decision.at, held=held)
+        if released is not None:
+            text = f"{decision.text}; {released.by} approved that it goes before its promise ends"
+            decision = decision._replace(code="Approved", text=text)
         return self._release(image, copy, operation, decision)
 
     def _young(self, rule: kinds.Retention | None, image: observed.Image) -> bool:
@@ -311,23 +303,31 @@ class _Trial:
         operation: str,
         rule: kinds.Retention | None,
         decision: retention.Decision,
-    ) -> Held | None:
+    ) -> tuple[Held | None, observed.Release | None]:
+        """The promise that holds a copy; and the approval without which one would."""
         if decision.code in ("Replaced", "Partial") or copy.state == "Lost":
-            return None
+            return None, None
+        client = self.history.series.client
+        ended = None
         if copy.imported:
-            return Held(image.lifecycle, operation, None, rule, None)
+            ended = self.judge.promises.released(client, image, operation)
+            if ended is None:
+                return Held(image.lifecycle, operation, None, rule, None), None
         held = None
-        for promised in self.judge.promises(image.lifecycle, operation, image.sequence):
-            if isinstance(promised, kinds.Keep):
-                kept = self._kept_by(promised, image, operation, copy.state in _MISSING)[image.id]
+        for promise, released in self.judge.promises.made(client, image, operation):
+            if isinstance(promise, kinds.Keep):
+                kept = self._kept_by(promise, image, operation, copy.state in _MISSING)[image.id]
             else:
                 plain = retention.Candidate(image.id, image.time, image.sequence)
-                kept = retention.single(promised, plain, self.judge.now)
+                kept = retention.single(promise, plain, self.judge.now)
+            if released is not None:
+                ended = released if kept.keeps else ended
+                continue
             # The longest promise counts; one without an end date is longer than any other.
             longer = held is None or (held.until is not None and (kept.at is None or kept.at > held.until))
             if kept.keeps and longer:
-                held = Held(image.lifecycle, operation, promised, rule, kept.at)
-        return held
+                held = Held(image.lifecycle, operation, promise, rule, kept.at)
+        return held, ended
 
     def _stays(
         self, image: observed.Image, copy: observed.Copy, operation: str, decision: retention.Decision
@@ -339,11 +339,13 @@ class _Trial:
             return Verdict(image, copy, "Waiting", "OwesCopy", decision.message, at, owes=owes)
         if decision.code in ("Fixed", "Partial") and at is not None and not passed:
             ends = [at]
-            for promised in self.judge.promises(image.lifecycle, operation, image.sequence):
-                end = retention.end(promised, image.time) if isinstance(promised, kinds.Fixed) else _LAST
+            client = self.history.series.client
+            for promise in self.judge.promises.standing(client, image, operation):
+                end = retention.end(promise, image.time) if isinstance(promise, kinds.Fixed) else _LAST
                 ends.append(end or _LAST)
+            came = copy.imported and self.judge.promises.released(client, image, operation) is None
             free = nevers.forbids(self.judge, self.history, self.debts, image, copy, self.leaving) is None
-            if self.until is not None and max(ends) <= self.until and free and not copy.imported:
+            if self.until is not None and max(ends) <= self.until and free and not came:
                 return Verdict(image, copy, "Planned", decision.code, decision.message, max(ends))
         if not self.everything:
             return None

@@ -226,6 +226,8 @@ class Release:
     up_to: int
     #: Of the destructive part that was approved.
     digest: str
+    #: Who approved it.
+    by: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

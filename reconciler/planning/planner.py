@@ -8,13 +8,15 @@ what is Due and planning again ends with nothing Due.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from reconciler.base import diagnostics
 from reconciler.planning import (
     actions,
+    approvals,
     backups,
     clients,
     configuration,
@@ -41,7 +43,57 @@ def plan(
     wanted: desired.Desired, seen: observed.Observed, now: dt.datetime, *, horizon: dt.timedelta = HORIZON
 ) -> actions.Plan:
     """What would be done now and until ``now + horizon``, and why. Pure: it changes nothing and reads no clock."""
-    return _Pass(wanted, seen, now, horizon).run()
+    wanted = approvals.consenting(wanted, seen.approvals, now)
+    made = _Pass(wanted, seen, now, horizon)
+    first = latest = made.run()
+    known = approvals.consents(made.wanted, seen.approvals)
+    live = [one for one in known if one.until > now]
+    released: list[observed.Release] = []
+    # While a clock jump is unexplained nobody can say which approvals still stand.
+    while live and seen.clock_jump is None:
+        granted = made.ledger.part.granted(live)
+        if granted is None:
+            break
+        live.remove(granted.consent)
+        released += granted.releases
+        # What an approval lets go is judged like everything else, with the promises it ends out of the way.
+        made = _Pass(wanted, dataclasses.replace(seen, releases=(*seen.releases, *released)), now, horizon)
+        latest = made.run()
+    return _answered(first, latest, tuple(released), made, known)
+
+
+def _answered(
+    first: actions.Plan,
+    latest: actions.Plan,
+    released: tuple[observed.Release, ...],
+    made: _Pass,
+    known: Sequence[approvals.Consent],
+) -> actions.Plan:
+    """The plan with what approvals let go, what still waits for one, and those that do nothing."""
+    destruction = latest.destruction
+    if released and not destruction.items:
+        destruction = dataclasses.replace(first.destruction, approved=True)
+    questions = list(latest.questions)
+    used = {one.digest for one in released} | {one.digest for one in questions if one.approved}
+    if destruction.digest is not None:
+        copies = len(destruction.items)
+        questions.append(
+            actions.Question(
+                digest=destruction.digest, what="Destruction", copies=copies, message=f"{copies} copies would go",
+                approved=destruction.approved,
+            )
+        )  # fmt: skip
+    idle = [one.digest for one in known if one.digest not in used]
+    waiting = made.ledger.part.beginnings() if idle else {}
+    waiting = {**waiting, **{one.digest: one.copies for one in questions if not one.approved}}
+    drift = (*latest.drift, *approvals.drift(known, waiting, used, made.seen.releases, made.now))
+    return dataclasses.replace(
+        latest,
+        destruction=destruction,
+        questions=tuple(sorted(questions, key=lambda one: (one.what, one.digest))),
+        releases=released,
+        drift=tuple(sorted(drift, key=_by_object)),
+    )
 
 
 class _Pass:
@@ -60,6 +112,7 @@ class _Pass:
         self.ledger = expirations.Ledger(self.wanted, seen, self.judge.units, now)
         self.copier = duplications.Desk(self.judge, self.wanted, seen, now)
         self.problems: list[diagnostics.Diagnostic] = []
+        self.questions: list[actions.Question] = []
         self.drift: list[actions.Drift] = []
         self.actions: list[actions.Action] = []
         self.desks: dict[str, backups.Desk] = {}
@@ -78,6 +131,7 @@ class _Pass:
         guarded = configuration.guard(self.manifests, self.seen.applied)
         if guarded is not None:
             self.problems.append(guarded)
+        self.questions.extend(configuration.questions(self.manifests, self.seen.applied))
         self._inventories()
         for series in self.renames.follow(self.seen.series):
             self._series(series)
@@ -92,10 +146,11 @@ class _Pass:
             revision=self.manifests.revision,
             in_force=self.seen.in_force,
             problems=tuple(sorted(self.problems, key=lambda one: (one.code, one.object or "", one.message))),
-            drift=tuple(sorted(self.drift, key=lambda one: (one.code, one.object, one.message))),
+            drift=tuple(sorted(self.drift, key=_by_object)),
             configuration=configuration.changes(self.manifests, self.seen.applied),
             actions=tuple(sorted(self.actions, key=_order)),
             destruction=self.ledger.destruction(),
+            questions=tuple(self.questions),
             last_used=self.last_used,
         )
 
@@ -204,11 +259,21 @@ class _Pass:
         for name in self.desks:
             inventory = self._inventory(name)
             if inventory is not None:
-                self.drift.extend(drifts.selection(name, inventory, self.protected.get(name, ())))
+                self._selection(name, drifts.selection(name, inventory, self.protected.get(name, ())))
         self.drift.extend(drifts.clients(self.seen.clients, self.matched, self.slugs))
         self.drift.extend(drifts.orphans(self.orphaned))
         self.drift.extend(drifts.losses(self.lost))
         self.drift.extend(drifts.units(self.wanted, self.seen))
+
+    def _selection(self, name: str, question: actions.Question | None) -> None:
+        if question is None:
+            return
+        # Nothing is let go by it, so that an approval of it has no end: it answers an alarm for good.
+        answers = approvals.consents(self.wanted, self.seen.approvals)
+        approved = any(one.digest == question.digest for one in answers)
+        self.questions.append(dataclasses.replace(question, approved=approved))
+        if not approved:
+            self.drift.append(drifts.shrunk(name, question))
 
 
 def _used(history: histories.History, made: list[actions.Action]) -> dict[tuple[str, int], str]:
@@ -225,6 +290,10 @@ def _used(history: histories.History, made: list[actions.Action]) -> dict[tuple[
             if parent is not None and copy is not None:
                 result[parent.id, copy.number] = action.address
     return result
+
+
+def _by_object(one: actions.Drift) -> tuple[str, str, str]:
+    return (one.code, one.object, one.message)
 
 
 def _order(action: actions.Action) -> tuple[int, dt.datetime, int, str]:

@@ -1,0 +1,173 @@
+"""The destructive part of a plan: what would go before its promise, its digest, and what an approval of it lets go.
+
+``expirations`` adds to it series by series, ``planner`` asks which beginning of it somebody has approved. The digest
+covers the causes and the newest image counted, not the copies: it stays the same while copies leave, and while images
+are added that keep their promise. Hence an approval is looked for at every beginning of the part, by sequence.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from reconciler.base import digests
+from reconciler.planning import actions, approvals, configuration, expiry, observed, placements, promises
+
+
+class _Cause(NamedTuple):
+    """Why copies are held; rules as canonical JSON."""
+
+    lifecycle: str
+    operation: str
+    before: str
+    after: str
+
+
+class _Held(NamedTuple):
+    """One copy that is held."""
+
+    item: actions.Destroyed
+    sequence: int
+    cause: _Cause
+    #: Client id and slug.
+    client: str
+    slug: str
+
+
+@dataclasses.dataclass(slots=True)
+class _Oldest:
+    """A client's oldest restore point with and without the copies that a brake holds."""
+
+    before: dt.datetime | None = None
+    after: dt.datetime | None = None
+    held: bool = False
+
+    def see(self, before: dt.datetime | None, after: dt.datetime | None, held: bool) -> None:
+        """Add one series of the client."""
+        self.before = min((m for m in (self.before, before) if m is not None), default=None)
+        self.after = min((m for m in (self.after, after) if m is not None), default=None)
+        self.held = self.held or held
+
+
+class Granted(NamedTuple):
+    """A beginning of the part that somebody has approved."""
+
+    consent: approvals.Consent
+    #: How many copies it holds.
+    copies: int
+    releases: tuple[observed.Release, ...]
+
+
+class Part:
+    """Adds up what is held over all series of one plan."""
+
+    def __init__(self) -> None:
+        self._held: list[_Held] = []
+        self._oldest: dict[str, _Oldest] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, verdict: expiry.Verdict, held: expiry.Held, client: str, slug: str) -> None:
+        """One copy that a brake holds."""
+        image, copy = verdict.image, verdict.copy
+        item = actions.Destroyed(
+            image=image.id,
+            copy=copy.number,
+            unit=copy.unit,
+            bytes=copy.stored_bytes,
+            expires_before=held.until,
+            expires_after=verdict.at,
+        )
+        cause = _Cause(held.lifecycle, held.operation, promises.written(held.before), promises.written(held.after))
+        self._held.append(_Held(item, image.sequence, cause, client, slug))
+
+    def restore_points(self, slug: str, before: dt.datetime | None, after: dt.datetime | None, held: bool) -> None:
+        """The oldest restore point of one series with and without what is held of it."""
+        self._oldest.setdefault(slug, _Oldest()).see(before, after, held)
+
+    def whole(self, units: placements.Units) -> actions.Destruction:
+        """Everything that a brake holds."""
+        if not self._held:
+            return actions.Destruction()
+        return actions.Destruction(
+            digest=_digest(_causes(self._held), max(one.sequence for one in self._held)),
+            # Bytes of a copy that shares segments with others come back only in part.
+            estimated=any(units.standalone(one.item.unit) for one in self._held),
+            items=tuple(sorted((one.item for one in self._held), key=lambda item: (item.image, item.copy))),
+            clients=tuple(
+                actions.OldestPoint(client=slug, before=oldest.before, after=oldest.after)
+                for slug, oldest in sorted(self._oldest.items())
+                if oldest.held and oldest.before != oldest.after
+            ),
+        )
+
+    def beginnings(self) -> dict[str, int]:
+        """Digest of every beginning of the part -> how many copies it holds."""
+        return {digest: len(chosen) for chosen, digest in self._beginnings()}
+
+    def granted(self, consents: Sequence[approvals.Consent]) -> Granted | None:
+        """The largest beginning of the part that a consent covers."""
+        if not consents or not self._held:
+            return None
+        for chosen, digest in self._beginnings():
+            for consent in consents:
+                if consent.digest == digest and len(chosen) <= consent.copies:
+                    return Granted(consent, len(chosen), _releases(chosen, consent))
+        return None
+
+    def _beginnings(self) -> Iterator[tuple[Sequence[_Held], str]]:
+        """Each beginning of the part in the order of the images, the whole first, with its digest."""
+        ordered = sorted(self._held, key=lambda one: one.sequence)
+        left = collections.Counter((one.cause, one.slug) for one in ordered)
+        causes = _causes(ordered)
+        end = len(ordered)
+        while end:
+            newest = ordered[end - 1].sequence
+            yield ordered[:end], _digest(causes, newest)
+            changed = False
+            while end and ordered[end - 1].sequence == newest:
+                end -= 1
+                pair = (ordered[end].cause, ordered[end].slug)
+                left[pair] -= 1
+                changed = changed or not left[pair]
+            # Serialised anew only where a cause or a client is no longer among them: rare, as older ones go first.
+            if changed:
+                causes = _causes(ordered[:end])
+
+
+def _causes(held: Sequence[_Held]) -> str:
+    """Digest of the causes and the clients they touch."""
+    clients: dict[_Cause, set[str]] = {}
+    for one in held:
+        clients.setdefault(one.cause, set()).add(one.slug)
+    return digests.json_digest([{**cause._asdict(), "clients": sorted(clients[cause])} for cause in sorted(clients)])
+
+
+def _digest(causes: str, newest: int) -> str:
+    return digests.json_digest({"causes": causes, "newest": newest})
+
+
+def _releases(held: Sequence[_Held], consent: approvals.Consent) -> tuple[observed.Release, ...]:
+    """What an approval of these copies ends: each promise, client by client, up to the newest image counted there."""
+    newest: dict[tuple[str, str, str, str], int] = {}
+    for one in held:
+        key = (one.cause.lifecycle, one.cause.operation, one.cause.before, one.client)
+        # A copy that came back has no promise to keep: one approval ends the waiting of all that are there.
+        up_to = configuration.EVERY_IMAGE if one.cause.before == promises.NONE else one.sequence
+        newest[key] = max(newest.get(key, 0), up_to)
+    return tuple(
+        observed.Release(
+            lifecycle=lifecycle,
+            operation=operation,
+            before=before,
+            client=client,
+            up_to=up_to,
+            digest=consent.digest,
+            by=consent.by,
+        )
+        for (lifecycle, operation, before, client), up_to in sorted(newest.items())
+    )
