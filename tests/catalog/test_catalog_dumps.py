@@ -54,7 +54,7 @@ def decide(db: database.Database) -> None:
         connection.execute(
             tables.RELEASES.insert().values(
                 lifecycle="gold", operation="land", before="null", client_id="diskimages:/srv/oblVM1", up_to=3,
-                digest="blake3:0", at=samples.NOW,
+                digest="blake3:0", by="ann", at=samples.NOW,
             )
         )  # fmt: skip
 

@@ -12,11 +12,13 @@ from reconciler.base import crashes
 
 #: Points that only an estate's first pass meets.
 FIRST = ("catalog.migrated", "unit.identity-written", "configuration.recorded")
+#: Points of a pass that makes use of an approval: the promises are recorded as ended, then the copies go.
+APPROVED = ("approval.recorded", "expire.marked", "expire.deleted", "expire.recorded", "expire.marked:2")
 RESTORE = ("restore.reading", "restore.before-rename")
 #: Points of a pool's upkeep, which a pass meets only where containers rot; ``tests/dedupe/test_crashes.py`` dies there.
 UPKEEP = tuple(point for point in crashes.POINTS if point.startswith(("pool.rewrite-", "pool.scrub-", "pool.damage-")))
 #: Points that every later pass meets, some of them again a little later.
-LATER = tuple(point for point in crashes.POINTS if point not in (*FIRST, *RESTORE, *UPKEEP))
+LATER = tuple(point for point in crashes.POINTS if point not in (*FIRST, *RESTORE, *UPKEEP, APPROVED[0]))
 AGAIN = ("unit.identity-written:2", "backup.after-commit:2", "pool.container-renamed:2", "expire.deleted:3")
 
 
@@ -46,7 +48,7 @@ def require_recovery(estate: Estate, expected: Holdings) -> None:
 
 
 def test_every_point_has_a_scenario(fresh: Estate) -> None:
-    assert set(fresh.ask("version")["crashPoints"]) == {*FIRST, *RESTORE, *UPKEEP, *LATER}
+    assert set(fresh.ask("version")["crashPoints"]) == {*FIRST, *RESTORE, *UPKEEP, *LATER, APPROVED[0]}
 
 
 @pytest.mark.parametrize("point", [*FIRST, "unit.identity-written:2"])
@@ -62,6 +64,33 @@ def test_a_crash_in_the_first_pass(fresh: Estate, point: str) -> None:
 def test_a_crash_in_a_later_pass(undisturbed: Holdings, grown: Estate, point: str) -> None:
     die(grown, point, "apply", "--yes", ".")
     require_recovery(grown, undisturbed)
+
+
+def shorten(estate: Estate) -> set[str]:
+    """Keep what the pool holds for ever, then for 25 hours, with the Approval in the same revision; what may go."""
+    manifests, text = estate.folder / "estate.yaml", (estate.folder / "estate.yaml").read_text()
+    manifests.write_text(text.replace("{type: Keep, last: 2}", "{type: Forever}"))
+    estate.command.run("apply", "--yes", ".")
+    text = text.replace("{type: Keep, last: 2}", "{type: Fixed, period: 25h}")
+    manifests.write_text(text)
+    found = estate.ask("plan", ".")["destruction"]
+    assert found["copies"] == 2 and not found["approved"]
+    spec = f"{{destruction: '{found['digest']}', copies: 2, by: ann, until: '2027-01-01T00:00:00Z', reason: test}}"
+    head = "---\napiVersion: holdfast/v1alpha1\nkind: Approval\nmetadata: {name: shorten}\n"
+    manifests.write_text(f"{text}{head}spec: {spec}\n")
+    assert estate.ask("plan", ".")["destruction"]["approved"]
+    return {item["image"] for item in found["items"]}
+
+
+@pytest.mark.parametrize("point", APPROVED)
+def test_a_crash_while_an_approval_is_made_use_of(grown: Estate, point: str) -> None:
+    approved = shorten(grown)
+    before = set(grown.held()["pool"])
+    assert approved < before
+    die(grown, point, "apply", "--yes", ".")
+    grown.command.run("apply", "--yes", ".")
+    grown.require_converged()
+    assert set(grown.held()["pool"]) == before - approved
 
 
 @pytest.mark.parametrize("point", RESTORE)
