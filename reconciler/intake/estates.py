@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reconciler.api import models, policies, storage
 from reconciler.base import diagnostics
-from reconciler.intake import codes, combinations, findings, manifests, meanings, references, revisions, trees
+from reconciler.intake import codes, combinations, commits, findings, manifests, meanings, references, revisions, trees
 from reconciler.planning import desired
 
 
@@ -37,8 +37,17 @@ def load(root: Path) -> Loaded:
     return judge(trees.read_tree(root))
 
 
-def judge(tree: trees.Tree) -> Loaded:
-    """Check what a tree holds. The order of its files does not matter."""
+def load_revision(root: Path, name: str) -> Loaded:
+    """Read and check the estate under ``root`` as a revision of its git repository has it, beside the work tree.
+
+    Raises ``UsageError`` where there is no such revision.
+    """
+    tree, revision = commits.read_tree(root, name)
+    return judge(tree, revision)
+
+
+def judge(tree: trees.Tree, revision: str | None = None) -> Loaded:
+    """Check what a tree holds. The order of its files does not matter. Without ``revision`` the name is found out."""
     problems = list(tree.diagnostics)
     objects: list[findings.Located] = []
     broken: set[manifests.Key] = set()
@@ -55,7 +64,7 @@ def judge(tree: trees.Tree) -> Loaded:
     if not tree.files and not problems:
         problems.append(_nothing(tree))
     problems.sort(key=_place)
-    revision = revisions.name(tree)
+    revision = revision or revisions.name(tree)
     wrong = any(found.severity is diagnostics.Severity.ERROR for found in problems)
     return Loaded(
         desired=None if wrong else desired.gather(revision, (item.object for item in objects)),

@@ -69,6 +69,13 @@ def _blob(data: bytes) -> str:
 
 def _git(root: Path, *words: str) -> bytes | None:
     """What git prints, None where it fails or is missing."""
+    done = ask(root, *words)
+    return done.stdout if done is not None and done.returncode == 0 else None
+
+
+def ask(root: Path, *words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes] | None:
+    """Run git in ``root`` with ``given`` on its stdin; None where there is no git, or it takes too long. Neither hooks
+    nor filters run, nothing is fetched, no lock is taken."""
     # Variables such as GIT_DIR, which hooks set, would make git speak about another repository.
     scrubbed = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     quiet = {
@@ -79,14 +86,13 @@ def _git(root: Path, *words: str) -> bytes | None:
         "LC_ALL": "C",
     }
     try:
-        done = subprocess.run(
+        return subprocess.run(
             ["git", "-C", str(root), "-c", "core.fsmonitor=false", *words],
             env=scrubbed | quiet,
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             timeout=_SECONDS,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout if done.returncode == 0 else None

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -60,15 +60,30 @@ def read_tree(root: Path) -> Tree:
         raise errors.UsageError(f"{root} {what}", hint="name the folder that holds the manifests")
     place = root.resolve()
     walk = _Walk(place)
+    read = ((path, _read(place / path, path)) for path in sorted(walk.paths()))
+    tree = gather(place, read)
+    return dataclasses.replace(tree, diagnostics=(*walk.problems, *tree.diagnostics))
+
+
+def gather(root: Path, found: Iterable[tuple[str, bytes | diagnostics.Diagnostic]]) -> Tree:
+    """The tree of files by path: bytes, or why there are none. ``root`` is where relative paths in them begin."""
     files: list[File] = []
     ignored: list[File] = []
-    for path in sorted(walk.paths()):
-        outcome = _read(place / path, path)
-        if isinstance(outcome, diagnostics.Diagnostic):
-            walk.problems.append(outcome)
+    problems: list[diagnostics.Diagnostic] = []
+    for path, data in found:
+        if isinstance(data, diagnostics.Diagnostic):
+            problems.append(data)
+        elif _UNSPEAKABLE.search(path):
+            problems.append(unreadable(path, "the name holds what is not text", "rename it"))
+        elif _says_ignore(data):
+            ignored.append(File(path=path, data=data, digest=digests.digest(data).hex()))
+        elif len(data) > MAXIMUM_SIZE:
+            message = f"the file is larger than {MAXIMUM_SIZE >> 20} MiB"
+            hint = "split it, or begin it with the comment # holdfast: ignore"
+            problems.append(_problem(codes.TOO_LARGE, path, message, hint))
         else:
-            (ignored if _says_ignore(outcome.data) else files).append(outcome)
-    return Tree(root=place, files=tuple(files), ignored=tuple(ignored), diagnostics=tuple(walk.problems))
+            files.append(File(path=path, data=data, digest=digests.digest(data).hex()))
+    return Tree(root=root, files=tuple(files), ignored=tuple(ignored), diagnostics=tuple(problems))
 
 
 def is_manifest(path: str) -> bool:
@@ -106,14 +121,12 @@ class _Walk:
         except OSError as error:
             if not folder:
                 raise errors.UsageError(f"{where}: {error.strerror}", hint="check the permissions") from error
-            self.problems.append(_unreadable(folder, f"the folder cannot be read: {error.strerror}"))
+            self.problems.append(unreadable(folder, f"the folder cannot be read: {error.strerror}"))
             return
         for entry in listed:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if _is_folder(entry):
                 (self._links if entry.is_symlink() else waiting).append(path)
-            elif is_manifest(path) and _UNSPEAKABLE.search(path):
-                self.problems.append(_unreadable(path, "the name holds what is not text", "rename it"))
             elif is_manifest(path):
                 yield path
 
@@ -126,22 +139,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _read(where: Path, path: str) -> File | diagnostics.Diagnostic:
-    """The file, or why it cannot be read."""
+def _read(where: Path, path: str) -> bytes | diagnostics.Diagnostic:
+    """The file's bytes, one more than it may have of a larger one, or why it cannot be read."""
     try:
         # Not blocking: opening a pipe would wait for its other end.
         handle = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                return _unreadable(path, "this is not a regular file", "move it out of the estate")
-            data = file.read(MAXIMUM_SIZE + 1)
+                return unreadable(path, "this is not a regular file", "move it out of the estate")
+            return file.read(MAXIMUM_SIZE + 1)
     except OSError as error:
-        return _unreadable(path, f"the file cannot be read: {error.strerror}")
-    if len(data) > MAXIMUM_SIZE and not _says_ignore(data):
-        message = f"the file is larger than {MAXIMUM_SIZE >> 20} MiB"
-        hint = "split it, or begin it with the comment # holdfast: ignore"
-        return _problem(codes.TOO_LARGE, path, message, hint)
-    return File(path=path, data=data, digest=digests.digest(data).hex())
+        return unreadable(path, f"the file cannot be read: {error.strerror}")
 
 
 def _says_ignore(data: bytes) -> bool:
@@ -160,7 +168,8 @@ def _printable(path: str) -> str:
     return _UNSPEAKABLE.sub("?", path)
 
 
-def _unreadable(path: str, message: str, hint: str | None = None) -> diagnostics.Diagnostic:
+def unreadable(path: str, message: str, hint: str | None = None) -> diagnostics.Diagnostic:
+    """The problem of a file, or a folder, that is there and cannot be read."""
     return _problem(codes.UNREADABLE, path, message, hint or "check its permissions and where it points")
 
 
