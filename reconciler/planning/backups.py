@@ -116,6 +116,16 @@ class Desk:
         spent = retries.standing(attempts, self.policy.spec.retries.count, self._now).state == "Exhausted"
         return attempts if spent else None
 
+    def next_start(self, slug: str, record: schedules.Record) -> dt.datetime | None:
+        """When the next backup of a series may begin, however far ahead: now where a slot is due; None for never."""
+        starts = [entry.opening for entry in self._due(slug, record)]
+        for table in self.tables:
+            slot = schedules.following(table, record, self._now)
+            opening = self._opening(table, slot) if slot is not None else None
+            if slot is not None and opening is not None and not schedules.past_deadline(table, slot, opening):
+                starts.append(opening)
+        return min(starts, default=None)
+
     # -- which slots ---------------------------------------------------------------------------------------------------
 
     def _due(self, slug: str, record: schedules.Record) -> Iterator[_Entry]:
