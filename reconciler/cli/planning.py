@@ -15,10 +15,10 @@ import typer
 from reconciler.api.documents import plans as documents
 from reconciler.base import clocks, errors, files, quantities
 from reconciler.catalog import database, inventories
-from reconciler.cli import options, outputs, settings
+from reconciler.cli import comparing, options, outputs, settings
 from reconciler.controller import freeing, jumps, observations, passes
 from reconciler.planning import actions, observed, planfile
-from reconciler.reports import comments, plans
+from reconciler.reports import comments, markup, plans
 from reconciler.storage import opening
 
 
@@ -29,10 +29,16 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Save the plan for: holdfast apply FILE.")
     ] = None,
+    before: Annotated[
+        str | None, typer.Option("--from", metavar="REV", help="Compare from this git revision; else what is in force.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option("--to", metavar="REV", help="Compare to this git revision; else the work tree.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show every action and field.")] = False,
     most: Annotated[
-        int, typer.Option("--max-bytes", min=comments.SMALLEST, help="markdown: bytes that the comment may have.")
-    ] = comments.LARGEST,
+        int, typer.Option("--max-bytes", min=markup.SMALLEST, help="markdown: bytes that the comment may have.")
+    ] = markup.LARGEST,
     output: Annotated[
         options.PlanOutput, typer.Option("-o", "--output", help="text, json, or markdown for a pull request.")
     ] = options.PlanOutput.TEXT,
@@ -41,6 +47,11 @@ def plan(
 ) -> int:
     """Show what would change, what is due and what would be destroyed. Never acts, never locks, writes nothing."""
     chosen = settings.of_estate(estate, state=state, catalog=catalog)
+    if before is not None or after is not None:
+        if out is not None:
+            raise errors.UsageError("--out saves a plan, not a comparison", hint="leave --from and --to out")
+        wish = comparing.Wish(before=before, after=after, output=output, verbose=verbose, most=most)
+        return comparing.compare(chosen, wish, detailed=detailed)
     made, tree = compute(chosen, clocks.from_environment(), look_ahead(horizon), measure=True)
     document = planfile.document(made)
     if out is not None:

@@ -30,7 +30,7 @@ def document(plan: actions.Plan) -> plans.Plan:
         digest="",
         problems=tuple(results.diagnostic_item(one) for one in plan.problems),
         drift=tuple(plans.DriftItem(code=one.code, object=one.object, message=one.message) for one in plan.drift),
-        configuration=tuple(_change(one) for one in plan.configuration),
+        configuration=tuple(change_item(one) for one in plan.configuration),
         actions=tuple(_action(one) for one in plan.actions),
         destruction=_destruction(plan.destruction),
         summary=_summary(plan),
@@ -43,7 +43,8 @@ def digest(body: plans.Plan) -> str:
     return digests.json_digest({key: value for key, value in body.to_json().items() if key != "digest"})
 
 
-def _change(one: actions.ConfigurationChange) -> plans.ConfigurationItem:
+def change_item(one: actions.ConfigurationChange) -> plans.ConfigurationItem:
+    """One configuration change as a document has it."""
     fields = tuple(plans.FieldItem(path=f.path, before=f.before, after=f.after) for f in one.fields)
     return plans.ConfigurationItem.model_validate(
         {"change": one.change, "kind": one.kind, "name": one.name, "fields": fields}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from reconciler.api.documents import plans
 from reconciler.planning import planfile, planner
-from reconciler.reports import comments
+from reconciler.reports import comments, markup
 
 
 def shortened(clients: int) -> plans.Plan:
@@ -47,7 +47,7 @@ def shortened(clients: int) -> plans.Plan:
 def test_a_reviewer_sees_first_what_would_be_destroyed() -> None:
     plan = shortened(3)
     text = comments.markdown(plan)
-    assert text.startswith(comments.MARKER + "\n## Holdfast plan for `dir@blake3:7d`\n")
+    assert text.startswith(markup.MARKER + "\n## Holdfast plan for `dir@blake3:7d`\n")
     assert f"**Destroys {plan.destruction.copies} copies" in text.splitlines()[3]
     assert text.index("### Would be destroyed") < text.index("### Configuration (1)") < text.index("<details>")
     assert f"Digest `{plan.destruction.digest}`" in text
@@ -58,7 +58,7 @@ def test_a_reviewer_sees_first_what_would_be_destroyed() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(clients=st.integers(1, 40), most=st.integers(comments.SMALLEST, 30_000))
+@given(clients=st.integers(1, 40), most=st.integers(markup.SMALLEST, 30_000))
 def test_a_comment_is_never_longer_than_it_may_be(clients: int, most: int) -> None:
     plan = shortened(clients)
     text = comments.markdown(plan, most)
@@ -75,12 +75,12 @@ def test_a_comment_is_never_longer_than_it_may_be(clients: int, most: int) -> No
 
 @given(text=st.text(max_size=60))
 def test_names_are_shown_and_never_read_as_markup(text: str) -> None:
-    span = comments._code(text)
+    span = markup.code(text)
     fence = span[: len(span) - len(span.lstrip("`"))]
     inner = span[len(fence) : len(span) - len(fence)]
     assert fence not in inner.replace("`" * (len(fence) + 1), "")
     assert "\n" not in span
-    plain: Any = comments._plain(text)
+    plain: Any = markup.plain(text)
     assert "\n" not in plain
     assert "<" not in plain.replace("\\<", "")
     assert "|" not in plain.replace("\\|", "")
