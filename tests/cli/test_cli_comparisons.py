@@ -79,7 +79,11 @@ def test_a_shorter_retention_shows_what_it_costs_and_touches_nothing(history: Es
     copies = found["copies"]
     assert (copies["earlier"], copies["leaving"], copies["later"], copies["unlisted"]) == (12, 8, 0, 0)
     first = copies["items"][0]
-    assert first["change"] == "Earlier" and first["after"]["leaves"] and first["before"]["at"].startswith("2026-04-01T12:00:0")
+    assert (
+        first["change"] == "Earlier"
+        and first["after"]["leaves"]
+        and first["before"]["at"].startswith("2026-04-01T12:00:0")
+    )
     (unit,) = found["units"]
     # Eight disks of their own; the other one of each image is shared with images that stay.
     assert (unit["unit"], unit["freedCopies"], unit["estimated"]) == ("pool", 8, False)
@@ -141,3 +145,38 @@ def test_before_anything_is_in_force_everything_is_new(tmp_path: Path) -> None:
     assert [(one["client"], one["change"]) for one in found["protection"]] == [("alpha", "Gain")]
     assert found["problems"] == [] and found["copies"]["items"] == []
     assert not estate.state.exists()
+
+
+APPROVAL = """
+apiVersion: holdfast/v1alpha1
+kind: Approval
+metadata: {name: shorter}
+spec: {destruction: "%(digest)s", copies: %(copies)s, by: anna@example.test, reason: two days are enough, until: "2026-03-20T00:00:00Z"}
+"""
+
+
+def test_what_it_says_would_be_freed_is_what_comes_back(tmp_path: Path) -> None:
+    estate = estate_samples.build(tmp_path, storage="pool", retention="{type: Fixed, period: 30d}")
+    (tmp_path / ".gitignore").write_text(".holdfast\nstorage\nmachines\n")
+    git(tmp_path, "init", "-q")
+    same = os.urandom(2 * MIB)
+    for day in range(2, 6):
+        for name in ("alpha", "beta"):
+            (estate.machine(name, disks=("other",)) / "same.img").write_bytes(same)
+        estate.apply(clock=f"2026-03-0{day}T12:00:00Z")
+    commit(tmp_path, "v1")
+    estate.write(storage="pool", retention="{type: Fixed, period: 1d}")
+    commit(tmp_path, "short")
+    now = "2026-03-05T13:00:00Z"
+    (said,) = estate.at(now).json("plan", "--from", "v1", "--to", "short")["units"]
+    plan = estate.at(now).json("plan")["destruction"]
+    assert (said["freedCopies"], said["freedBytes"], said["estimated"]) == (plan["copies"], plan["bytes"], False)
+    before = estate.command.json("pool", "stats", "pool")
+    (tmp_path / "approval.yaml").write_text(APPROVAL % plan)
+    estate.apply(clock=now)
+    after = estate.command.json("pool", "stats", "pool")
+    assert after["images"] == before["images"] - plan["copies"]
+    came_back = before["storedBytes"] - after["storedBytes"]
+    # What a collection left in containers that are mostly alive is dead, and counted as such.
+    assert came_back + after["deadBytes"] - before["deadBytes"] == said["freedBytes"]
+    assert said["freedBytes"] >= 6 * MIB > came_back >= 4 * MIB
