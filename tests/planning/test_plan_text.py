@@ -97,7 +97,8 @@ PAGES: dict[str, Callable[[], plans.Plan]] = {
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_as_it_is_written_down(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    text = reports.text(PAGES[name](), verbose=False) + "\n"
+    # What exactly a digest covers is told elsewhere.
+    text = re.sub(r"blake3:[0-9a-f]{64}", "blake3:" + "0" * 64, reports.text(PAGES[name](), verbose=False)) + "\n"
     file = GOLDEN / f"{name}.txt"
     if os.environ.get("GOLDEN") == "write":
         file.write_text(text)
