@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reconciler.api.documents import results
-from reconciler.base import diagnostics, errors
+from reconciler.base import clocks, diagnostics, errors
 from reconciler.cli import options, outputs
 from reconciler.intake import estates
 
@@ -17,7 +17,7 @@ def validate(
     catalog: options.Catalog = None,  # noqa: ARG001
 ) -> int:
     """Check every manifest and report all problems at once. Exit 4 if there are errors; warnings alone pass."""
-    loaded = estates.load(estate)
+    loaded = estates.load(estate, clocks.from_environment().now())
     found = [one.severity for one in loaded.diagnostics]
     wrong = found.count(diagnostics.Severity.ERROR)
     document = results.ValidationResult(

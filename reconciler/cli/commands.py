@@ -28,6 +28,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "validate": Command("authoring", "validate", "Check manifests: syntax, schema, references, meaning."),
     "plan": Command("planning", "plan", "Show what would change, what is due and what would be destroyed."),
     "apply": Command("applying", "apply", "Put the manifests in force and do what is due, once."),
+    "approve": Command(
+        "approving", "approve", "Let what a plan holds back go: copies, or a change that a guard holds."
+    ),
     "run": Command("applying", "run", "Keep the estate converged: watch, plan, act."),
     "backup": Command("requesting", "backup", "Ask for a backup now, through its policy."),
     "cancel": Command("requesting", "cancel", "Stop a job; returns when the work has stopped."),

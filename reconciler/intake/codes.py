@@ -56,6 +56,7 @@ OVERLAPPING_PATHS: Final = "HF414"
 SHARED_POOL: Final = "HF415"
 IMPOSSIBLE_GLOB: Final = "HF416"
 UNREACHED_UNIT: Final = "HF417"
+APPROVAL_EXPIRED: Final = "HF418"
 NOT_CARRIED_OUT: Final = "HF419"
 
 #: Code -> what it stands for, in a few words.
@@ -105,5 +106,6 @@ MEANINGS: Final[dict[str, str]] = {
     SHARED_POOL: "several media servers reach one pool",
     IMPOSSIBLE_GLOB: "a pattern that matches nothing",
     UNREACHED_UNIT: "no media server reaches a unit",
+    APPROVAL_EXPIRED: "an Approval that has run out",
     NOT_CARRIED_OUT: "a word that this version knows but does not carry out yet",
 }

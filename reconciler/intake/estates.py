@@ -8,6 +8,7 @@ never be taken for a whole one.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,9 +33,12 @@ class Loaded:
     objects: int
 
 
-def load(root: Path) -> Loaded:
-    """Read and check the estate under ``root``. Raises ``UsageError`` if it is no folder."""
-    return judge(trees.read_tree(root))
+def load(root: Path, now: dt.datetime | None = None) -> Loaded:
+    """Read and check the estate under ``root``. Raises ``UsageError`` if it is no folder.
+
+    With ``now``, what has run out is told too; a plan tells that by itself.
+    """
+    return judge(trees.read_tree(root), now)
 
 
 def load_revision(root: Path, name: str) -> Loaded:
@@ -43,10 +47,10 @@ def load_revision(root: Path, name: str) -> Loaded:
     Raises ``UsageError`` where there is no such revision.
     """
     tree, revision = commits.read_tree(root, name)
-    return judge(tree, revision)
+    return judge(tree, revision=revision)
 
 
-def judge(tree: trees.Tree, revision: str | None = None) -> Loaded:
+def judge(tree: trees.Tree, now: dt.datetime | None = None, *, revision: str | None = None) -> Loaded:
     """Check what a tree holds. The order of its files does not matter. Without ``revision`` the name is found out."""
     problems = list(tree.diagnostics)
     objects: list[findings.Located] = []
@@ -60,7 +64,7 @@ def judge(tree: trees.Tree, revision: str | None = None) -> Loaded:
             unread.append(file.data)
         folder = os.path.dirname(os.path.join(tree.root, file.path))  # noqa: PTH118, PTH120  ten times faster
         objects += (dataclasses.replace(item, object=_placed(item.object, folder)) for item in manifest.objects)
-    problems += _check(objects, references.Names(objects, broken, unread))
+    problems += _check(objects, references.Names(objects, broken, unread), now)
     if not tree.files and not problems:
         problems.append(_nothing(tree))
     problems.sort(key=_place)
@@ -74,11 +78,13 @@ def judge(tree: trees.Tree, revision: str | None = None) -> Loaded:
     )
 
 
-def _check(objects: Sequence[findings.Located], names: references.Names) -> Iterable[diagnostics.Diagnostic]:
+def _check(
+    objects: Sequence[findings.Located], names: references.Names, now: dt.datetime | None
+) -> Iterable[diagnostics.Diagnostic]:
     found = findings.Findings()
     references.check(objects, names, found)
     for item in objects:
-        meanings.check(item, found)
+        meanings.check(item, found, now)
     combinations.check(objects, found)
     return found.found
 

@@ -6,12 +6,13 @@ object make sense together. ``combinations`` does the same across objects.
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 from collections.abc import Sequence
 from typing import Final
 
-from reconciler.api import lifecycles, policies, storage
-from reconciler.base import quantities
+from reconciler.api import exceptions, lifecycles, policies, storage
+from reconciler.base import quantities, times
 from reconciler.intake import codes, documents, findings
 from reconciler.planning import calendars
 
@@ -29,8 +30,8 @@ _WITHIN: Final = (
 _COUNTS: Final = ("last", "hourly", "daily", "weekly", "monthly", "quarterly", "yearly")
 
 
-def check(item: findings.Located, found: findings.Findings) -> None:
-    """Everything that the fields of one object contradict, into ``found``."""
+def check(item: findings.Located, found: findings.Findings, now: dt.datetime | None = None) -> None:
+    """Everything that the fields of one object contradict, into ``found``; with ``now``, also what has run out."""
     match item.object:
         case storage.StorageUnit(spec=spec):
             _unit(item, spec, found)
@@ -40,6 +41,8 @@ def check(item: findings.Located, found: findings.Findings) -> None:
             _lifecycle(item, spec.operations, found)
         case policies.BackupPolicy(spec=spec):
             _policy(item, spec, found)
+        case exceptions.Approval(spec=spec):
+            _approval(item, spec, found, now)
 
 
 def _positive(
@@ -53,6 +56,15 @@ def _positive(
 
 def _not_yet(item: findings.Located, path: documents.Path, what: str, hint: str, found: findings.Findings) -> None:
     found.warn(codes.NOT_CARRIED_OUT, item, path, what, hint, key=True)
+
+
+def _approval(
+    item: findings.Located, spec: exceptions.ApprovalSpec, found: findings.Findings, now: dt.datetime | None
+) -> None:
+    if now is not None and spec.until <= now:
+        message = f"it ran out at {times.show_minutes(spec.until)}: nothing is let go by it any more"
+        hint = "remove it; plan prints one for what still waits"
+        found.warn(codes.APPROVAL_EXPIRED, item, ("spec", "until"), message, hint)
 
 
 # -- storage units ---------------------------------------------------------------------------------------------------

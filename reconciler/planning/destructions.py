@@ -60,6 +60,16 @@ class Granted(NamedTuple):
     copies: int
     releases: tuple[observed.Release, ...]
 
+    def question(self) -> actions.Question:
+        """It, as answered."""
+        return question(self.consent.digest, self.copies, approved=True)
+
+
+def question(digest: str, copies: int, *, approved: bool) -> actions.Question:
+    """A destructive part as what is to be approved, or has been."""
+    words = "1 copy goes before its promise ends" if copies == 1 else f"{copies} copies go before their promise ends"
+    return actions.Question(digest=digest, what="Destruction", copies=copies, message=words, approved=approved)
+
 
 class Part:
     """Adds up what is held over all series of one plan."""

@@ -204,7 +204,7 @@ class _Trial:
             code = "HeldByBrake" if held.before is not None else "RebuiltCatalog"
             return Verdict(image, copy, "Blocked", code, f"kept: {words}", decision.at, held=held)
         if released is not None:
-            text = f"{decision.text}; {released.by} approved that it goes before its promise ends"
+            text = f"{decision.text}; approved by {released.by}"
             decision = decision._replace(code="Approved", text=text)
         return self._release(image, copy, operation, decision)
 

@@ -21,6 +21,7 @@ from reconciler.planning import (
     clients,
     configuration,
     desired,
+    destructions,
     drifts,
     duplications,
     expirations,
@@ -48,41 +49,36 @@ def plan(
     first = latest = made.run()
     known = approvals.consents(made.wanted, seen.approvals)
     live = [one for one in known if one.until > now]
-    released: list[observed.Release] = []
+    grants: list[destructions.Granted] = []
     # While a clock jump is unexplained nobody can say which approvals still stand.
     while live and seen.clock_jump is None:
         granted = made.ledger.part.granted(live)
         if granted is None:
             break
         live.remove(granted.consent)
-        released += granted.releases
+        grants.append(granted)
         # What an approval lets go is judged like everything else, with the promises it ends out of the way.
-        made = _Pass(wanted, dataclasses.replace(seen, releases=(*seen.releases, *released)), now, horizon)
+        ended = (*seen.releases, *(release for one in grants for release in one.releases))
+        made = _Pass(wanted, dataclasses.replace(seen, releases=ended), now, horizon)
         latest = made.run()
-    return _answered(first, latest, tuple(released), made, known)
+    return _answered(first, latest, grants, made, known)
 
 
 def _answered(
     first: actions.Plan,
     latest: actions.Plan,
-    released: tuple[observed.Release, ...],
+    grants: Sequence[destructions.Granted],
     made: _Pass,
     known: Sequence[approvals.Consent],
 ) -> actions.Plan:
     """The plan with what approvals let go, what still waits for one, and those that do nothing."""
     destruction = latest.destruction
-    if released and not destruction.items:
-        destruction = dataclasses.replace(first.destruction, approved=True)
-    questions = list(latest.questions)
-    used = {one.digest for one in released} | {one.digest for one in questions if one.approved}
+    questions = [*latest.questions, *(one.question() for one in grants)]
     if destruction.digest is not None:
-        copies = len(destruction.items)
-        questions.append(
-            actions.Question(
-                digest=destruction.digest, what="Destruction", copies=copies, message=f"{copies} copies would go",
-                approved=destruction.approved,
-            )
-        )  # fmt: skip
+        questions.append(destructions.question(destruction.digest, len(destruction.items), approved=False))
+    elif grants:
+        destruction = dataclasses.replace(first.destruction, approved=True)
+    used = {one.digest for one in questions if one.approved}
     idle = [one.digest for one in known if one.digest not in used]
     waiting = made.ledger.part.beginnings() if idle else {}
     waiting = {**waiting, **{one.digest: one.copies for one in questions if not one.approved}}
@@ -91,7 +87,7 @@ def _answered(
         latest,
         destruction=destruction,
         questions=tuple(sorted(questions, key=lambda one: (one.what, one.digest))),
-        releases=released,
+        releases=tuple(release for one in grants for release in one.releases),
         drift=tuple(sorted(drift, key=_by_object)),
     )
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from reconciler.api.documents import plans, results
 from reconciler.base import quantities
-from reconciler.reports import markup, tables
+from reconciler.reports import consents, markup, tables
 
 _SYMBOLS: Final = {"Create": "+", "Update": "~", "Orphan": ".", "Adopt": "+"}
 
@@ -24,7 +24,10 @@ def markdown(document: plans.Plan, most: int = markup.LARGEST) -> str:
 
 def _sections(document: plans.Plan) -> list[markup.Section]:
     held = document.destruction
-    digest = (f"Digest {markup.code(held.digest)}", "") if held.digest else ()
+    digest = [f"Digest {markup.code(held.digest)}", ""] if held.digest else []
+    approval = consents.manifest(document)
+    if approval:
+        digest += ["To let these copies go, merge this with the revision:", "", "```yaml", *approval, "```", ""]
     changes = [line for one in document.configuration for line in change(one)]
     return [
         markup.Section("Would be destroyed", _destroyed(held), False, digest, count=held.copies),

@@ -14,7 +14,7 @@ from typing import Final
 
 from reconciler.api.documents import plans, results
 from reconciler.base import quantities
-from reconciler.reports import folds, tables
+from reconciler.reports import consents, folds, tables
 
 _CHANGES: Final[Mapping[str, str]] = {"Create": "+", "Update": "~", "Orphan": ".", "Adopt": "+"}
 _STATES: Final[Mapping[str, str]] = {"Waiting": "»", "Blocked": "!"}
@@ -48,8 +48,18 @@ def text(document: plans.Plan, *, verbose: bool, colour: bool = False) -> str:
     ]
     shown = [folds.section(title, lines, width) for title, lines in sections if lines]
     summary = "\n".join(folds.wrap(_summary(document), width or 1 << 20, 0, 2))
-    page = "\n\n".join([*([_header(document, width, verbose=verbose)] if shown else []), *shown, summary])
+    head = [_header(document, width, verbose=verbose)] if shown else []
+    page = "\n\n".join([*head, *shown, *_approval(document, width), summary])
     return folds.paint(page) if colour else page
+
+
+def _approval(document: plans.Plan, width: int) -> list[str]:
+    """What lets the destructive part go, as a manifest to paste: its lines are never wrapped."""
+    lines = consents.manifest(document)
+    if not lines:
+        return []
+    said = "To let it go, merge this with the revision, or run holdfast approve with the digest and --reason"
+    return ["\n".join([*folds.wrap(f"{said}:", width or 1 << 20, 0, 2), *(f"  {line}" for line in lines)])]
 
 
 def revision(name: str | None, *, verbose: bool) -> str:

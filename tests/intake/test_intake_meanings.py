@@ -7,7 +7,7 @@ from pathlib import Path
 import intake_samples
 import pytest
 
-from reconciler.base import diagnostics
+from reconciler.base import diagnostics, times
 from reconciler.intake import codes, estates
 
 FIXED = "{type: Fixed, period: 7d}"
@@ -181,6 +181,19 @@ def test_members_of_a_group_in_one_domain_with_the_copy_are_seen(tmp_path: Path)
     )
     loaded = intake_samples.expect(tmp_path, text + SECOND, codes.SHARED_FAILURE_DOMAIN)
     assert "the unit second" in loaded.diagnostics[0].message
+
+
+def test_an_approval_that_has_run_out_is_told_to_who_asks_what_time_it_is(tmp_path: Path) -> None:
+    spec = f"{{destruction: 'blake3:{'0' * 64}', copies: 3, by: ann, until: @@2026-03-01T00:00:00Z, reason: x}}"
+    head = "---\napiVersion: holdfast/v1alpha1\nkind: Approval\nmetadata: {name: shorten}\nspec: "
+    text, ((line, column),) = intake_samples.marked(intake_samples.GOOD + head + spec + "\n")
+    (tmp_path / "file.yaml").write_text(text)
+    (found,) = estates.load(tmp_path, times.parse("2026-03-01T00:00:00Z")).diagnostics
+    assert found.position is not None and (found.position.line, found.position.column) == (line, column)
+    assert (found.code, found.severity) == (codes.APPROVAL_EXPIRED, diagnostics.Severity.WARNING)
+    assert estates.load(tmp_path, times.parse("2026-02-28T23:59:00Z")).diagnostics == ()
+    # A plan says it as drift, so that it is not said twice.
+    assert estates.load(tmp_path).diagnostics == ()
 
 
 def test_every_code_is_explained_and_numbered_by_its_group() -> None:

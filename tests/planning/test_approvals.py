@@ -74,7 +74,7 @@ def test_an_approved_part_goes_and_says_who_approved_it() -> None:
     plan = planner.plan(new, dataclasses.replace(state, approvals=(approval(before.destruction.digest),)), samples.NOW)
     assert gone(plan) == THREE
     reason = samples.by_address(plan)["expire/img-1/1"].reason
-    assert reason.code == "Approved" and "ann approved" in reason.message
+    assert reason.code == "Approved" and "approved by ann" in reason.message
     assert plan.destruction.approved and plan.destruction.items == before.destruction.items
     assert plan.destruction.digest == before.destruction.digest
     (release,) = plan.releases
