@@ -44,7 +44,8 @@ class StorageUnitSpec(models.Model):
     max_concurrent_jobs: Annotated[int, pydantic.Field(ge=0, le=10_000)] = 4
     """Jobs that may use the unit at the same time; 0 disables it."""
     high_water_mark: models.Percent = "98%"
-    """Above this fill the unit takes no new backups."""
+    """Above this fill the unit takes no new copies. Bytes that running jobs will add count as taken, bytes that a
+    collection would give back as free."""
     low_water_mark: models.Percent = "80%"
     """Down to this fill a capacity-managed unit is emptied."""
     failure_domain: models.Name | None = None
@@ -52,7 +53,7 @@ class StorageUnitSpec(models.Model):
     immutability: Immutability | None = None
     """A lock on every copy."""
     state: Literal["Active", "ReadOnly", "Draining"] = "Active"
-    """``ReadOnly`` takes nothing new; ``Draining`` also moves its copies elsewhere."""
+    """``ReadOnly`` takes nothing new, copies still expire; ``Draining`` also moves its copies elsewhere."""
     segment_size: models.Size | None = None
     """DedupePool: bytes per segment, a power of two from 4KiB to 1MiB; 128KiB by default, fixed at first use."""
     compression: Compression | None = None

@@ -165,13 +165,18 @@ def commit_image(
 def begin_copy(db: database.Database, image_id: str, *, operation: str, unit: str, job: str, now: dt.datetime) -> int:
     """Record a further copy as Writing; its number.
 
-    A copy of the same operation and unit that is Writing, Lost or Damaged is written again under its own number.
+    A copy of the same operation and unit that is Writing, Lost or Damaged is written again under its own number. One
+    that stands in for a copy of its operation that came back with its unit waits for the same approval as that one.
     Raises ``NotFound``, ``CatalogError`` for an image that was never committed.
     """
     with db.writing() as connection:
         if _require_image(connection, image_id).state not in histories.COMMITTED:
             raise errors.CatalogError(f"image {image_id} is still being written", hint="copy it once it is committed")
         copy = tables.COPIES.c
+        same = sa.select(copy.number).where(
+            copy.image_id == image_id, copy.operation == operation, copy.state == "Complete", copy.imported.is_(True)
+        )
+        imported = connection.execute(same).first() is not None
         again = sa.select(copy.number, copy.state, copy.fallback).where(
             copy.image_id == image_id, copy.operation == operation, copy.unit == unit, copy.state.in_(_REWRITABLE)
         )
@@ -180,11 +185,11 @@ def begin_copy(db: database.Database, image_id: str, *, operation: str, unit: st
             fallback = failed.fallback if failed.state == "Writing" else failed.state
             _update_copy(
                 connection, image_id, failed.number, state="Writing", job=job, changed_at=now, message="",
-                imported=False, fallback=fallback,
+                imported=imported, fallback=fallback,
             )  # fmt: skip
             return int(failed.number)
         highest = connection.scalar(sa.select(sa.func.max(copy.number)).where(copy.image_id == image_id)) or 0
-        _insert_copy(connection, image_id, highest + 1, operation, unit, job, now)
+        _insert_copy(connection, image_id, highest + 1, operation, unit, job, now, imported=imported)
         return int(highest) + 1
 
 
@@ -390,12 +395,13 @@ def _require_copy(connection: sa.Connection, image_id: str, number: int) -> sa.R
 
 
 def _insert_copy(
-    connection: sa.Connection, image_id: str, number: int, operation: str, unit: str, job: str, now: dt.datetime
-) -> None:
+    connection: sa.Connection, image_id: str, number: int, operation: str, unit: str, job: str, now: dt.datetime,
+    *, imported: bool = False,
+) -> None:  # fmt: skip
     connection.execute(
         tables.COPIES.insert().values(
             image_id=image_id, number=number, operation=operation, unit=unit, state="Writing", created_at=now,
-            stored_bytes=0, base=None, imported=False, job=job, changed_at=now, message="",
+            stored_bytes=0, base=None, imported=imported, job=job, changed_at=now, message="",
             fallback=None,
         )
     )  # fmt: skip

@@ -63,6 +63,10 @@ class JobRow:
     media_server: str | None
     #: Image whose changes are asked for.
     parent: str | None
+    #: What it was expected to add to ``unit``.
+    expected_bytes: int | None
+    #: What jobs that follow one another in one slot have in common.
+    batch: str | None
     queued_at: dt.datetime
     started_at: dt.datetime | None
     finished_at: dt.datetime | None
@@ -99,6 +103,8 @@ def enqueue(
     source_unit: str | None = None,
     media_server: str | None = None,
     parent: str | None = None,
+    expected_bytes: int | None = None,
+    batch: str | None = None,
     fence: int | None = None,
 ) -> str:
     """Record a new Queued job; its id.
@@ -110,6 +116,7 @@ def enqueue(
         "address": address, "type": str(type), "state": "Queued", "attempt": attempt, "worker": worker,
         "client_id": client_id, "policy": policy, "image": image, "copy_number": copy, "unit": unit,
         "source_unit": source_unit, "media_server": media_server, "parent": parent, "queued_at": now,
+        "expected_bytes": expected_bytes, "batch": batch,
         "reading": {}, "cancel_requested": False, "heartbeat": now,
     }  # fmt: skip
     with db.writing() as connection:
@@ -239,6 +246,9 @@ def live(db: database.Database) -> tuple[observed.Job, ...]:
             source_unit=row.source_unit,
             media_server=row.media_server,
             since=row.started_at or row.queued_at,
+            expected_bytes=row.expected_bytes,
+            stored_bytes=row.reading.get("stored", 0),
+            batch=row.batch,
         )
         for row in rows
     )

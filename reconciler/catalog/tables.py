@@ -344,6 +344,10 @@ class JobRecord(Row, table=True):
     media_server: str | None
     #: Image whose changes are asked for.
     parent: str | None
+    #: What it was expected to add to ``unit`` when it was started.
+    expected_bytes: int | None = Field(sa_type=sa.BigInteger)
+    #: Jobs with the same one follow one another in one slot.
+    batch: str | None
     queued_at: dt.datetime = Field(sa_type=Moment)
     started_at: dt.datetime | None = Field(sa_type=Moment)
     finished_at: dt.datetime | None = Field(sa_type=Moment)

@@ -44,6 +44,7 @@ def task(situation: Situation, start: dispatch.Start) -> engines.Task:
         source_unit=action.source_unit,
         media_server=start.media_server,
         parent=parent,
+        expected_bytes=action.adds,
         fence=situation.fence,
         run=run,
     )
@@ -95,7 +96,8 @@ def _expire(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int |
     image, number = _need(action.image, action), _need(action.copy, action)
 
     def check(series: observed.Series) -> None:
-        expiry.check_delete(situation.wanted, situation.seen, series, image, number, situation.site.clock.now())
+        now, code = situation.site.clock.now(), action.reason.code
+        expiry.check_delete(situation.wanted, situation.seen, series, image, number, now, code=code)
 
     order = expirations.ExpireOrder(
         image=image,

@@ -91,9 +91,6 @@ def _unit(item: findings.Located, spec: storage.StorageUnitSpec, found: findings
         _positive(item, ("spec", "scrub", "every"), spec.scrub.every, found)
     if spec.immutability is not None:
         _positive(item, ("spec", "immutability", "period"), spec.immutability.period, found)
-    if spec.state == "Draining":
-        what = "state: Draining moves nothing in this version; the unit is treated as ReadOnly"
-        _not_yet(item, ("spec", "state"), what, "write ReadOnly to say what happens", found)
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------

@@ -88,6 +88,8 @@ class Order:
     media_server: str | None = None
     #: Image id that the work reads changes against; it must not expire meanwhile.
     parent: str | None = None
+    #: What it is expected to add to ``unit``, None where nothing says so.
+    expected_bytes: int | None = None
     #: Token of the controller's lease: a newer holder makes ``start`` refuse. None outside a controller.
     fence: int | None = None
 

@@ -79,6 +79,7 @@ class Rows:
             source_unit=order.source_unit,
             media_server=order.media_server,
             parent=order.parent,
+            expected_bytes=order.expected_bytes,
             now=self.clock.now(),
             fence=order.fence,
         )

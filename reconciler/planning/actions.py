@@ -78,6 +78,8 @@ class Action:
     source_unit: str | None = None
     #: Expected bytes, None where unknown.
     bytes: int | None = None
+    #: What it is expected to add to its unit, None where nothing says so.
+    adds: int | None = None
     #: Backup: Full, Incremental or Cumulative.
     backup_type: str | None = None
     #: The image on which this one is built: a Backup asks for the changes since, a Duplicate goes on with its chain.

@@ -16,6 +16,7 @@ from reconciler.base import times
 from reconciler.planning import (
     actions,
     calendars,
+    capacities,
     desired,
     histories,
     lifecycles,
@@ -205,6 +206,7 @@ class Desk:
             candidates=kind.candidates,
             storage=self._root.storage if self._root is not None else None,
             bytes=newest if kind.type == "Full" else None,
+            adds=self._adds(history, kind.type, kind.candidates[0]) if kind.candidates else None,
             backup_type=kind.type,
             parent=kind.parent,
             slot=slot,
@@ -271,13 +273,17 @@ class Desk:
             change = actions.Reason(code="FullEvery", message=f"the last full is {period} old or older")
         else:
             refusal = self._units.refuses_new(base[1])
+            refusal = refusal or self._units.lacks(base[1], self._adds(history, type, base[1]))
             if refusal is None:
                 return _Kind(type, base[0].id, (base[1],), None, None)
             change = actions.Reason(code="BaseUnitRefuses", message=refusal.message)
-        able, refusal = self._units.able(self._members)
+        able, refusal = self._units.able(self._members, need=lambda unit: self._adds(history, "Full", unit))
         blocked = refusal if not able else None
         storage_name = self._root.storage if self._root is not None else ""
         return _Kind("Full", None, self._units.preferred(storage_name, able), change, blocked)
+
+    def _adds(self, history: histories.History | None, type: str, unit: str) -> int | None:
+        return capacities.of_backup(history, type, unit, self._units.standalone)
 
     def _next(
         self, machine: observed.Machine, slug: str, record: schedules.Record, horizon: dt.datetime
@@ -325,6 +331,8 @@ def dependents(
         root = any(other.name == one.source and other.source is None for other in tree.operations)
         members = [unit for unit in units.members(one.storage) if unit != action.unit]
         able, refusal = units.able(members)
+        if able and action.unit is not None:
+            able = units.apart(able, (action.unit,))
         if able:
             reason = actions.Reason(
                 code="AfterBackup" if root else "AfterDuplicate", message=f"follows operation {one.source}"

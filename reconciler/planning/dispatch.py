@@ -2,8 +2,9 @@
 
 Called by the controller's loop with the due actions of a plan and the jobs that are alive. Limits: a unit's jobs
 (source and target; restores have one slot more), a policy's, a media server's, and one backup per machine over all
-policies. Restores go first, then priority, then what has been due longest. An action that does not fit is passed over,
-not waited for, so that others with room go on. Deterministic: equal input, equal choice.
+policies, and the room of a unit: each start reserves what it is expected to add, so that two large jobs do not both
+take the last space. Restores go first, then priority, then what has been due longest. An action that does not fit is
+passed over, not waited for, so that others with room go on. Deterministic: equal input, equal choice.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class _Floor:
         self._of_policy: collections.Counter[str] = collections.Counter()
         self._on_server: collections.Counter[str] = collections.Counter()
         self._machines: set[str] = set()
+        #: By unit: bytes that the starts of this turn will add.
+        self._reserved: collections.Counter[str] = collections.Counter()
         #: Images on their way onto units: a unit holds an image once.
         self._arriving: set[tuple[str, str]] = set()
 
@@ -111,7 +114,7 @@ class _Floor:
         if action.source_unit is not None and not self._unit_allows(action.source_unit, action.type):
             return None
         for unit in self._targets(action):
-            if unit is not None and not self._unit_allows(unit, action.type):
+            if unit is not None and not (self._unit_allows(unit, action.type) and self._room(unit, action)):
                 continue
             arrival = (action.image or "", unit or "")
             if action.type is actions.Type.DUPLICATE and arrival in self._arriving:
@@ -123,6 +126,7 @@ class _Floor:
             self._take(touched, action.type, action.policy, action.client_id, server)
             if unit is not None and action.type in (actions.Type.BACKUP, actions.Type.DUPLICATE):
                 self._last_used[unit] = self._now
+                self._reserved[unit] += action.adds or 0
                 self._arriving.add(arrival)
             return Start(action=action, unit=unit, media_server=server)
         return None
@@ -143,6 +147,11 @@ class _Floor:
             # One slot more than the rest may take: a restore never queues behind nothing but backups.
             return self._restores[unit] < 1 or self._restores[unit] + self._on_unit[unit] < limit + 1
         return self._on_unit[unit] + max(0, self._restores[unit] - 1) < limit
+
+    def _room(self, unit: str, action: actions.Action) -> bool:
+        if action.adds is None or action.type not in (actions.Type.BACKUP, actions.Type.DUPLICATE):
+            return True
+        return self._units.lacks(unit, self._reserved[unit] + action.adds) is None
 
     def _targets(self, action: actions.Action) -> tuple[str | None, ...]:
         """Units to try, in order."""

@@ -2,7 +2,7 @@
 
 Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemoved``, ``SelectionShrunk``,
 ``UnprotectedClient``, ``DoublyMatched``, ``OrphanedImages``, ``LostCopies``, ``UnitOffline``, ``UnitReadOnly``,
-``Failing``. ``planner`` calls these functions with what it has gathered per series.
+``Draining``, ``Drained``, ``Failing``. ``planner`` calls these functions with what it has gathered per series.
 """
 
 from __future__ import annotations
@@ -125,6 +125,16 @@ def units(wanted: desired.Desired, seen: observed.Observed) -> Iterator[actions.
             object=f"StorageUnit/{name}",
             message=message,
         )
+
+
+def drains(left: Mapping[str, int]) -> Iterator[actions.Drift]:
+    """Units that are being emptied: unit -> copies that still lie on it."""
+    for name, count in sorted(left.items()):
+        if count:
+            code, message = "Draining", f"{count} copies still lie on it; the plan says what becomes of each"
+        else:
+            code, message = "Drained", f"unit {name} is empty and can be removed"
+        yield actions.Drift(code=code, object=f"StorageUnit/{name}", message=message)
 
 
 def failing(policy: policies.BackupPolicy, slug: str, attempts: observed.Attempts) -> actions.Drift:

@@ -1,21 +1,27 @@
 """Duplications: which owed copy can be made now, from which good copy, onto which unit, or what it waits for.
 
 Called by ``planner`` for the images of one series. A child waits for its parent's copy; the nearest good copy is the
-parent's, then any other. A copy never goes onto a unit that holds the image already. Failed duplications are tried
+parent's, then any other. A copy never goes onto a unit that holds the image already, and prefers one that does not fail
+together with the image's other copies; on chain units a base goes before what builds on it. Copies of a unit that is
+being drained are made anew elsewhere in the same way. Failed duplications are tried
 again without end, an hour apart at most: a debt does not lapse. One that somebody cancelled rests until the policy's
 next slot.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Iterator
 
 from reconciler.base import times
 from reconciler.planning import (
     actions,
     calendars,
+    capacities,
     desired,
+    drains,
     histories,
     lifecycles,
     nevers,
@@ -33,22 +39,49 @@ def address(image: str, operation: str) -> str:
 class Desk:
     """Duplications of one desired state at one time; ``answer`` speaks of one series."""
 
-    def __init__(self, rules: nevers.Rules, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime) -> None:
+    def __init__(
+        self, rules: nevers.Rules, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime,
+        *, promised: drains.Promised,
+    ) -> None:  # fmt: skip
         self._rules = rules
         self._units: placements.Units = rules.units
         self._wanted = wanted
         self._attempts = seen.attempts
         self._live = {job.address for job in seen.jobs}
         self._now = now
+        self.drain = drains.Drain(rules, promised)
 
     def answer(self, history: histories.History, debts: lifecycles.Debts, slug: str) -> Iterator[actions.Action]:
-        """Every copy that the images of a series still owe, oldest image first."""
+        """Every copy that the images of a series still owe, oldest image first; then those that have to move."""
+        made: dict[tuple[str, str], actions.Action] = {}
         for image in history.images:
             unpaid = debts.unpaid(image)
             root = debts.damaged_root(image)
             missing = {one.name for one in unpaid}
             for one in (*((root,) if root is not None else ()), *unpaid):
-                yield self._action(history, debts, image, one, one.source in missing, slug)
+                action = self._action(history, debts, image, one, one.source in missing, slug)
+                made[image.id, one.name] = action = self._in_order(image, action, made)
+                yield action
+        for image, copy, one in self.drain.moves(history, debts):
+            if (image.id, one.name) not in made:
+                action = self._action(history, debts, image, one, False, slug, moved=copy)
+                made[image.id, one.name] = action = self._in_order(image, action, made)
+                yield action
+
+    def _in_order(
+        self, image: observed.Image, action: actions.Action, made: dict[tuple[str, str], actions.Action]
+    ) -> actions.Action:
+        """On chain units a copy waits for that of the image it builds on, or it would have to be written as a whole."""
+        base = made.get((image.parent or "", action.operation or ""))
+        if base is None or action.state is not actions.State.DUE or action.address in self._live:
+            return action
+        chained = action.parent is None and action.unit is not None and not self._units.standalone(action.unit)
+        if not chained or base.state is actions.State.BLOCKED or not set(base.candidates) & set(action.candidates):
+            return action
+        reason = actions.Reason(code="AfterBase", message=f"builds on {image.parent}, whose copy is made first")
+        return dataclasses.replace(
+            action, state=actions.State.WAITING, at=None, reason=reason, after=(*action.after, base.address)
+        )
 
     def _action(
         self,
@@ -58,16 +91,20 @@ class Desk:
         one: lifecycles.Owed,
         follows: bool,
         slug: str,
+        moved: observed.Copy | None = None,
     ) -> actions.Action:
         place = address(image.id, one.name)
         policy = self._wanted.policies.get(history.series.policy)
-        source, candidates, refusal = self._ends(history, image, one, debts.broken_chains(image, one.name))
+        one = self._where(image, one)
+        broken = debts.broken_chains(image, one.name) if moved is None else ()
+        source, candidates, refusal = self._ends(history, image, one, broken, moved)
         attempts = self._attempts.get(place)
         if follows:
             reason = actions.Reason(code="AfterDuplicate", message=f"follows operation {one.source}")
             state, at = actions.State.WAITING, None
         else:
-            state, at, reason = self._state(history, image, one, refusal, attempts, place)
+            said = self._said(image, one, moved)
+            state, at, reason = self._state(history, image, one, refusal, attempts, place, said)
         return actions.Action(
             address=place,
             type=actions.Type.DUPLICATE,
@@ -88,6 +125,7 @@ class Desk:
             source_unit=source.unit if source is not None else None,
             parent=self._chained_to(history, image, candidates),
             bytes=source.stored_bytes if source is not None else None,
+            adds=self._adds(image, source, candidates),
             priority=policy.spec.priority if policy is not None else 0,
             attempt=retries.number(attempts),
         )
@@ -100,18 +138,8 @@ class Desk:
         refusal: actions.Reason | None,
         attempts: observed.Attempts | None,
         place: str,
+        said: actions.Reason,
     ) -> tuple[actions.State, dt.datetime | None, actions.Reason]:
-        healing = any(
-            c.state in ("Damaged", "Lost") and self._rules.book.operation(image.lifecycle, c.operation) == one.name
-            for c in image.copies
-        )
-        said = (
-            actions.Reason(code="Healing", message=f"the copy of {one.name} is damaged or lost")
-            if healing
-            else actions.Reason(
-                code="CopyOwed", message=f"the image of {times.show_minutes(image.time)} owes {one.name}"
-            )
-        )
         if place in self._live:
             return (
                 actions.State.DUE,
@@ -134,6 +162,16 @@ class Desk:
             words = f"attempt {retries.number(attempts)} follows at {times.show_minutes(until)}: {attempts.message}"
             return actions.State.WAITING, until, actions.Reason(code="Retry", message=words)
         return actions.State.DUE, image.time, said
+
+    def _said(self, image: observed.Image, one: lifecycles.Owed, moved: observed.Copy | None) -> actions.Reason:
+        if moved is not None:
+            words = f"unit {moved.unit} is being emptied: its copy of {one.name} moves"
+            return actions.Reason(code="Draining", message=words)
+        name = self._rules.book.operation
+        if any(c.state in ("Damaged", "Lost") and name(image.lifecycle, c.operation) == one.name for c in image.copies):
+            return actions.Reason(code="Healing", message=f"the copy of {one.name} is damaged or lost")
+        words = f"the image of {times.show_minutes(image.time)} owes {one.name}"
+        return actions.Reason(code="CopyOwed", message=words)
 
     def _opening(self, one: lifecycles.Owed, at: dt.datetime) -> dt.datetime | None:
         window = self._wanted.windows.get(one.window) if one.window is not None else None
@@ -160,19 +198,34 @@ class Desk:
 
     # -- from where, to where ------------------------------------------------------------------------------------------
 
+    def _where(self, image: observed.Image, one: lifecycles.Owed) -> lifecycles.Owed:
+        """An operation whose units are all being emptied goes where the newest revision puts it."""
+        if self.drain.units.issuperset(self._units.members(one.storage)):
+            return one._replace(storage=self._rules.book.storage(image, one.name) or one.storage)
+        return one
+
+    def _adds(self, image: observed.Image, source: observed.Copy | None, candidates: tuple[str, ...]) -> int | None:
+        if source is None or not candidates:
+            return None
+        return capacities.of_copy(image, source, candidates[0], self._units.standalone)
+
     def _ends(
-        self, history: histories.History, image: observed.Image, one: lifecycles.Owed, broken: tuple[str, ...]
-    ) -> tuple[observed.Copy | None, tuple[str, ...], actions.Reason | None]:
+        self, history: histories.History, image: observed.Image, one: lifecycles.Owed, broken: tuple[str, ...],
+        moved: observed.Copy | None,
+    ) -> tuple[observed.Copy | None, tuple[str, ...], actions.Reason | None]:  # fmt: skip
         """The copy to read, the units that may take the new one in order of preference, and why not, if not."""
         name = self._rules.book.operation
         good = history.good(image)
         if not good:
             words = f"no good copy of image {image.id} is left to read"
             return None, (), actions.Reason(code="NoGoodCopy", message=words)
-        good.sort(key=lambda copy: (name(image.lifecycle, copy.operation) != one.source, copy.number))
-        members = self._free(image, one)
+        nearest = one.source if moved is None else one.name
+        good.sort(key=lambda copy: (name(image.lifecycle, copy.operation) != nearest, copy.number))
+        members = self._free(image, one, moved)
         if not members:
             words = f"{one.storage} has no unit without a copy of the image"
+            if moved is not None:
+                words += f": give operation {one.name} another unit, and apply that"
             return good[0], (), actions.Reason(code="SameUnit", message=words)
         refusal: actions.Reason | None = None
         for copy in good:
@@ -180,20 +233,19 @@ class Desk:
             if unreadable is not None:
                 refusal = refusal or unreadable
                 continue
-            able, unable = self._units.able(members, copy.unit)
+            need = functools.partial(capacities.of_copy, image, copy, standalone=self._units.standalone)
+            able, unable = self._units.able(members, copy.unit, need)
             if able:
                 return copy, self._ordered(history, image, one, able, broken), None
             refusal = unable or refusal
         return good[0], (), refusal
 
-    def _free(self, image: observed.Image, one: lifecycles.Owed) -> list[str]:
+    def _free(self, image: observed.Image, one: lifecycles.Owed, moved: observed.Copy | None) -> list[str]:
         name = self._rules.book.operation
         taken = {
             copy.unit
             for copy in image.copies
-            if copy.state in histories.TANGIBLE
-            # What is damaged, or was left half written, is written anew in the same place.
-            and (copy.state not in ("Damaged", "Writing") or name(image.lifecycle, copy.operation) != one.name)
+            if _occupies(copy, name(image.lifecycle, copy.operation) == one.name, moved is not None)
         }
         return [unit for unit in self._units.members(one.storage) if unit not in taken]
 
@@ -212,12 +264,29 @@ class Desk:
         able: tuple[str, ...],
         broken: tuple[str, ...],
     ) -> tuple[str, ...]:
-        """A broken chain is healed where it is, and a whole one goes on where it is; otherwise the group chooses."""
+        """A broken chain is healed where it is, and a whole one goes on where it is; otherwise the group chooses among
+        the units that do not fail together with the image's other copies, if it has such."""
         ordered = self._units.preferred(one.storage, able)
         if any(unit in broken for unit in ordered):
             return tuple(unit for unit in ordered if unit in broken)
         parent = history.by_id(image.parent)
-        if parent is None:
-            return ordered
-        there = [u for u in ordered if not self._units.standalone(u) and history.on_unit(parent, u) is not None]
-        return tuple(there) or ordered
+        there = [
+            unit
+            for unit in ordered
+            if parent is not None and not self._units.standalone(unit) and history.on_unit(parent, unit) is not None
+        ]
+        name = self._rules.book.operation
+        others = (
+            copy.unit
+            for copy in image.copies
+            if copy.state in histories.TANGIBLE and name(image.lifecycle, copy.operation) != one.name
+        )
+        return tuple(there) or self._units.apart(ordered, others)
+
+
+def _occupies(copy: observed.Copy, same: bool, moving: bool) -> bool:
+    """Whether a copy keeps its unit from taking another one; ``same``: it is of the same operation."""
+    if copy.state == "Writing" or (copy.state == "Damaged" and not moving):
+        return not same  # what is damaged, or was left half written, is written anew in the same place
+    # Where a copy moves, nothing is written in the place of a damaged or lost one, which is about to go.
+    return copy.state in histories.TANGIBLE or (moving and copy.state == "Lost")

@@ -18,6 +18,7 @@ from reconciler.planning import (
     actions,
     configuration,
     desired,
+    drains,
     histories,
     lifecycles,
     nevers,
@@ -69,6 +70,11 @@ class Judge(nevers.Rules):
     def __init__(self, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime) -> None:
         super().__init__(wanted, seen, now)
         self.promises = promises.Promises(wanted, seen, self.book)
+        self.draining = drains.draining(wanted)
+
+    def promised(self, client: str, image: observed.Image, operation: str) -> bool:
+        """Whether an earlier retention still stands that was promised to the image's copies of an operation."""
+        return any(released is None for _, released in self.promises.made(client, image, operation))
 
     def verdicts(
         self,
@@ -115,10 +121,13 @@ def check_delete(
     image_id: str,
     number: int,
     now: dt.datetime,
+    *,
+    code: str | None = None,
 ) -> None:
     """Refuse a deletion that a never forbids, judged on ``series`` as the deleting transaction reads it.
 
-    Raises ``NeverViolated`` naming the copy and the reason; also where the series lacks the copy.
+    ``code`` is that of the decision: a copy that moved goes only while its successor is good. Raises ``NeverViolated``
+    naming the copy and the reason; also where the series lacks the copy.
     """
     judge = Judge(configuration.effective(wanted, seen.applied), seen, now)
     (series,) = configuration.renames(judge.wanted).follow((series,))
@@ -131,6 +140,9 @@ def check_delete(
         raise errors.NeverViolated(f"copy {number} of image {image_id} is not in the catalog; nothing is deleted")
     debts = lifecycles.Debts(judge.book, history, now)
     reason = nevers.forbids(judge, history, debts, image, copy)
+    operation = judge.book.operation(image.lifecycle, copy.operation)
+    if reason is None and code == "Drained" and drains.stands(judge, history, image, operation) is None:
+        reason = actions.Reason(code="NotMoved", message=f"there is no other good copy of {operation}")
     if reason is not None:
         raise errors.NeverViolated(
             f"copy {number} of image {image_id} on {copy.unit} must stay: {reason.message}",
@@ -190,7 +202,7 @@ class _Trial:
             return self._keep(image, copy, "Writing", "it is being written")
         operation = self._operation(image, copy)
         rule = self.judge.book.rule(image, operation)
-        if image.state == "Complete" and copy.state == "Complete" and self._young(rule, image):
+        if image.state == "Complete" and copy.state == "Complete" and self._young(rule, image, copy):
             return None
         decision = self._decide(image, copy, operation, rule)
         if decision.keeps:
@@ -208,9 +220,9 @@ class _Trial:
             decision = decision._replace(code="Approved", text=text)
         return self._release(image, copy, operation, decision)
 
-    def _young(self, rule: kinds.Retention | None, image: observed.Image) -> bool:
+    def _young(self, rule: kinds.Retention | None, image: observed.Image, copy: observed.Copy) -> bool:
         """The common case at the least cost: a period that runs on, and nobody asks for the sentence."""
-        if self.everything or not isinstance(rule, kinds.Fixed):
+        if self.everything or not isinstance(rule, kinds.Fixed) or copy.unit in self.judge.draining:
             return False
         end = retention.end(rule, image.time)
         return end is None or end > (self.until or self.judge.now)
@@ -225,6 +237,11 @@ class _Trial:
             return retention.Decision(True, "DoubtfulTime", None, text)
         if image.state == "Partial":
             return self._partial(image)
+        if copy.unit in self.judge.draining:
+            other = drains.stands(self.judge, self.history, image, operation)
+            if other is not None:
+                text = f"unit {copy.unit} is being emptied, and copy {other.number} on {other.unit} is good"
+                return retention.Decision(False, "Drained", None, text)
         if rule is None:
             return retention.Decision(True, "NoRule", None, "no lifecycle says how long it stays")
         if copy.state in _MISSING and any(
@@ -305,7 +322,7 @@ class _Trial:
         decision: retention.Decision,
     ) -> tuple[Held | None, observed.Release | None]:
         """The promise that holds a copy; and the approval without which one would."""
-        if decision.code in ("Replaced", "Partial") or copy.state == "Lost":
+        if decision.code in ("Replaced", "Partial", "Drained") or copy.state == "Lost":
             return None, None
         client = self.history.series.client
         ended = None

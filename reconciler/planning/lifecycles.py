@@ -82,6 +82,14 @@ class Book:
             self._rules[key] = self._find_rule(*key)
         return self._rules[key]
 
+    def storage(self, image: observed.Image, operation: str) -> str | None:
+        """Where the newest spec puts an operation; where that lacks it, the one that made the image."""
+        for spec in (self._newest.get(image.lifecycle), self._owed.get(image.owed)):
+            for one in spec.operations if spec is not None else ():
+                if self.operation(image.lifecycle, one.name) == operation:
+                    return one.storage
+        return None
+
     def _find_rule(self, lifecycle: str, operation: str, owed: str) -> lifecycles.Retention | None:
         for spec in (self._newest.get(lifecycle), self._owed.get(owed)):
             for one in spec.operations if spec is not None else ():

@@ -257,6 +257,12 @@ class Job:
     media_server: str | None = None
     #: When it started or was queued, UTC.
     since: dt.datetime | None = None
+    #: What it was expected to add to its unit when it was started, None where nothing said so.
+    expected_bytes: int | None = None
+    #: What it added so far.
+    stored_bytes: int = 0
+    #: Jobs of one batch follow one another in one slot; None for a job with a slot of its own.
+    batch: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,11 +8,10 @@ Without any MediaServer there is one implicit local one without limits.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from reconciler.api import storage
-from reconciler.base import quantities
-from reconciler.planning import actions, desired, observed
+from reconciler.planning import actions, capacities, desired, observed
 
 #: Name of the implicit media server.
 LOCAL = "local"
@@ -26,6 +25,7 @@ class Units:
         self._seen = seen
         self._aliases = {old: name for name, unit in sorted(wanted.units.items()) for old in unit.spec.previous_names}
         self._refusals: dict[tuple[str, str], actions.Reason | None] = {}
+        self._commitments = capacities.commitments(seen.jobs, self.name)
 
     def name(self, unit: str) -> str:
         """The present name of a unit."""
@@ -91,22 +91,32 @@ class Units:
         return None
 
     def _full(self, unit: str) -> actions.Reason | None:
-        declared, seen = self._wanted.units[unit], self._seen.units[unit]
-        mark = quantities.parse_percent(declared.spec.high_water_mark)
-        filled = seen.total_bytes - seen.free_bytes
-        if seen.total_bytes and 100 * filled > mark * seen.total_bytes:
-            return actions.Reason(
-                code="UnitFull",
-                message=f"unit {unit} is {100 * filled // seen.total_bytes}% full, over its {mark}% mark",
-            )
-        return None
+        room = self.space(unit)
+        return capacities.full(unit, self._wanted.units[unit].spec, room) if room is not None else None
 
-    def able(self, names: Iterable[str], source: str | None = None) -> tuple[tuple[str, ...], actions.Reason | None]:
-        """Those of ``names`` that can take a new copy (read from ``source``), and why the first other one cannot."""
+    def space(self, unit: str) -> capacities.Space | None:
+        """The room of a unit, less what live jobs will add; None where it is not known."""
+        seen = self._seen.units.get(unit)
+        return capacities.space(seen, self._commitments.get(unit, 0)) if seen is not None else None
+
+    def lacks(self, unit: str, need: int | None) -> actions.Reason | None:
+        """Why ``need`` more bytes do not fit onto the unit, or None."""
+        room = self.space(unit) if need is not None else None
+        return capacities.lacks(unit, room, need) if room is not None else None
+
+    def able(
+        self, names: Iterable[str], source: str | None = None, need: Callable[[str], int | None] | None = None
+    ) -> tuple[tuple[str, ...], actions.Reason | None]:
+        """Those of ``names`` that can take a new copy (read from ``source``), and why the first other one cannot.
+
+        ``need`` says how many bytes the copy is expected to add to a unit, where that is known.
+        """
         result = []
         first: actions.Reason | None = None
         for unit in names:
             reason = self.refuses_new(unit) or self._together(unit, source)
+            if reason is None and need is not None:
+                reason = self.lacks(unit, need(unit))
             if reason is None:
                 result.append(unit)
             else:
@@ -117,6 +127,17 @@ class Units:
         if source is None or any(True for _ in servers(self._wanted, (unit, source))):
             return None
         return actions.Reason(code="NoMediaServer", message=f"no enabled media server reaches both {source} and {unit}")
+
+    def domain(self, unit: str) -> str:
+        """What fails together with the unit; one without a failure domain is one by itself."""
+        declared = self._wanted.units.get(unit)
+        # The slash keeps it apart from every declared name.
+        return (declared.spec.failure_domain if declared is not None else None) or f"unit/{unit}"
+
+    def apart(self, able: tuple[str, ...], others: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``able`` in another failure domain than the units ``others``; all of them where none is."""
+        taken = {self.domain(unit) for unit in others}
+        return tuple(unit for unit in able if self.domain(unit) not in taken) or able
 
     def preferred(
         self,
@@ -150,8 +171,8 @@ class Units:
         return running.get(unit, 0) / max(1, self._wanted.units[unit].spec.max_concurrent_jobs)
 
     def _free(self, unit: str) -> int:
-        seen = self._seen.units.get(unit)
-        return seen.free_bytes if seen is not None else 0
+        room = self.space(unit)
+        return room.available if room is not None else 0
 
 
 def servers(wanted: desired.Desired, units: Iterable[str]) -> Iterable[tuple[str, storage.MediaServer | None]]:

@@ -106,7 +106,7 @@ class _Pass:
         self.horizon = now + horizon
         self.judge = expiry.Judge(self.wanted, seen, now)
         self.ledger = expirations.Ledger(self.wanted, seen, self.judge.units, now)
-        self.copier = duplications.Desk(self.judge, self.wanted, seen, now)
+        self.copier = duplications.Desk(self.judge, self.wanted, seen, now, promised=self.judge.promised)
         self.problems: list[diagnostics.Diagnostic] = []
         self.questions: list[actions.Question] = []
         self.drift: list[actions.Drift] = []
@@ -260,6 +260,7 @@ class _Pass:
         self.drift.extend(drifts.orphans(self.orphaned))
         self.drift.extend(drifts.losses(self.lost))
         self.drift.extend(drifts.units(self.wanted, self.seen))
+        self.drift.extend(drifts.drains(self.copier.drain.left))
 
     def _selection(self, name: str, question: actions.Question | None) -> None:
         if question is None:

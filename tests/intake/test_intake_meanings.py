@@ -81,7 +81,6 @@ ARRAY_PATH = "path: /srv/units/array"
         (GOLD, f"{GOLD}\n  hooks: {{before: [x], timeout: @@0s}}", codes.ZERO_DURATION, "longer than nothing"),
         # declared, not carried out yet
         (STORAGE, f"{STORAGE}      @@verify: {{content: 7d}}\n", codes.NOT_CARRIED_OUT, "verify"),
-        (POOL, "  @@state: Draining", codes.NOT_CARRIED_OUT, "treated as ReadOnly"),
         (KEEP, "{@@type: CapacityManaged}", codes.NOT_CARRIED_OUT, "for ever"),
         # media servers
         ("[array, pool]", "[array]", codes.UNREACHED_UNIT, "no MediaServer reaches pool"),
@@ -203,6 +202,6 @@ def test_every_code_is_explained_and_numbered_by_its_group() -> None:
 
 
 def test_an_estate_with_warnings_alone_is_in_force(tmp_path: Path) -> None:
-    loaded = intake_samples.load(tmp_path, file=intake_samples.changed((POOL, "  state: Draining")))
+    loaded = intake_samples.load(tmp_path, file=intake_samples.changed(("[array, pool]", "[array]")))
     assert isinstance(loaded, estates.Loaded) and loaded.desired is not None
     assert [one.severity for one in loaded.diagnostics] == [diagnostics.Severity.WARNING]

@@ -230,7 +230,9 @@ class World:
         key, _, image = self._find(str(action.image))
         fresh = observed.Series(client=key[0], policy=key[1], images=tuple(self.images[key]))
         before = next(copy for copy in image.copies if copy.number == action.copy)
-        expiry.check_delete(self.wanted, self.observe(), fresh, image.id, before.number, self.now)
+        expiry.check_delete(
+            self.wanted, self.observe(), fresh, image.id, before.number, self.now, code=action.reason.code
+        )
         self._set(action, "Expired")
         if self.observe().units[before.unit].standalone:
             self.reclaimable[before.unit] = self.reclaimable.get(before.unit, 0) + before.stored_bytes

@@ -1,4 +1,5 @@
-"""Legal holds, rulings by command, approvals and the promises that they ended; copies that can be taken back."""
+"""Legal holds, rulings by command, approvals and the promises that they ended; copies that can be taken back; what jobs
+reserve and share."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ ROW_NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Add the four tables, and until when an Expiring copy may be taken back."""
+    """Add the four tables, until when an Expiring copy may be taken back, and what jobs reserve and share."""
+    op.add_column("jobs", sa.Column("expected_bytes", sa.BigInteger(), nullable=True))
+    op.add_column("jobs", sa.Column("batch", sa.String(), nullable=True))
     op.create_table(
         "holds",
         sa.Column("name", sa.String(), nullable=False),
@@ -81,6 +84,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove them again."""
+    op.drop_column("jobs", "batch")
+    op.drop_column("jobs", "expected_bytes")
     op.drop_column("copies", "grace_until")
     for table in ("releases", "approvals", "rulings", "holds"):
         op.drop_table(table)
