@@ -34,6 +34,9 @@ class Promises:
                 name = book.operation(promise.lifecycle, promise.operation)
                 known = self._promises.setdefault((promise.lifecycle, name), [])
                 known.append((promise, written(promise.retention) if seen.releases else ""))
+        for known in self._promises.values():
+            # Of several that have no end the first is named, and digests cover it: their order must be their own.
+            known.sort(key=lambda one: (one[0].up_to, one[1] or written(one[0].retention)))
         #: By lifecycle, operation, promised rule and client: the widest release of each.
         self._releases: dict[tuple[str, str, str, str], observed.Release] = {}
         for release in sorted(seen.releases, key=lambda one: (one.up_to, one.digest)):

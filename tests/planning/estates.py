@@ -23,6 +23,10 @@ SCHEDULES: tuple[tuple[dict[str, Any], ...], ...] = (
         {"name": "small", "type": "Incremental", "every": "6h", "catchUp": "None"},
     ),
     ({"name": "daily", "type": "Incremental", "cron": "30 2 * * *", "fullEvery": "2d", "startingDeadline": "4h"},),
+    (
+        {"name": "weekly", "type": "Full", "every": "7d", "window": "strict"},
+        {"name": "daily", "type": "Incremental", "every": "1d", "window": "strict"},
+    ),
 )
 RETENTIONS: tuple[dict[str, Any], ...] = (
     {"type": "Fixed", "period": "1d"},
@@ -30,30 +34,49 @@ RETENTIONS: tuple[dict[str, Any], ...] = (
     {"type": "Keep", "last": 2},
     {"type": "Keep", "daily": 3, "weekly": 2, "prefer": "Full"},
     {"type": "Keep", "within": "2d", "keepOldest": True, "monthly": 2},
+    {"type": "Keep", "withinDaily": "5d", "hourly": 4, "timeZone": "Europe/Berlin"},
     {"type": "ExpireAfterCopy"},
     {"type": "CapacityManaged"},
     {"type": "Forever"},
 )
 STORAGES = ("fast", "deep", "far", "spread", "failover")
+UNITS = ("fast", "deep", "far", "near")
+#: Edits of a unit's manifest.
+UNIT_CHANGES: tuple[dict[str, Any], ...] = (
+    {"state": "Active", "maxConcurrentJobs": 4},
+    {"state": "Active", "maxConcurrentJobs": 2},
+    {"state": "ReadOnly"},
+    {"state": "Draining"},
+    {"maxConcurrentJobs": 0},
+    {"immutability": {"period": "3d"}},
+    {"immutability": None},
+    {"highWaterMark": "50%", "lowWaterMark": "30%"},
+    {"failureDomain": "one"},
+)
+
+
+@st.composite
+def operations(draw: st.DrawFn) -> dict[str, Any]:
+    """A duplication without name and source."""
+    more: dict[str, Any] = {}
+    if draw(st.booleans()):
+        more["existing"] = "Backfill"
+    if draw(st.integers(0, 4)) == 0:
+        more["window"] = draw(st.sampled_from(("night", "strict")))
+    if draw(st.integers(0, 4)) == 0:
+        more["schedules"] = ["full", "weekly", "daily"]
+    return {"storage": draw(st.sampled_from(STORAGES)), "retention": draw(st.sampled_from(RETENTIONS)), **more}
 
 
 @st.composite
 def lifecycles(draw: st.DrawFn) -> models.Object:
     """One backup and up to three duplications, in a chain or fanned out."""
     retention = st.sampled_from(RETENTIONS)
-    operations = [samples.operation("land", draw(st.sampled_from(("fast", "deep", "spread"))), None, draw(retention))]
+    tree = [samples.operation("land", draw(st.sampled_from(("fast", "deep", "spread"))), None, draw(retention))]
     for index in range(draw(st.integers(0, 3))):
-        more: dict[str, Any] = {}
-        if draw(st.booleans()):
-            more["existing"] = "Backfill"
-        if draw(st.integers(0, 4)) == 0:
-            more["window"] = "night"
-        if draw(st.integers(0, 4)) == 0:
-            more["schedules"] = ["full", "weekly", "daily"]
-        source = draw(st.sampled_from([one["name"] for one in operations]))
-        storage = draw(st.sampled_from(STORAGES))
-        operations.append(samples.operation(f"copy-{index}", storage, source, draw(retention), **more))
-    return samples.lifecycle("gold", *operations)
+        source = draw(st.sampled_from([one["name"] for one in tree]))
+        tree.append({"name": f"copy-{index}", "type": "Duplication", "source": source, **draw(operations())})
+    return samples.lifecycle("gold", *tree)
 
 
 @st.composite
@@ -85,10 +108,20 @@ def policies(draw: st.DrawFn) -> list[models.Object]:
     return result
 
 
+def windows() -> list[models.Object]:
+    """A nightly window, and one of weekday evenings that ends what runs and has a hole."""
+    hole = [{"days": ["Wed"], "start": "22:00", "duration": "1h"}]
+    week = ("Mon", "Tue", "Wed", "Thu", "Fri")
+    return [
+        samples.window("night", "20:00", "10h"),
+        samples.window("strict", "21:00", "3h", week, overrun="Stop", deny=hole, timeZone="Europe/Berlin"),
+    ]
+
+
 @st.composite
 def estates(draw: st.DrawFn) -> desired.Desired:
     """A whole estate."""
-    objects = [*draw(units()), draw(lifecycles()), *draw(policies()), samples.window("night", "20:00", "10h")]
+    objects = [*draw(units()), draw(lifecycles()), *draw(policies()), *windows()]
     if draw(st.integers(0, 4)) == 0:
         reach = ["fast", "deep", "far", "near"][: draw(st.integers(2, 4))]
         objects.append(samples.make("MediaServer", "ms1", {"storageUnits": reach, "maxConcurrentJobs": 2}))

@@ -1,19 +1,22 @@
 """A small simulated world: a catalog, units and sources in memory, in which the actions of a plan are really done.
 
-``World.turn`` is one pass of the loop as the controller makes it: observe, plan, put the configuration in force,
-dispatch, do. What happens to a started action is asked of ``fate``. Deletions go through ``expiry.check_delete`` on
-what the catalog says at that moment, and ``violations`` looks at the result with rules of its own, written apart from
-those under test.
+``World.turn`` is one pass of the loop as the controller makes it: settle what dead processes left, observe, plan, put
+the configuration in force, dispatch, do. What happens to a started action is asked of ``fate``: it ends in the state
+that is named, or is torn in the middle (``Torn``), has done its work without anybody hearing of it (``Unheard``), or
+goes on (``Running``). Deletions go through ``expiry.check_delete`` on what the catalog says at that moment; then
+``witnesses`` judges each of them, and what came of it, by rules of its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import planning_samples as samples
+import witnesses
 
 from reconciler.api import lifecycles
 from reconciler.planning import actions, clients, configuration, desired, dispatch, expiry, observed, planner
@@ -21,10 +24,29 @@ from reconciler.planning import actions, clients, configuration, desired, dispat
 Fate = Callable[[actions.Action], str]
 Key = tuple[str, str]
 
+#: Bytes of each unit, and of each copy.
+UNIT_BYTES, COPY_BYTES = 4000, 10
+#: States in which a copy is written anew under its number.
+_REWRITTEN = ("Damaged", "Lost", "Writing")
+#: Outcomes of which the catalog hears only that the worker is gone.
+_DEATHS = ("Lost", "Stopped", "Torn", "Unheard")
+
 
 def succeed(_: actions.Action) -> str:
     """Everything works."""
     return "Succeeded"
+
+
+class Job(NamedTuple):
+    """A job that has begun."""
+
+    start: dispatch.Start
+    #: Series that it works on; None for work on a unit.
+    key: Key | None
+    #: Backup: the image as it will be committed.
+    draft: observed.Image | None
+    #: Duplicate: the copy that is written; Expire: the one that goes.
+    number: int | None
 
 
 @dataclasses.dataclass
@@ -37,6 +59,8 @@ class World:
     images: dict[Key, list[observed.Image]] = dataclasses.field(default_factory=dict)
     units: dict[str, str] = dataclasses.field(default_factory=dict)
     reclaimable: dict[str, int] = dataclasses.field(default_factory=dict)
+    #: Bytes of other people on a unit.
+    foreign: dict[str, int] = dataclasses.field(default_factory=dict)
     clients: dict[str, observed.Client] = dataclasses.field(default_factory=dict)
     applied: dict[desired.Key, observed.Applied] = dataclasses.field(default_factory=dict)
     anchors: dict[Key, dt.datetime] = dataclasses.field(default_factory=dict)
@@ -46,6 +70,19 @@ class World:
     requests: list[observed.Request] = dataclasses.field(default_factory=list)
     in_force: str | None = None
     sequence: int = 0
+    #: Why expiry waits, while the clock is not to be trusted.
+    jump: str | None = None
+    #: Policies whose source does not answer.
+    unreachable: set[str] = dataclasses.field(default_factory=set)
+    #: When each pool was last scrubbed.
+    proven: dict[str, dt.datetime] = dataclasses.field(default_factory=dict)
+    running: list[Job] = dataclasses.field(default_factory=list)
+    #: What a copy that is written anew was before, by image id and number.
+    fallbacks: dict[tuple[str, int], str] = dataclasses.field(default_factory=dict)
+    #: Backups that their unit has committed and the catalog has not heard of.
+    unheard: list[Job] = dataclasses.field(default_factory=list)
+    #: What each lifecycle said, and from which sequence number on: the witnesses' own memory of promises.
+    eras: dict[str, list[witnesses.Era]] = dataclasses.field(default_factory=dict)
     #: Copies that were found lost, as (image id, number): only their record could go.
     losses: set[tuple[str, int]] = dataclasses.field(default_factory=set)
     #: Everything that was started: address and outcome.
@@ -57,14 +94,9 @@ class World:
         """What the catalog and the sources say now."""
         effective = configuration.effective(self.wanted, self.applied)
         return observed.Observed(
-            series=[
-                observed.Series(client=client, policy=policy, images=tuple(images))
-                for (client, policy), images in sorted(self.images.items())
-            ],
+            series=[self.series(key) for key in sorted(self.images)],
             clients=dict(self.clients),
-            inventories={
-                name: observed.Inventory(machines=machines, seen=self.now) for name, machines in self.machines.items()
-            },
+            inventories={name: self._inventory(name) for name in self.machines},
             units={name: self._unit(name, item) for name, item in effective.units.items()},
             applied=dict(self.applied),
             in_force=self.in_force,
@@ -72,37 +104,82 @@ class World:
             promises=tuple(self.promises),
             owed=dict(self.owed),
             requests=tuple(self.requests),
+            jobs=tuple(self._job(index, one) for index, one in enumerate(self.running)),
             attempts=dict(self.attempts),
+            clock_jump=self.jump,
         )
 
+    def series(self, key: Key) -> observed.Series:
+        """One series, with what running jobs use marked busy."""
+        images = self.images.get(key, [])
+        used = {(job.start.action.image, job.start.action.copy) for job in self.running if not _is_expiry(job)}
+        parents = {job.start.action.parent for job in self.running} - {None}
+        if any(used) or parents:
+            images = [
+                image._replace(
+                    copies=tuple(
+                        copy._replace(busy=image.id in parents or (image.id, copy.number) in used)
+                        for copy in image.copies
+                    )
+                )
+                for image in images
+            ]
+        return observed.Series(client=key[0], policy=key[1], images=tuple(images))
+
+    def _inventory(self, policy: str) -> observed.Inventory:
+        silent = ("SourceGone", "the folder does not answer") if policy in self.unreachable else None
+        return observed.Inventory(machines=self.machines[policy], seen=self.now, unreachable=silent)
+
     def _unit(self, name: str, item: Any) -> observed.Unit:
+        used = sum(
+            copy.stored_bytes
+            for images in self.images.values()
+            for image in images
+            for copy in image.copies
+            if copy.unit == name and copy.state in observed.PRESENT
+        )
+        reclaimable = self.reclaimable.get(name, 0)
         return observed.Unit(
             name=name,
             state=self.units.get(name, "Online"),
-            total_bytes=1000,
-            free_bytes=500,
-            reclaimable_bytes=self.reclaimable.get(name, 0),
+            total_bytes=UNIT_BYTES,
+            free_bytes=max(0, UNIT_BYTES - used - reclaimable - self.foreign.get(name, 0)),
+            used_bytes=used + reclaimable,
+            reclaimable_bytes=reclaimable,
             standalone=item.spec.type == "DedupePool",
+            proven=self.proven.get(name),
         )
+
+    def _job(self, index: int, job: Job) -> observed.Job:
+        action = job.start.action
+        return observed.Job(
+            id=f"job-{index}", address=action.address, type=action.type.value, state="Running", policy=action.policy,
+            client=action.client_id, image=action.image, unit=job.start.unit, source_unit=action.source_unit,
+            media_server=job.start.media_server, since=self.now, expected_bytes=action.adds,
+        )  # fmt: skip
 
     def plan(self, **options: Any) -> actions.Plan:
         """The plan for now."""
         return planner.plan(self.wanted, self.observe(), self.now, **options)
 
+    def effective(self) -> desired.Desired:
+        """What decisions are made from."""
+        return configuration.effective(self.wanted, self.applied)
+
     # -- acting --------------------------------------------------------------------------------------------------------
 
     def turn(self, fate: Fate = succeed) -> tuple[dispatch.Start, ...]:
         """One pass; what was started."""
+        self.recover()
         plan = self.plan()
-        self._put_in_force(plan)
-        plan, seen = self.plan(), self.observe()
-        effective = configuration.effective(self.wanted, self.applied)
+        if self._put_in_force(plan):
+            plan = self.plan()
+        seen, effective = self.observe(), self.effective()
         load = dispatch.Load(last_used=plan.last_used)
-        starts = dispatch.choose(plan.in_state(actions.State.DUE), (), effective, seen, self.now, load=load)
+        due = plan.in_state(actions.State.DUE)
+        starts = dispatch.choose(due, seen.jobs, effective, seen, self.now, load=load)
         for start in starts:
-            outcome = fate(start.action)
-            self.done.append((start.action.address, outcome))
-            self._finish(start, outcome, effective)
+            self._run(start, fate(start.action), effective)
         return starts
 
     def settle(self, fate: Fate = succeed, limit: int = 200) -> int:
@@ -116,10 +193,40 @@ class World:
         """Let time pass."""
         self.now += dt.timedelta(**passed)
 
-    def _put_in_force(self, plan: actions.Plan) -> None:
-        effective = configuration.effective(self.wanted, self.applied)
+    def end_jobs(self, outcome: str = "Succeeded") -> None:
+        """Everything that runs ends so."""
+        jobs, self.running = self.running, []
+        for job in jobs:
+            self._end(job, outcome)
+
+    def recover(self) -> None:
+        """Settle what dead processes left on units that are online: adopt first copies, discard other torn ones."""
+        left, self.unheard = self.unheard, []
+        for job in left:
+            if self.units.get(self._place(job), "Online") == "Online":
+                self._commit(job)
+            else:
+                self.unheard.append(job)
+        writing = {(job.start.action.image, job.number) for job in self.running}
+        torn = [
+            (image.id, copy.number)
+            for images in self.images.values()
+            for image in images
+            for copy in image.copies
+            if copy.state == "Writing"
+            and (image.id, copy.number) not in writing
+            and self.units.get(copy.unit, "Online") == "Online"
+        ]
+        for image_id, number in torn:
+            self._give_up(image_id, number)
+
+    # -- the configuration ---------------------------------------------------------------------------------------------
+
+    def _put_in_force(self, plan: actions.Plan) -> bool:
+        """Whether anything changed by it."""
+        effective = self.effective()
         if plan.configuration:
-            self.promises += configuration.promises(effective, self.applied, self.sequence)
+            self._promise(configuration.promises(effective, self.applied, self.sequence))
             seen = self.observe()
             anchors = {
                 (policy.name, one.name): configuration.anchor(policy, one, seen, self.now)
@@ -131,55 +238,178 @@ class World:
                 for item in effective.objects()
             }
             self.anchors, self.in_force = anchors, plan.revision
-            self._rename(configuration.renames(effective))
+            self._rename(effective)
+            for name, item in effective.lifecycles.items():
+                witnesses.remember(self.eras.setdefault(name, []), item.spec, self.sequence)
+        for name, unit in effective.units.items():
+            if unit.spec.type == "DedupePool":
+                self.proven.setdefault(name, self.now)
+        known = len(self.clients)
         for policy in sorted(self.machines):
             for machine in self.machines[policy]:
-                if machine.id not in self.clients:
+                if machine.id not in self.clients and policy in effective.policies:
                     slug = clients.slug(machine.name, {one.slug for one in self.clients.values()})
                     self.clients[machine.id] = observed.Client(
                         id=machine.id, slug=slug, name=machine.name, source=machine.source, first_seen=self.now
                     )
+        return bool(plan.configuration) or len(self.clients) != known
 
-    def _rename(self, renames: configuration.Renames) -> None:
+    def _promise(self, fresh: tuple[observed.Promise, ...]) -> None:
+        for one in fresh if self.sequence else ():
+            self.promises = [
+                p
+                for p in self.promises
+                if (p.lifecycle, p.operation, p.retention) != (one.lifecycle, one.operation, one.retention)
+            ]
+            self.promises.append(one)
+
+    def _rename(self, effective: desired.Desired) -> None:
+        """What the catalog remembers by name gets the new name, as it does when a revision is put in force."""
+        renames = configuration.renames(effective)
         all_series = [observed.Series(client=c, policy=p, images=tuple(i)) for (c, p), i in self.images.items()]
         self.images = {(one.client, one.policy): list(one.images) for one in renames.follow(all_series)}
         for old, new in renames.policies.items():
             if old in self.machines:
                 self.machines[new] = self.machines.pop(old)
+        for table in (self.units, self.reclaimable, self.foreign, self.proven):
+            for old, new in renames.units.items():
+                if old in table:
+                    table[new] = table.pop(old)  # type: ignore[attr-defined]
+        for name, item in effective.lifecycles.items():
+            self._rename_operations(name, configuration.operation_names(item.spec))
+        for name, policy in effective.policies.items():
+            self._rename_schedules(name, configuration.schedule_names(policy))
+        if renames.units:
+            self._respell(lambda _: True, storage=renames.units)
 
-    def _finish(self, start: dispatch.Start, outcome: str, effective: desired.Desired) -> None:
-        address = start.action.address
-        if outcome == "Succeeded":
-            self._do(start, effective)
-            self.attempts.pop(address, None)
+    def _rename_operations(self, lifecycle: str, names: dict[str, str]) -> None:
+        if not names:
             return
-        before = self.attempts.get(address)
-        self.attempts[address] = observed.Attempts(
-            failed=(before.failed if before else 0) + 1,
-            lost=(before.lost if before else 0) + (outcome == "Lost"),
-            last_finished=self.now,
-            last_state=outcome,
-            message="the disk said no",
-        )
-        if outcome == "Partial":
-            self._back_up(start, effective, "Partial")
-        if outcome == "Lost" and start.action.type is actions.Type.EXPIRE:
-            self._set(start.action, "Expiring")
+        for images in self.images.values():
+            for index, image in enumerate(images):
+                if image.lifecycle == lifecycle:
+                    images[index] = image._replace(
+                        copies=tuple(c._replace(operation=names.get(c.operation, c.operation)) for c in image.copies)
+                    )
+        self.promises = [
+            dataclasses.replace(p, operation=names.get(p.operation, p.operation)) if p.lifecycle == lifecycle else p
+            for p in self.promises
+        ]
+        self._respell(lambda image: image.lifecycle == lifecycle, name=names, source=names)
 
-    def _do(self, start: dispatch.Start, effective: desired.Desired) -> None:
+    def _rename_schedules(self, policy: str, names: dict[str, str]) -> None:
+        if not names:
+            return
+        for key, images in self.images.items():
+            if key[1] == policy:
+                self.images[key] = [i._replace(schedule=names.get(i.schedule, i.schedule)) for i in images]
+        of_policy = {image.id for key, images in self.images.items() if key[1] == policy for image in images}
+        self._respell(lambda image: image.id in of_policy, schedules=names)
+
+    def _respell(self, chosen: Callable[[observed.Image], bool], **fields: Any) -> None:
+        """Move the chosen images to lifecycle specs in which names are spelled anew."""
+        for images in self.images.values():
+            for index, image in enumerate(images):
+                if chosen(image):
+                    spec = witnesses.respelled(self.owed[image.owed], **fields)
+                    key = samples.owed_key(spec)
+                    self.owed[key] = spec
+                    images[index] = image._replace(owed=key)
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    def _run(self, start: dispatch.Start, outcome: str, effective: desired.Desired) -> None:
+        self.done.append((start.action.address, outcome))
+        if outcome == "Lost" or (outcome == "Failed" and start.action.type is not actions.Type.EXPIRE):
+            self._attempted(start.action, outcome)
+            return
+        job = self._begin(start, effective)
+        if outcome == "Running":
+            self.running.append(job)
+        else:
+            self._end(job, outcome)
+
+    def _begin(self, start: dispatch.Start, effective: desired.Desired) -> Job:
         action = start.action
         if action.type is actions.Type.BACKUP:
-            self._back_up(start, effective, "Complete")
-        elif action.type is actions.Type.DUPLICATE:
-            self._duplicate(start)
-        elif action.type is actions.Type.EXPIRE:
-            self._expire(action)
-        elif action.type is actions.Type.RECLAIM:
-            self.reclaimable.pop(str(action.unit), None)
-        else:
-            raise AssertionError(f"nobody asked for {action.type}")
+            return self._draft(start, effective)
+        if action.type is actions.Type.DUPLICATE:
+            return self._begin_copy(start)
+        if action.type is actions.Type.EXPIRE:
+            key, _, image = self.find(str(action.image))
+            self._mark_expiring(key, image, int(str(action.copy)), action.reason.code)
+            return Job(start, key, None, action.copy)
+        assert action.type in (actions.Type.RECLAIM, actions.Type.VERIFY), f"nobody asked for {action.type}"
+        return Job(start, None, None, None)
 
-    def _back_up(self, start: dispatch.Start, effective: desired.Desired, state: str) -> None:
+    def _end(self, job: Job, outcome: str) -> None:
+        """What a job came to, in the catalog and on the units."""
+        action = job.start.action
+        if outcome in ("Succeeded", "Partial"):
+            self._commit(job, "Partial" if outcome == "Partial" else "Complete")
+        elif outcome == "Unheard" and job.draft is not None:
+            self.unheard.append(job)
+        elif outcome == "SourceDamaged" and action.type is actions.Type.DUPLICATE:
+            self._discard(job)
+            self.damage(str(action.image), int(str(action.copy)), "Damaged")
+        elif outcome not in _DEATHS:
+            self._discard(job)
+        if outcome == "Succeeded":
+            self.attempts.pop(action.address, None)
+        else:
+            self._attempted(action, outcome)
+
+    def _attempted(self, action: actions.Action, outcome: str) -> None:
+        state = "Lost" if outcome in _DEATHS else "Failed" if outcome == "SourceDamaged" else outcome
+        before = self.attempts.get(action.address)
+        self.attempts[action.address] = observed.Attempts(
+            failed=(before.failed if before else 0) + 1,
+            lost=(before.lost if before else 0) + (state == "Lost"),
+            stopped=(before.stopped if before else 0) + (outcome == "Stopped"),
+            last_finished=self.now,
+            last_state=state,
+            message="the disk said no",
+        )
+
+    def _commit(self, job: Job, state: str = "Complete") -> None:
+        action = job.start.action
+        if job.draft is not None and job.key is not None:
+            key = self._present(job.key)
+            image = job.draft._replace(
+                state=state, copies=tuple(c._replace(unit=self._place(job)) for c in job.draft.copies)
+            )
+            self.images.setdefault(key, []).append(image)
+            self.images[key].sort(key=lambda one: one.sequence)
+        elif action.type is actions.Type.DUPLICATE:
+            self._commit_copy(job)
+        elif action.type is actions.Type.EXPIRE:
+            self._expire(str(action.image), int(str(action.copy)))
+        elif action.type is actions.Type.RECLAIM:
+            self.reclaimable.pop(self._place(job), None)
+        else:
+            self.proven[self._place(job)] = self.now
+
+    def _discard(self, job: Job) -> None:
+        if job.start.action.type is actions.Type.DUPLICATE:
+            self._give_up(str(job.start.action.image), int(str(job.number)))
+
+    def _give_up(self, image_id: str, number: int) -> None:
+        """A copy that was not finished is what it was before: damaged, lost, or not there."""
+        before = self.fallbacks.pop((image_id, number), None)
+        if before is not None:
+            self._set(image_id, number, state=before)
+            return
+        key, index, image = self.find(image_id)
+        self.images[key][index] = image._replace(copies=tuple(c for c in image.copies if c.number != number))
+
+    def _present(self, key: Key) -> Key:
+        return key[0], configuration.renames(self.effective()).policies.get(key[1], key[1])
+
+    def _place(self, job: Job) -> str:
+        unit = str(job.start.unit)
+        return configuration.renames(self.effective()).units.get(unit, unit)
+
+    def _draft(self, start: dispatch.Start, effective: desired.Desired) -> Job:
         action, unit = start.action, str(start.unit)
         key = (str(action.client_id), str(action.policy))
         policy = effective.policies[key[1]]
@@ -193,12 +423,12 @@ class World:
         slot = action.slot
         assert slot is not None
         made = observed.Image(
-            id=f"img-{self.sequence}", schedule=str(action.schedule), type=str(action.backup_type), state=state,
+            id=f"img-{self.sequence}", schedule=str(action.schedule), type=str(action.backup_type), state="Complete",
             time=self.now, sequence=self.sequence, slot=slot, lifecycle=policy.spec.lifecycle, owed=digest,
             parent=action.parent, size_bytes=100, disks=("disk.img",),
-            copies=(observed.Copy(1, str(action.operation), unit, "Complete", self.now, 10, base),),
+            copies=(observed.Copy(1, str(action.operation), unit, "Complete", self.now, COPY_BYTES, base),),
         )  # fmt: skip
-        self.images.setdefault(key, []).append(made)
+        return Job(start, key, made, 1)
 
     def _holds(self, key: Key, image: str, unit: str) -> bool:
         return any(
@@ -206,43 +436,61 @@ class World:
             for one in self.images[key]
         )
 
-    def _duplicate(self, start: dispatch.Start) -> None:
+    def _begin_copy(self, start: dispatch.Start) -> Job:
         action, unit = start.action, str(start.unit)
-        key, index, image = self._find(str(action.image))
+        key, index, image = self.find(str(action.image))
         source = next(copy for copy in image.copies if copy.number == action.copy)
         assert source.state == "Complete", f"{action.address}: read from a copy that is {source.state}"
-        directory = configuration.effective(self.wanted, self.applied).units[unit].spec.type == "Directory"
+        held = [c for c in image.copies if c.unit == unit and c.state not in ("Expired", "Lost", "Damaged")]
+        assert not held, f"{action.address}: {unit} holds the image already"
+        again = next(
+            (c for c in image.copies if (c.operation, c.unit) == (action.operation, unit) and c.state in _REWRITTEN),
+            None,
+        )
+        if again is not None:
+            self.fallbacks[image.id, again.number] = again.state
+            self._set(image.id, again.number, state="Writing")
+            return Job(start, key, None, again.number)
+        number = max(copy.number for copy in image.copies) + 1
+        fresh = observed.Copy(number, str(action.operation), unit, "Writing", self.now, COPY_BYTES, None)
+        self.images[key][index] = image._replace(copies=(*image.copies, fresh))
+        return Job(start, key, None, number)
+
+    def _commit_copy(self, job: Job) -> None:
+        unit, number = self._place(job), int(str(job.number))
+        key, _, image = self.find(str(job.start.action.image))
+        directory = self.effective().units[unit].spec.type == "Directory"
         parent = image.parent
         base = parent if directory and parent is not None and self._holds(key, parent, unit) else None
-        copies = [
-            copy
-            for copy in image.copies
-            if (copy.operation, copy.unit) != (action.operation, unit)
-            or copy.state in ("Expired", "Expiring", "Complete")
-        ]
-        held = [copy for copy in copies if copy.unit == unit and copy.state != "Expired"]
-        assert not [c for c in held if c.state != "Lost"], f"{action.address}: {unit} holds the image already"
-        number = max(copy.number for copy in image.copies) + 1
-        copies.append(observed.Copy(number, str(action.operation), unit, "Complete", self.now, 10, base))
-        self.images[key][index] = image._replace(copies=tuple(copies))
+        self.fallbacks.pop((image.id, number), None)
+        self.losses.discard((image.id, number))
+        self._set(image.id, number, state="Complete", created_at=self.now, base=base)
 
-    def _expire(self, action: actions.Action) -> None:
-        key, _, image = self._find(str(action.image))
-        fresh = observed.Series(client=key[0], policy=key[1], images=tuple(self.images[key]))
-        before = next(copy for copy in image.copies if copy.number == action.copy)
-        expiry.check_delete(
-            self.wanted, self.observe(), fresh, image.id, before.number, self.now, code=action.reason.code
-        )
-        self._set(action, "Expired")
-        if self.observe().units[before.unit].standalone:
-            self.reclaimable[before.unit] = self.reclaimable.get(before.unit, 0) + before.stored_bytes
+    def _mark_expiring(self, key: Key, image: observed.Image, number: int, code: str) -> None:
+        copy = next(one for one in image.copies if one.number == number)
+        if copy.state in ("Expiring", "Expired"):
+            return
+        seen, fresh = self.observe(), self.series(key)
+        expiry.check_delete(self.wanted, seen, fresh, image.id, number, self.now, code=code)
+        witnesses.deletion(self, key, fresh, image.id, number)
+        self._set(image.id, number, state="Expiring")
 
-    def _set(self, action: actions.Action, state: str) -> None:
-        key, index, image = self._find(str(action.image))
-        copies = tuple(c._replace(state=state) if c.number == action.copy else c for c in image.copies)
+    def _expire(self, image_id: str, number: int) -> None:
+        _, _, image = self.find(image_id)
+        copy = next(one for one in image.copies if one.number == number)
+        effective = self.effective()
+        self._set(image_id, number, state="Expired")
+        declared = effective.units.get(copy.unit)
+        if declared is not None and declared.spec.type == "DedupePool":
+            self.reclaimable[copy.unit] = self.reclaimable.get(copy.unit, 0) + copy.stored_bytes
+
+    def _set(self, image_id: str, number: int, **fields: Any) -> None:
+        key, index, image = self.find(image_id)
+        copies = tuple(c._replace(**fields) if c.number == number else c for c in image.copies)
         self.images[key][index] = image._replace(copies=copies)
 
-    def _find(self, image: str) -> tuple[Key, int, observed.Image]:
+    def find(self, image: str) -> tuple[Key, int, observed.Image]:
+        """An image, and where it is."""
         for key, images in self.images.items():
             for index, one in enumerate(images):
                 if one.id == image:
@@ -253,47 +501,47 @@ class World:
 
     def damage(self, image: str, number: int, state: str) -> None:
         """A copy turns out to be Damaged or Lost."""
-        key, index, found = self._find(image)
+        _, _, found = self.find(image)
+        copy = next(one for one in found.copies if one.number == number)
+        if copy.state != "Complete":
+            return
         if state == "Lost":
             self.losses.add((image, number))
-        copies = tuple(
-            c._replace(state=state) if c.number == number and c.state == "Complete" else c for c in found.copies
-        )
-        self.images[key][index] = found._replace(copies=copies)
+        self._set(image, number, state=state)
+
+    def copies(self) -> list[tuple[str, int]]:
+        """Every copy, as (image id, number)."""
+        return [(i.id, c.number) for images in self.images.values() for i in images for c in i.copies]
 
     # -- judging -------------------------------------------------------------------------------------------------------
 
     def violations(self) -> list[str]:
         """What no world may come to, whatever was asked: judged from the bare facts."""
-        result = []
-        for (client, policy), images in self.images.items():
-            there = {(i.id, c.unit) for i in images for c in i.copies if c.state not in ("Expired", "Lost")}
-            for image in images:
-                for copy in image.copies:
-                    broken = copy.base is not None and copy.state == "Complete" and (copy.base, copy.unit) not in there
-                    if broken and not self._lost(images, str(copy.base), copy.unit):
-                        result.append(f"6: {image.id} on {copy.unit} lost its base {copy.base}")
-                result += self._uncopied(image)
-            complete = [image for image in images if image.state == "Complete"]
-            if complete and all(copy.state == "Expired" for copy in complete[-1].copies):
-                result.append(f"1: {client} {policy}: nothing is left of {complete[-1].id}")
-        return result
+        return witnesses.violations(self)
 
-    @staticmethod
-    def _lost(images: list[observed.Image], id: str, unit: str) -> bool:
-        return any(i.id == id and any(c.unit == unit and c.state == "Lost" for c in i.copies) for i in images)
 
-    def _uncopied(self, image: observed.Image) -> list[str]:
-        if image.state != "Complete":
-            return []
-        had = {copy.operation for copy in image.copies}
-        gone = {
-            copy.operation
-            for copy in image.copies
-            if copy.state == "Expired" and (image.id, copy.number) not in self.losses
-        } - {copy.operation for copy in image.copies if copy.state == "Complete"}
-        return [
-            f"2: {image.id}: {one.source} went before {one.name} was made"
-            for one in self.owed[image.owed].operations
-            if one.source in gone and one.name not in had and one.schedules is None
-        ]
+def _is_expiry(job: Job) -> bool:
+    return job.start.action.type is actions.Type.EXPIRE
+
+
+def shuffled(wanted: desired.Desired, seen: observed.Observed, seed: int) -> tuple[desired.Desired, observed.Observed]:
+    """The same manifests and facts, given in another order."""
+    dice = random.Random(seed)
+
+    def mixed(value: Any) -> Any:
+        items = list(value.items()) if isinstance(value, dict) else list(value)
+        dice.shuffle(items)
+        return dict(items) if isinstance(value, dict) else tuple(items)
+
+    plain = [
+        field.name
+        for field in dataclasses.fields(seen)
+        if isinstance(getattr(seen, field.name), dict | tuple | list) and field.name != "inventories"
+    ]
+    facts: dict[str, Any] = {name: mixed(getattr(seen, name)) for name in plain}
+    facts["inventories"] = {
+        name: dataclasses.replace(one, machines=mixed(one.machines))
+        for name, one in mixed(dict(seen.inventories)).items()
+    }
+    objects = mixed(list(wanted.objects()))
+    return samples.estate(*objects, revision=wanted.revision), dataclasses.replace(seen, **facts)

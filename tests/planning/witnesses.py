@@ -1,0 +1,302 @@
+"""What no world may do, judged from the bare facts by rules that are written here once more, plainly.
+
+``deletion`` sees each copy at the moment at which its going is decided, ``violations`` the world after any step. They
+share nothing with the code under test but the values: promises are remembered by what each revision of a lifecycle
+said (``Era``), Keep is counted bucket by bucket, chains are followed copy by copy.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from reconciler.api import lifecycles
+from reconciler.planning import observed
+
+if TYPE_CHECKING:
+    import worlds
+
+Spec = lifecycles.StorageLifecyclePolicySpec
+#: A series older than this is overdue whatever its schedules: the longest gap in any estate is a week.
+OVERDUE = dt.timedelta(days=15)
+_TANGIBLE = ("Complete", "Damaged", "Writing", "Expiring")
+_NOTHING_PROMISED = ("ExpireAfterCopy", "CapacityManaged")
+
+
+class Era(NamedTuple):
+    """What a lifecycle said, for images with sequence numbers above ``after``."""
+
+    after: int
+    spec: Spec
+
+
+def remember(eras: list[Era], spec: Spec, sequence: int) -> None:
+    """A lifecycle is in force in this form from now on; operations go by their new names from then on."""
+    if eras and eras[-1].spec == spec:
+        return
+    present = {operation.name for operation in spec.operations}
+    names = {old: one.name for one in spec.operations for old in one.previous_names if old not in present}
+    eras[:] = [Era(era.after, respelled(era.spec, name=names, source=names)) for era in eras]
+    eras.append(Era(sequence, spec))
+
+
+def respelled(spec: Spec, **fields: Mapping[str, str]) -> Spec:
+    """A lifecycle spec in which the values of some fields of its operations are spelled anew."""
+    written = spec.written()
+    for operation in written["operations"]:
+        for field, names in fields.items():
+            value = operation.get(field)
+            if isinstance(value, list):
+                operation[field] = [names.get(one, one) for one in value]
+            elif value is not None:
+                operation[field] = names.get(value, value)
+    return Spec.model_validate(written)
+
+
+# -- one deletion ------------------------------------------------------------------------------------------------------
+
+
+def deletion(world: worlds.World, key: worlds.Key, series: observed.Series, image_id: str, number: int) -> None:
+    """Fails where a copy may not go now."""
+    image = next(one for one in series.images if one.id == image_id)
+    copy = next(one for one in image.copies if one.number == number)
+    complaints = list(_complaints(world, series, image, copy))
+    assert not complaints, f"{image_id}/{number} ({copy.state}, {copy.operation} on {copy.unit}) goes: {complaints}"
+
+
+def _complaints(
+    world: worlds.World, series: observed.Series, image: observed.Image, copy: observed.Copy
+) -> Iterator[str]:
+    needing = [
+        other.id
+        for other in series.images
+        for one in other.copies
+        if one.base == image.id and one.unit == copy.unit and one.state in _TANGIBLE
+    ]
+    if needing:
+        yield f"6: base of {needing}"
+    if copy.state == "Lost":
+        return
+    if world.jump is not None:
+        yield "the clock jumped"
+    if copy.busy or copy.state == "Writing":
+        yield "3: in use"
+    declared = world.effective().units.get(copy.unit)
+    lock = declared.spec.immutability if declared is not None else None
+    if lock is not None and lock.period.after(copy.created_at) > world.now:
+        yield "4: locked"
+    if image.time > world.now + dt.timedelta(minutes=15):
+        yield "its time is later than now"
+    if image.state == "Complete":
+        yield from _owes(world, image, copy, series)
+    if calm(series.images, world.now):
+        yield from _last(world, series, image, copy)
+        yield from _broken_promises(world, series, image, copy)
+
+
+def calm(images: tuple[observed.Image, ...], now: dt.datetime) -> bool:
+    """Whether times rise with sequences and none lies ahead."""
+    moments = [image.time for image in images]
+    return moments == sorted(moments) and all(moment <= now for moment in moments)
+
+
+def _owes(world: worlds.World, image: observed.Image, copy: observed.Copy, series: observed.Series) -> Iterator[str]:
+    """The second never."""
+    others = [c for c in image.copies if c.number != copy.number and c.operation == copy.operation]
+    if any(readable(series.images, image, other) for other in others):
+        return
+    made = {one.operation for one in image.copies if one.state != "Writing"}
+    for one in owed(world.owed[image.owed], image.schedule):
+        if one.source == copy.operation and one.name not in made:
+            yield f"2: owes {one.name}"
+
+
+def owed(spec: Spec, schedule: str) -> list[lifecycles.Operation]:
+    """The operations that an image of a schedule is owed: filtered ones, and what hangs on them, are not."""
+    result: dict[str, lifecycles.Operation] = {}
+    for _ in spec.operations:
+        for one in spec.operations:
+            wanted = one.schedules is None or schedule in one.schedules
+            if wanted and (one.source is None or one.source in result):
+                result[one.name] = one
+    return list(result.values())
+
+
+def readable(
+    images: tuple[observed.Image, ...],
+    image: observed.Image,
+    copy: observed.Copy,
+    without: tuple[str, int] | None = None,
+) -> bool:
+    """Whether a copy, and every base it needs on its unit, is Complete."""
+    if copy.state != "Complete" or (image.id, copy.number) == without:
+        return False
+    if copy.base is None:
+        return True
+    base = next((one for one in images if one.id == copy.base), None)
+    return base is not None and any(
+        one.unit == copy.unit and readable(images, base, one, without) for one in base.copies
+    )
+
+
+def _last(world: worlds.World, series: observed.Series, image: observed.Image, copy: observed.Copy) -> Iterator[str]:
+    """The first never."""
+
+    def there(one: observed.Image, without: tuple[str, int] | None) -> bool:
+        return any(
+            readable(series.images, one, c, without) and world.units.get(c.unit, "Online") != "Offline"
+            for c in one.copies
+        )
+
+    newest = [one for one in reversed(series.images) if one.state == "Complete" and there(one, None)]
+    kept = newest[: 3 if newest and world.now - newest[0].time > OVERDUE else 1]
+    for one in kept:
+        if not there(one, (image.id, copy.number)):
+            yield f"1: the last good copy of {one.id}"
+
+
+def _broken_promises(
+    world: worlds.World, series: observed.Series, image: observed.Image, copy: observed.Copy
+) -> Iterator[str]:
+    """Every retention that was in force for the copy's operation since its image was made has to let it go."""
+    if image.state != "Complete":
+        newer = [one for one in series.images if one.state == "Complete" and one.sequence > image.sequence]
+        if not newer or newer[0].time + dt.timedelta(days=7) > world.now:
+            yield "Partial, and not seven days complete again"
+        return
+    if copy.state == "Damaged" and any(
+        other.operation == copy.operation and readable(series.images, image, other) for other in image.copies
+    ):
+        return
+    if _moved(world, series, image, copy):
+        return
+    eras = world.eras[image.lifecycle]
+    for era, later in zip(eras, [*eras[1:], None], strict=True):
+        if later is not None and later.after < image.sequence:
+            continue
+        for one in era.spec.operations:
+            if one.name == copy.operation:
+                yield from _kept_by(one.retention, series, image, copy, world.now, later is None)
+
+
+def _moved(world: worlds.World, series: observed.Series, image: observed.Image, copy: observed.Copy) -> bool:
+    """Whether the copy's unit is to be emptied, and a good one of its operation lies on another that is there."""
+    declared = world.effective().units
+    return declared[copy.unit].spec.state == "Draining" and any(
+        other.operation == copy.operation
+        and readable(series.images, image, other)
+        and declared[other.unit].spec.state != "Draining"
+        and world.units.get(other.unit, "Online") != "Offline"
+        for other in image.copies
+    )
+
+
+def _kept_by(
+    rule: lifecycles.Retention,
+    series: observed.Series,
+    image: observed.Image,
+    copy: observed.Copy,
+    now: dt.datetime,
+    in_force: bool,
+) -> Iterator[str]:
+    if isinstance(rule, lifecycles.Fixed):
+        if rule.period.after(image.time) > now:
+            yield f"promised {rule.period}"
+    elif isinstance(rule, lifecycles.Keep):
+        states = ("Complete", "Damaged", "Lost") if copy.state == "Damaged" else ("Complete",)
+        counted = [
+            one
+            for one in series.images
+            if one.state == "Complete"
+            and one.lifecycle == image.lifecycle
+            and any(c.operation == copy.operation and c.state in states for c in one.copies)
+        ]
+        if image.id in keep(rule, counted):
+            yield f"promised {rule.written()}"
+    elif rule.type == "Forever" or (in_force and rule.type == "CapacityManaged"):
+        yield f"promised {rule.type}"
+
+
+_BUCKETS: dict[str, Callable[[dt.datetime], Any]] = {
+    "hourly": lambda at: (at.date(), at.hour),
+    "daily": lambda at: at.date(),
+    "weekly": lambda at: at.isocalendar()[:2],
+    "monthly": lambda at: (at.year, at.month),
+    "quarterly": lambda at: (at.year, (at.month - 1) // 3),
+    "yearly": lambda at: at.year,
+}
+
+
+def keep(rule: lifecycles.Keep, images: list[observed.Image]) -> set[str]:
+    """Ids of the images that a Keep rule keeps; periods in days and hours alone."""
+    zone = ZoneInfo(rule.time_zone)
+    ordered = sorted(images, key=lambda one: (one.time, one.sequence), reverse=True)
+    kept: set[str] = set()
+    if not ordered:
+        return kept
+    for name, bucket in (("last", None), *_BUCKETS.items()):
+        grouped: dict[Any, list[observed.Image]] = {}
+        for one in ordered:
+            grouped.setdefault(bucket(one.time.astimezone(zone)) if bucket else one.id, []).append(one)
+        count = getattr(rule, name)
+        if count is not None:
+            kept.update(_chosen(rule, group) for group in list(grouped.values())[:count])
+            if rule.keep_oldest and len(grouped) < count:
+                kept.add(ordered[-1].id)
+        period = getattr(rule, f"within_{name}" if bucket else "within", None)
+        if period is not None:
+            edge = ordered[0].time - period.approximate
+            inside = [[one for one in group if one.time > edge] for group in grouped.values()]
+            kept.update(_chosen(rule, group) for group in inside if group)
+    return kept
+
+
+def _chosen(rule: lifecycles.Keep, group: list[observed.Image]) -> str:
+    full = [one for one in group if one.type == "Full"] if rule.prefer == "Full" else []
+    return (full or group)[0].id
+
+
+# -- the world ---------------------------------------------------------------------------------------------------------
+
+
+def violations(world: worlds.World) -> list[str]:
+    """What no world may come to."""
+    result = []
+    for (client, policy), images in world.images.items():
+        there = {(i.id, c.unit) for i in images for c in i.copies if c.state not in ("Expired", "Lost")}
+        lost = {(i.id, c.unit) for i in images for c in i.copies if c.state == "Lost"}
+        for image in images:
+            for copy in image.copies:
+                needed = (str(copy.base), copy.unit)
+                if copy.base is not None and copy.state == "Complete" and needed not in there and needed not in lost:
+                    result.append(f"6: {image.id} on {copy.unit} lost its base {copy.base}")
+            result += _uncopied(world, image)
+            units = [copy.unit for copy in image.copies if copy.state in _TANGIBLE]
+            if len(units) != len(set(units)):
+                result.append(f"{image.id} lies twice on one unit: {sorted(units)}")
+        complete = [image for image in images if image.state == "Complete"]
+        newest = complete[-1] if complete else None
+        # Where a unit lost the last copy, what went was its record.
+        if newest is not None and all(
+            copy.state == "Expired" and (newest.id, copy.number) not in world.losses for copy in newest.copies
+        ):
+            result.append(f"1: {client} {policy}: nothing is left of {newest.id}")
+    return result
+
+
+def _uncopied(world: worlds.World, image: observed.Image) -> list[str]:
+    if image.state != "Complete":
+        return []
+    had = {copy.operation for copy in image.copies}
+    gone = {
+        copy.operation
+        for copy in image.copies
+        if copy.state == "Expired" and (image.id, copy.number) not in world.losses
+    } - {copy.operation for copy in image.copies if copy.state == "Complete"}
+    return [
+        f"2: {image.id}: {one.source} went before {one.name} was made"
+        for one in owed(world.owed[image.owed], image.schedule)
+        if one.source in gone and one.name not in had
+    ]
