@@ -28,7 +28,7 @@ _KEPT: Final = 2
 _BATCH: Final = 5000
 _LEVEL: Final = 3
 #: Events that a rebuilt catalog can do without. After a cancel, above all, no byte of a unit may change any more.
-_PASSING: Final = ("CancelRequested", "LeaseTaken", "Requested")
+_PASSING: Final = ("AlarmTold", "AlarmNotTold", "CancelRequested", "LeaseTaken", "Requested")
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 

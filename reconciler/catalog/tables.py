@@ -209,6 +209,22 @@ class ReleaseRecord(Row, table=True):
     at: dt.datetime = Field(sa_type=Moment)
 
 
+class AlarmRecord(Row, table=True):
+    """An alarm that stands, or is over and not everybody has heard so, and which channel was told when."""
+
+    __tablename__ = "alarms"
+    key: str = Field(primary_key=True)
+    severity: str
+    title: str
+    message: str
+    since: dt.datetime = Field(sa_type=Moment)
+    #: When some channel last took it.
+    told_at: dt.datetime | None = Field(sa_type=Moment)
+    over_at: dt.datetime | None = Field(sa_type=Moment)
+    #: By channel, its scheme and place in the settings: toldAt, failures and triedAt, times in microseconds.
+    ears: Any = Field(sa_type=Document)
+
+
 class ClientRow(Row, table=True):
     """A machine that was seen at least once."""
 
@@ -421,6 +437,7 @@ HOLDS: Final = METADATA.tables["holds"]
 RULINGS: Final = METADATA.tables["rulings"]
 APPROVALS: Final = METADATA.tables["approvals"]
 RELEASES: Final = METADATA.tables["releases"]
+ALARMS: Final = METADATA.tables["alarms"]
 CLIENTS: Final = METADATA.tables["clients"]
 INVENTORIES: Final = METADATA.tables["inventories"]
 UNITS: Final = METADATA.tables["units"]

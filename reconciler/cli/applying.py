@@ -92,7 +92,7 @@ def _saved(path: Path, clock: clocks.Clock) -> settings.Settings:
         raise errors.UsageError(
             f"{path} is neither a folder nor a saved plan", hint="name the estate, or a file that plan --out wrote"
         ) from error
-    chosen = settings.Settings(estate=estate, state=state, catalog=catalog)
+    chosen = settings.Settings(estate=estate, state=state, catalog=catalog, ears=settings.ears(estate))
     fresh, _ = planning.compute(chosen, _Then(times.aware(saved.now), clock), None)
     moved = planfile.compare(saved, planfile.document(fresh))
     if moved:

@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "describe": Command("describing", "describe", "Everything known about one object."),
     "explain": Command("explaining", "explain", "Why a copy stays, why a machine was not backed up, what comes next."),
     "status": Command("describing", "status", "Whether the estate is in force, protected and converging."),
+    "notify": Command("notifying", "notify", "Send a test message to everyone who hears alarms."),
     "logs": Command("showing", "logs", "What a job said."),
     "retention": Command("retaining", "preview", "Preview what a retention rule keeps of a list of times, and why."),
     "pool": Command("pools", "pool", "A deduplicating pool: stats, collect, scrub, check."),

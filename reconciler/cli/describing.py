@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from reconciler.api.documents import shapes
 from reconciler.base import errors
+from reconciler.catalog import alarms as told
 from reconciler.catalog import images, inventories, jobs, leases
 from reconciler.cli import options, outputs, settings, views
-from reconciler.controller import judgements, listings
-from reconciler.planning import actions
+from reconciler.controller import channels, judgements, listings
+from reconciler.planning import actions, alarms
 from reconciler.reports import tables
 
 
@@ -37,6 +39,17 @@ class Description(shapes.Document):
     related: dict[str, list[dict[str, Any]]]
 
 
+class StandingAlarm(shapes.Shape):
+    """An alarm that stands; ``toldAt`` is when somebody was last told of it."""
+
+    key: str
+    severity: str
+    title: str
+    message: str
+    since: shapes.Time
+    told_at: shapes.Time | None
+
+
 class Status(shapes.Document):
     """``status``: the estate in one look."""
 
@@ -51,6 +64,9 @@ class Status(shapes.Document):
     clients: int
     unprotected: tuple[str, ...]
     problems: tuple[shapes.CodeMessage, ...]
+    alarms: tuple[StandingAlarm, ...]
+    channels: tuple[str, ...] | None
+    channels_problem: str | None
 
 
 def describe(
@@ -157,12 +173,12 @@ def status(
 ) -> int:
     """Whether the estate is in force, protected and converging."""
     chosen = settings.of_state(state=state, catalog=catalog)
-    document = views.look(chosen, lambda view: _judge(view, leases.holder(chosen.state, view.db)))
+    document = views.look(chosen, lambda view: _judge(view, leases.holder(chosen.state, view.db), chosen.ears))
     outputs.emit(document, output, _status)
     return 0
 
 
-def _judge(view: views.View, holder: leases.Holder | None) -> Status:
+def _judge(view: views.View, holder: leases.Holder | None, ears: settings.Ears) -> Status:
     plan = view.plan()
     clients = judgements.client_list(view.db, view.wanted, view.seen, view.now).items
     away = [
@@ -186,7 +202,29 @@ def _judge(view: views.View, holder: leases.Holder | None) -> Status:
             *away,
             *(shapes.CodeMessage(code=one.code, message=f"{one.object}: {one.message}") for one in plan.drift),
         ),
+        alarms=tuple(_standing(view, plan)),
+        channels=tuple(one.name for one in channels.channels(ears.urls)) if ears.known else None,
+        channels_problem=ears.trouble,
     )
+
+
+def _standing(view: views.View, plan: actions.Plan) -> Iterator[StandingAlarm]:
+    """The alarms of this moment; nobody reads manifests here, so what is wrong with them the last pass knows."""
+    kept = told.records(view.db)
+    now = {one.key: one for one in alarms.alarms(plan, view.wanted, view.seen)}
+    frozen = {
+        key: record.alarm for key, record in kept.items() if key.startswith(alarms.FROZEN) and record.over_at is None
+    }
+    for key, alarm in sorted({**frozen, **now}.items()):
+        record = kept.get(key)
+        yield StandingAlarm(
+            key=key,
+            severity=alarm.severity,
+            title=alarm.title,
+            message=alarm.message,
+            since=record.since if record is not None else view.now,
+            told_at=record.told_at if record is not None else None,
+        )
 
 
 def _status(document: Status) -> str:
@@ -198,4 +236,18 @@ def _status(document: Status) -> str:
         f"clients     {document.clients}, not protected: {', '.join(document.unprotected) or 'none'}",
     ]
     lines += [f"problem     {one.message} [{one.code}]" for one in document.problems]
+    lines += [f"alarm       {one.title} [{one.key}]" for one in document.alarms]
+    lines.append(f"told to     {_hearers(document)}")
     return tables.page(lines)
+
+
+def _hearers(document: Status) -> str:
+    if document.channels_problem is not None:
+        return f"nobody: {document.channels_problem}"
+    if document.channels is None:
+        return "unknown here; ask from the folder of the estate"
+    if document.channels:
+        return ", ".join(document.channels)
+    if document.alarms:
+        return "nobody. A brake nobody hears fills the unit: set HOLDFAST_NOTIFY, or [notify] in holdfast.toml"
+    return "nobody; set HOLDFAST_NOTIFY, or [notify] in holdfast.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import time
@@ -50,7 +51,7 @@ def backup(
             outputs.emit(results.Message(done=True, message=message, details={"requests": made}), output, _message)
             return 0
         if holder is None:
-            estate_less = settings.Settings(estate=None, state=chosen.state, catalog=chosen.catalog)
+            estate_less = dataclasses.replace(chosen, estate=None)
             with sessions.stopping() as stop, seats.controlling(estate_less, db, clock) as controller:
                 return applying.finish_pass(controller, stop, until_converged=False, output=output)
         asked = {row.id: row for row in requests.pending(db, "Backup")}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from reconciler.base import clocks
 from reconciler.catalog import database, leases
 from reconciler.cli import outputs, sessions, settings
-from reconciler.controller import passes
+from reconciler.controller import channels, notifications, passes
 from reconciler.jobs import embedded
 from reconciler.operations import sites
 from reconciler.storage import opening
@@ -29,8 +29,21 @@ def controlling(chosen: settings.Settings, db: database.Database, clock: clocks.
         stack.callback(units.close)
         engine = embedded.Engine(db, clock=clock)
         site = sites.Site(db=db, units=units, clock=clock, actor=sessions.actor())
+        notifier = notifications.Notifier(
+            db=db,
+            clock=clock,
+            actor=sessions.actor(),
+            channels=channels.channels(chosen.ears.urls),
+            repeat=chosen.ears.repeat,
+            place=str(chosen.estate or chosen.state),
+        )
+        stack.callback(notifier.close)
+        if chosen.ears.trouble is not None:
+            outputs.note(f"holdfast: alarms reach nobody: {chosen.ears.trouble}")
         try:
-            yield passes.Controller(site=site, engine=engine, lease=lease, state=chosen.state, estate=chosen.estate)
+            yield passes.Controller(
+                site=site, engine=engine, lease=lease, state=chosen.state, estate=chosen.estate, notifier=notifier
+            )
         finally:
             stuck = engine.stop(GRACE)
             if stuck:

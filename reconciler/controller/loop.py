@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 TICK = 0.4
 #: How often everything is planned anew although nothing woke the loop, and the sources asked anew.
 RESYNC = dt.timedelta(seconds=60)
+#: How long alarms wait for the end of a pass that has much to do.
+LISTEN = dt.timedelta(minutes=15)
 
 Progress = Callable[[], None]
 Say = Callable[[str], None]
@@ -46,6 +48,7 @@ def one_pass(
         waiting = until_converged and _waits(plan)
         if idle and not waiting and not controller.started:
             controller.answer_requests(plan)
+            controller.tell(plan)
             controller.dump()
             return plan
         if until is None and not until_converged:
@@ -103,6 +106,8 @@ class _Keeper:
         self._revision: str | None = None
         self._told: frozenset[str] = frozenset()
         self._taken: frozenset[str] = frozenset()
+        #: When alarms were told last, or the loop began.
+        self._listened = controller.site.clock.now()
 
     def needed(self) -> bool:
         """Wait a tick; whether there is a reason to turn again."""
@@ -121,7 +126,12 @@ class _Keeper:
         idle = controller.idle()
         plan = self._plan = controller.turn()
         self._tell(plan)
-        if idle and not controller.started:
+        done = idle and not controller.started
+        # What a pass is about to put right is no alarm, unless putting it right takes long.
+        if done or not self._listened <= plan.now < self._listened + LISTEN:
+            controller.tell(plan)
+            self._listened = plan.now
+        if done:
             controller.answer_requests(plan)
             controller.dump()
             document = outcomes.result(plan, controller.tally.finished, controller.tally.configuration)

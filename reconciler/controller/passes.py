@@ -13,11 +13,11 @@ from pathlib import Path
 
 from reconciler.base import crashes, diagnostics, errors
 from reconciler.catalog import approvals, database, dumps, inventories, jobs, leases, requests
-from reconciler.controller import bindings, handovers, jumps, observations
+from reconciler.controller import bindings, handovers, jumps, notifications, observations
 from reconciler.intake import estates
 from reconciler.jobs import engines
 from reconciler.operations import recovery, sites
-from reconciler.planning import actions, configuration, desired, dispatch, observed, planner
+from reconciler.planning import actions, alarms, configuration, desired, dispatch, observed, planner
 from reconciler.planning import approvals as consents
 from reconciler.storage import opening
 
@@ -53,7 +53,14 @@ class Controller:
     """The one process that decides for a catalog. Not thread-safe: one thread turns it."""
 
     def __init__(
-        self, *, site: sites.Site, engine: engines.Engine, lease: leases.Lease, state: Path, estate: Path | None
+        self,
+        *,
+        site: sites.Site,
+        engine: engines.Engine,
+        lease: leases.Lease,
+        state: Path,
+        estate: Path | None,
+        notifier: notifications.Notifier,
     ) -> None:
         self.site = site
         self.engine = engine
@@ -65,6 +72,9 @@ class Controller:
         self._since = site.clock.now()
         self._lease = lease
         self._state = state
+        self._notifier = notifier
+        #: What the last turn found.
+        self._situation: bindings.Situation | None = None
         self._tree: Tree | None = None
         self._surveyed: dict[str, observed.Inventory] = {}
         #: Whether the catalog has not been told of the last survey yet.
@@ -125,6 +135,7 @@ class Controller:
             # Before any job runs: once a job was cancelled, its unit must not change for what happened before it.
             self.dump()
         situation = bindings.Situation(site=self.site, wanted=wanted, seen=seen, fence=self._lease.token)
+        self._situation = situation
         self.started = 0
         load = dispatch.Load(last_used=plan.last_used)
         for start in dispatch.choose(startable(plan, until), seen.jobs, wanted, seen, plan.now, load=load):
@@ -204,6 +215,12 @@ class Controller:
         for row in requests.pending(self.site.db, "Backup"):
             if row.id not in still_open:
                 requests.finish(self.site.db, row.id, handovers.backup_answer(self.site.db, row), self.site.clock.now())
+
+    def tell(self, plan: actions.Plan) -> None:
+        """Let somebody hear of the alarms that stand after the turn that made ``plan``; waits for nobody."""
+        if self._situation is not None:
+            valid = self._tree is None or self._tree.valid
+            self._notifier.tell(alarms.alarms(plan, self._situation.wanted, self._situation.seen, valid=valid))
 
     def dump(self) -> None:
         """A compact copy of the catalog onto every unit that is online and has not the present one."""

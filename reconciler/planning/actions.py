@@ -187,6 +187,37 @@ class CopyDecision:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Overdue:
+    """A series whose newest image that can be read is older than its policy's objective."""
+
+    policy: str
+    #: Client slug.
+    client: str
+    #: Time of that image, None where no image can be read.
+    newest: dt.datetime | None
+    #: Whether the series ever had a complete image.
+    succeeded: bool
+    objective: dt.timedelta
+    #: When it became so.
+    since: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Late:
+    """Copies of one operation that are owed for too long."""
+
+    policy: str
+    operation: str
+    #: Unit or group that should hold them.
+    storage: str
+    copies: int
+    #: Time of the oldest image that owes one.
+    oldest: dt.datetime
+    #: Why one of them is not made yet.
+    reason: Reason
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """What would be done, and why."""
 
@@ -203,6 +234,10 @@ class Plan:
     questions: tuple[Question, ...] = ()
     #: Promises that approvals end; to be recorded before any of these expiries starts.
     releases: tuple[observed.Release, ...] = ()
+    #: Series past their objective, by policy and client.
+    overdue: tuple[Overdue, ...] = ()
+    #: Copies past their time, by policy and operation.
+    late: tuple[Late, ...] = ()
     #: By unit name: when its newest copy was made, for the round-robin choice between a group's members.
     last_used: Mapping[str, dt.datetime] = dataclasses.field(default_factory=dict)
 

@@ -1,8 +1,8 @@
 """Drift: what the world shows that the manifests do not account for. Told in every plan, changed by none.
 
 Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemoved``, ``SelectionShrunk``,
-``UnprotectedClient``, ``DoublyMatched``, ``OrphanedImages``, ``LostCopies``, ``UnitOffline``, ``UnitReadOnly``,
-``Draining``, ``Drained``, ``Failing``. ``planner`` calls these functions with what it has gathered per series.
+``UnprotectedClient``, ``DoublyMatched``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
+``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``. ``planner`` calls these functions with what it has gathered.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def losses(counts: Mapping[tuple[str, str], int]) -> Iterator[actions.Drift]:
     for (unit, state), count in sorted(counts.items()):
         words = "its folder lacks them" if state == "Lost" else "their bytes contradict their digests"
         yield actions.Drift(
-            code="LostCopies", object=f"StorageUnit/{unit}", message=f"{count} copies are {state}: {words}"
+            code="LostCopies" if state == "Lost" else "DamagedCopies",
+            object=f"StorageUnit/{unit}",
+            message=f"{count} copies are {state}: {words}",
         )
 
 

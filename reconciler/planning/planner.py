@@ -20,6 +20,7 @@ from reconciler.planning import (
     backups,
     clients,
     configuration,
+    delays,
     desired,
     destructions,
     drifts,
@@ -119,6 +120,11 @@ class _Pass:
         self.protected: dict[str, set[str]] = {}
         self.orphaned: dict[str, tuple[int, int]] = {}
         self.lost: dict[tuple[str, str], int] = {}
+        self.overdue: list[actions.Overdue] = []
+        self.owings = delays.Owings(self.wanted, seen, now)
+        #: (policy, client id) of the series that have images.
+        self.imaged: set[tuple[str, str]] = set()
+        self.retired = {ruling.object for ruling in seen.rulings if ruling.kind == "Retire"}
         self.last_used: dict[str, dt.datetime] = {}
         self.rotating = any(group.spec.selection == "RoundRobin" for group in self.wanted.groups.values())
 
@@ -135,6 +141,7 @@ class _Pass:
             self.actions.extend(self._machine(policy, client, None))
         self.actions.extend(self.ledger.reclaim())
         self.actions.extend(scrubs.scrubs(self.wanted, self.seen, self.judge.units, self.now, self.horizon))
+        self._imageless()
         self._drift()
         return actions.Plan(
             now=self.now,
@@ -147,6 +154,8 @@ class _Pass:
             actions=tuple(sorted(self.actions, key=_order)),
             destruction=self.ledger.destruction(),
             questions=tuple(self.questions),
+            overdue=tuple(sorted(self.overdue, key=lambda one: (one.policy, one.client))),
+            late=self.owings.late(),
             last_used=self.last_used,
         )
 
@@ -209,10 +218,33 @@ class _Pass:
         debts = lifecycles.Debts(self.judge.book, history, self.now)
         made = [*self.copier.answer(history, debts, slug), *self._machine(series.policy, series.client, history)]
         self.actions.extend(made)
+        self.owings.add(history, made)
+        self._age(series.policy, series.client, history)
         used = _used(history, made)
         verdicts = self.judge.verdicts(history, until=self.horizon, used=used)
         self.actions.extend(self.ledger.expire(history, verdicts, slug))
         self._count(series, history)
+
+    def _age(self, policy: str, client: str, history: histories.History | None) -> None:
+        """Whether a series is past its objective; what somebody decided to leave alone is not."""
+        self.imaged.add((policy, client))
+        known, tables = self.seen.clients.get(client), self.desks[policy].tables if policy in self.desks else ()
+        elsewhere = policy not in self.matched.get(client, (policy,))
+        if not tables or known is None or elsewhere or client in self.retired:
+            return
+        if delays.suspended(self.wanted, policy, self.now):
+            return
+        begun = max(known.first_seen, min(table.anchor for table in tables))
+        found = delays.overdue(self.judge, history, policy, self.slugs[client], begun, self.now)
+        if found is not None:
+            self.overdue.append(found)
+
+    def _imageless(self) -> None:
+        """Machines without images under a policy that matches them, whatever keeps them from being backed up."""
+        for client, names in sorted(self.matched.items()):
+            for policy in sorted(set(names)):
+                if (policy, client) not in self.imaged:
+                    self._age(policy, client, None)
 
     def _count(self, series: observed.Series, history: histories.History) -> None:
         policy = series.policy

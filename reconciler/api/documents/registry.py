@@ -22,6 +22,7 @@ DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "CollectPreview": results.CollectPreview,
     "ScrubResult": results.ScrubResult,
     "ApplyResult": results.ApplyResult,
+    "NotifyResult": results.NotifyResult,
     "Version": results.Version,
     "Result": results.Message,
 }

@@ -187,6 +187,21 @@ class ApplyResult(shapes.Document):
     actions: tuple[ActionOutcome, ...]
 
 
+class ChannelAnswer(shapes.Shape):
+    """What became of a message to one channel; its name is the scheme and the place of its URL."""
+
+    channel: str
+    taken: bool
+    message: str | None
+
+
+class NotifyResult(shapes.Document):
+    """``notify test``."""
+
+    kind: Literal["NotifyResult"] = "NotifyResult"
+    channels: tuple[ChannelAnswer, ...]
+
+
 class Version(shapes.Document):
     """``version``."""
 

@@ -1,5 +1,5 @@
 """Legal holds, rulings by command, approvals and the promises that they ended; copies that can be taken back; what jobs
-reserve and share."""
+reserve and share; alarms and who was told of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROW_NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Add the four tables, until when an Expiring copy may be taken back, and what jobs reserve and share."""
+    """Add the five tables, until when an Expiring copy may be taken back, and what jobs reserve and share."""
     op.add_column("jobs", sa.Column("expected_bytes", sa.BigInteger(), nullable=True))
     op.add_column("jobs", sa.Column("batch", sa.String(), nullable=True))
     op.create_table(
@@ -80,6 +80,18 @@ def upgrade() -> None:
     )  # fmt: skip
     # Copies that an older version left Expiring may be half deleted: they cannot be taken back.
     op.add_column("copies", sa.Column("grace_until", sa.BigInteger(), nullable=True))
+    op.create_table(
+        "alarms",
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("severity", sa.String(), nullable=False),
+        sa.Column("title", sa.String(), nullable=False),
+        sa.Column("message", sa.String(), nullable=False),
+        sa.Column("since", sa.BigInteger(), nullable=False),
+        sa.Column("told_at", sa.BigInteger(), nullable=True),
+        sa.Column("over_at", sa.BigInteger(), nullable=True),
+        sa.Column("ears", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_alarms")),
+    )
 
 
 def downgrade() -> None:
@@ -87,5 +99,5 @@ def downgrade() -> None:
     op.drop_column("jobs", "batch")
     op.drop_column("jobs", "expected_bytes")
     op.drop_column("copies", "grace_until")
-    for table in ("releases", "approvals", "rulings", "holds"):
+    for table in ("alarms", "releases", "approvals", "rulings", "holds"):
         op.drop_table(table)
