@@ -213,7 +213,7 @@ class Late:
     copies: int
     #: Time of the oldest image that owes one.
     oldest: dt.datetime
-    #: Why one of them is not made yet.
+    #: Why that image's copy is not made yet.
     reason: Reason
 
 

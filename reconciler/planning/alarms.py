@@ -2,8 +2,8 @@
 
 ``controller.notifications`` sends them, ``holdfast status`` shows them; ``tellings`` says who has heard of which one.
 An alarm goes by what is no longer safe (the age of the last success, expiry that a brake holds), not by each failure on
-the way. Keys: ``Overdue``, ``Failing``, ``LostCopies``, ``CopyOverdue``, ``ExpiryHeld``, ``UnitFull``,
-``ConfigurationFrozen``, each followed by what it is about.
+the way. Keys: ``Overdue``, ``Failing``, ``LostCopies``, ``DamagedCopies``, ``CopyOverdue``, ``ExpiryHeld``,
+``UnitFull``, ``SelectionShrunk``, ``ConfigurationFrozen``, each followed by what it is about.
 """
 
 from __future__ import annotations
@@ -112,6 +112,14 @@ def _drift(plan: actions.Plan) -> Iterator[Alarm]:
                 severity=WARNING,
                 title=f"backups of {client} under {policy} fail",
                 message=f"{one.message}. Next: holdfast get jobs --client {client} --job-state Failed.",
+            )
+        elif one.code == "SelectionShrunk":
+            policy = one.object.removeprefix("BackupPolicy/")
+            yield Alarm(
+                key=f"SelectionShrunk/{policy}",
+                severity=WARNING,
+                title=f"policy {policy} lost many of its clients at once",
+                message=f"{one.message}. Next: bring them back, or approve it; holdfast plan says how.",
             )
         elif one.code in ("LostCopies", "DamagedCopies"):
             unit = one.object.removeprefix("StorageUnit/")

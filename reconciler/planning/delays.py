@@ -7,7 +7,7 @@ day its lifecycle got its present form, or from the first opening of its window 
 
 from __future__ import annotations
 
-import dataclasses
+import collections
 import datetime as dt
 from collections.abc import Iterable
 from typing import Final
@@ -54,7 +54,9 @@ class Owings:
         self._wanted = wanted
         self._applied = seen.applied
         self._now = now
-        self._late: dict[tuple[str, str], actions.Late] = {}
+        self._copies: collections.Counter[tuple[str, str]] = collections.Counter()
+        #: Time and id of the oldest image, and what the plan says of its copy.
+        self._oldest: dict[tuple[str, str], tuple[dt.datetime, str, actions.Action]] = {}
 
     def add(self, history: histories.History, made: Iterable[actions.Action]) -> None:
         """Look at the duplications of one series."""
@@ -66,15 +68,9 @@ class Owings:
             if image is None or since is None or self._now - since <= PATIENCE:
                 continue
             key = (history.series.policy, action.operation or "")
-            known = self._late.get(key)
-            if known is not None:
-                oldest = min(known.oldest, image.time)
-                self._late[key] = dataclasses.replace(known, copies=known.copies + 1, oldest=oldest)
-            else:
-                self._late[key] = actions.Late(
-                    policy=key[0], operation=key[1], storage=action.storage or "", copies=1, oldest=image.time,
-                    reason=action.reason,
-                )  # fmt: skip
+            self._copies[key] += 1
+            if key not in self._oldest or (image.time, image.id) < self._oldest[key][:2]:
+                self._oldest[key] = (image.time, image.id, action)
 
     def _since(self, image: observed.Image, action: actions.Action) -> dt.datetime | None:
         """From when the copy could have been made; None while its window has not opened since."""
@@ -89,4 +85,14 @@ class Owings:
 
     def late(self) -> tuple[actions.Late, ...]:
         """What is owed for too long, by policy and operation."""
-        return tuple(self._late[key] for key in sorted(self._late))
+        return tuple(
+            actions.Late(
+                policy=policy,
+                operation=operation,
+                storage=action.storage or "",
+                copies=self._copies[policy, operation],
+                oldest=oldest,
+                reason=action.reason,
+            )
+            for (policy, operation), (oldest, _, action) in sorted(self._oldest.items(), key=lambda one: one[0])
+        )

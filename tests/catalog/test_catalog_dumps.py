@@ -57,6 +57,12 @@ def decide(db: database.Database) -> None:
                 digest="blake3:0", by="ann", at=samples.NOW,
             )
         )  # fmt: skip
+        connection.execute(
+            tables.ALARMS.insert().values(
+                key="Overdue/obl/oblvm1", severity="Critical", title="late", message="Next: look", since=samples.NOW,
+                told_at=samples.NOW, over_at=None, ears={"json#1": {"toldAt": 1, "failures": 0, "triedAt": None}},
+            )
+        )  # fmt: skip
 
 
 def contents(db: database.Database) -> dict[str, list[tuple[object, ...]]]:

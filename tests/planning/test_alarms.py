@@ -92,11 +92,16 @@ def test_a_machine_that_moved_to_another_policy_is_judged_there_and_one_that_nob
     old, new = samples.series(both(1, ago(days=9))), samples.series(both(2, ago(hours=1)), policy="silver")
     empty = observed.Inventory(machines=(), seen=samples.NOW)
     there = observed.Inventory(machines=(samples.machine(),), seen=samples.NOW)
-    moved = samples.seen(wanted, old, new, inventories={"gold": empty, "silver": there})
-    assert standing(wanted, moved) == {}
+    other = "diskimages:/srv/guests/other"
+    left = observed.Inventory(machines=(samples.machine(other),), seen=samples.NOW)
+    known = {one: samples.client(one) for one in (samples.CLIENT, other)}
+    stays = samples.series(both(3, ago(hours=1)), client=other)
+    inventories = {"gold": left, "silver": there}
+    assert standing(wanted, samples.seen(wanted, old, new, stays, inventories=inventories, clients=known)) == {}
     gone = samples.seen(wanted, old, inventories={"gold": empty, "silver": empty})
     found = standing(wanted, gone)
-    assert list(found) == ["Overdue/gold/oblvm1"] and "no policy matches" in found["Overdue/gold/oblvm1"].message
+    assert list(found) == ["Overdue/gold/oblvm1", "SelectionShrunk/gold"]
+    assert "no policy matches" in found["Overdue/gold/oblvm1"].message
 
 
 def test_a_source_that_cannot_be_asked_is_the_reason() -> None:
@@ -206,6 +211,13 @@ def test_a_configuration_frozen_by_errors_or_by_the_guard_is_an_alarm() -> None:
     effective = configuration.effective(empty, state.applied)
     (guarded,) = alarms.alarms(planner.plan(empty, state, samples.NOW), effective, state)
     assert guarded.key == "ConfigurationFrozen/guard" and "the tree is empty" in guarded.message
+
+
+def test_a_selection_that_lost_its_clients_is_an_alarm() -> None:
+    wanted = samples.small()
+    empty = observed.Inventory(machines=(), seen=samples.NOW)
+    state = samples.seen(wanted, samples.series(both(1, ago(hours=1))), inventories={"gold": empty})
+    assert standing(wanted, state)["SelectionShrunk/gold"].severity == "Warning"
 
 
 def test_alarms_name_what_the_plan_says_of_the_next_backup() -> None:

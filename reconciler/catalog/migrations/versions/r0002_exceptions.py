@@ -80,6 +80,10 @@ def upgrade() -> None:
     )  # fmt: skip
     # Copies that an older version left Expiring may be half deleted: they cannot be taken back.
     op.add_column("copies", sa.Column("grace_until", sa.BigInteger(), nullable=True))
+    _alarms()
+
+
+def _alarms() -> None:
     op.create_table(
         "alarms",
         sa.Column("key", sa.String(), nullable=False),
