@@ -158,7 +158,7 @@ def _held(plan: actions.Plan, seen: observed.Observed) -> Iterator[Alarm]:
             severity=WARNING,
             title=f"a brake holds {many} on {unit}",
             message=f"They take {about}{size}; {_fill(unit, seen)}. A brake that nobody answers fills the unit. "
-            f"Next: review holdfast plan, then approve {plan.destruction.digest}, or take the change back.",
+            f"Next: review holdfast plan, then holdfast approve {plan.destruction.digest}, or take the change back.",
         )
 
 
