@@ -218,10 +218,9 @@ class AlarmRecord(Row, table=True):
     title: str
     message: str
     since: dt.datetime = Field(sa_type=Moment)
-    #: When some channel last took it.
     told_at: dt.datetime | None = Field(sa_type=Moment)
     over_at: dt.datetime | None = Field(sa_type=Moment)
-    #: By channel, its scheme and place in the settings: toldAt, failures and triedAt, times in microseconds.
+    #: By channel (scheme and place): toldAt, failures and triedAt, times in microseconds.
     ears: Any = Field(sa_type=Document)
 
 
