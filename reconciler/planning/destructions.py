@@ -2,7 +2,8 @@
 
 ``expirations`` adds to it series by series, ``planner`` asks which beginning of it somebody has approved. The digest
 covers the causes and the newest image counted, not the copies: it stays the same while copies leave, and while images
-are added that keep their promise. Hence an approval is looked for at every beginning of the part, by sequence.
+are added that keep their promise. What is held since an approval was given is told apart by looking for the digest at
+every beginning of the part, of which the largest with no more copies than were approved counts.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime as dt
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
 
-from reconciler.base import digests
+from reconciler.api import lifecycles
+from reconciler.base import digests, times
 from reconciler.planning import actions, approvals, configuration, expiry, observed, placements, promises
+
+_FIRST: Final = dt.datetime.min.replace(tzinfo=times.UTC)
 
 
 class _Cause(NamedTuple):
@@ -77,9 +82,8 @@ class Part:
     def __init__(self) -> None:
         self._held: list[_Held] = []
         self._oldest: dict[str, _Oldest] = {}
-
-    def __len__(self) -> int:
-        return len(self._held)
+        #: Few rules hold many copies: each is written once. Kept with the rule, so that its address stays its own.
+        self._rules: dict[int, tuple[lifecycles.Retention | None, str]] = {}
 
     def add(self, verdict: expiry.Verdict, held: expiry.Held, client: str, slug: str) -> None:
         """One copy that a brake holds."""
@@ -92,8 +96,14 @@ class Part:
             expires_before=held.until,
             expires_after=verdict.at,
         )
-        cause = _Cause(held.lifecycle, held.operation, promises.written(held.before), promises.written(held.after))
+        cause = _Cause(held.lifecycle, held.operation, self._written(held.before), self._written(held.after))
         self._held.append(_Held(item, image.sequence, cause, client, slug))
+
+    def _written(self, rule: lifecycles.Retention | None) -> str:
+        found = self._rules.get(id(rule))
+        if found is None:
+            found = self._rules[id(rule)] = (rule, promises.written(rule))
+        return found[1]
 
     def restore_points(self, slug: str, before: dt.datetime | None, after: dt.datetime | None, held: bool) -> None:
         """The oldest restore point of one series with and without what is held of it."""
@@ -104,7 +114,7 @@ class Part:
         if not self._held:
             return actions.Destruction()
         return actions.Destruction(
-            digest=_digest(_causes(self._held), max(one.sequence for one in self._held)),
+            digest=next(self._beginnings())[1],
             # Bytes of a copy that shares segments with others come back only in part.
             estimated=any(units.standalone(one.item.unit) for one in self._held),
             items=tuple(sorted((one.item for one in self._held), key=lambda item: (item.image, item.copy))),
@@ -117,43 +127,48 @@ class Part:
 
     def beginnings(self) -> dict[str, int]:
         """Digest of every beginning of the part -> how many copies it holds."""
-        return {digest: len(chosen) for chosen, digest in self._beginnings()}
+        # Of several with one digest the smallest: so many copies have to be approved at least.
+        return {digest: count for count, digest in self._beginnings()}
 
     def granted(self, consents: Sequence[approvals.Consent]) -> Granted | None:
         """The largest beginning of the part that a consent covers."""
         if not consents or not self._held:
             return None
-        for chosen, digest in self._beginnings():
-            for consent in consents:
-                if consent.digest == digest and len(chosen) <= consent.copies:
-                    return Granted(consent, len(chosen), _releases(chosen, consent))
+        asked: dict[str, list[approvals.Consent]] = {}
+        for consent in consents:
+            asked.setdefault(consent.digest, []).append(consent)
+        for count, digest in self._beginnings():
+            for consent in asked.get(digest, ()):
+                if count <= consent.copies:
+                    return Granted(consent, count, _releases(self._in_order()[:count], consent))
         return None
 
-    def _beginnings(self) -> Iterator[tuple[Sequence[_Held], str]]:
-        """Each beginning of the part in the order of the images, the whole first, with its digest."""
-        ordered = sorted(self._held, key=lambda one: one.sequence)
+    def _in_order(self) -> list[_Held]:
+        """In the order in which their rules let them go, as far as that is a time; those that newer images push out
+        first, in the order of the images. What is held since the approval was given so comes last."""
+        return sorted(self._held, key=lambda one: (one.item.expires_after or _FIRST, one.sequence))
+
+    def _beginnings(self) -> Iterator[tuple[int, str]]:
+        """How many copies each beginning of the part holds, the whole first, and its digest."""
+        ordered = self._in_order()
+        newest = list(itertools.accumulate((one.sequence for one in ordered), max))
         left = collections.Counter((one.cause, one.slug) for one in ordered)
-        causes = _causes(ordered)
-        end = len(ordered)
-        while end:
-            newest = ordered[end - 1].sequence
-            yield ordered[:end], _digest(causes, newest)
-            changed = False
-            while end and ordered[end - 1].sequence == newest:
-                end -= 1
-                pair = (ordered[end].cause, ordered[end].slug)
-                left[pair] -= 1
-                changed = changed or not left[pair]
+        causes = _causes(left)
+        for end in range(len(ordered), 0, -1):
+            yield end, _digest(causes, newest[end - 1])
+            pair = (ordered[end - 1].cause, ordered[end - 1].slug)
+            left[pair] -= 1
             # Serialised anew only where a cause or a client is no longer among them: rare, as older ones go first.
-            if changed:
-                causes = _causes(ordered[:end])
+            if not left[pair]:
+                del left[pair]
+                causes = _causes(left)
 
 
-def _causes(held: Sequence[_Held]) -> str:
-    """Digest of the causes and the clients they touch."""
+def _causes(held: Iterable[tuple[_Cause, str]]) -> str:
+    """Digest of the causes and of the clients, by slug, that each touches."""
     clients: dict[_Cause, set[str]] = {}
-    for one in held:
-        clients.setdefault(one.cause, set()).add(one.slug)
+    for cause, slug in held:
+        clients.setdefault(cause, set()).add(slug)
     return digests.json_digest([{**cause._asdict(), "clients": sorted(clients[cause])} for cause in sorted(clients)])
 
 

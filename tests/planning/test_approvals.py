@@ -123,6 +123,32 @@ def test_later_images_keep_their_promise_and_do_not_change_the_digest() -> None:
     assert plan.destruction.digest != digest
 
 
+def test_an_approval_still_matches_after_older_images_of_another_rule_have_crossed_theirs() -> None:
+    """Two operations are shortened; a day later one more copy of each would go, one of them older than the newest
+    image that was counted."""
+    before, after = (
+        samples.estate(
+            samples.unit("fast"), samples.unit("far"),
+            samples.lifecycle(
+                "gold",
+                samples.operation("land", "fast", None, {"type": "Fixed", "period": land}),
+                samples.operation("off", "far", "land", {"type": "Fixed", "period": off}),
+            ),
+            samples.policy("gold", FULLS),
+        )
+        for land, off in (("90d", "90d"), ("2d", "7d"))
+    )  # fmt: skip
+    spec = before.lifecycles["gold"].spec
+    images = [one._replace(copies=(copy(), copy(2, "off", "far")), owed=samples.owed_key(spec)) for one in days(10)]
+    state = samples.seen(before, samples.series(*images))
+    part = planner.plan(after, state, samples.NOW).destruction
+    given_one = approval(part.digest, len(part.items))
+    late = samples.NOW + dt.timedelta(hours=23)
+    plan = planner.plan(after, dataclasses.replace(state, approvals=(given_one,)), late)
+    assert gone(plan) == {f"expire/{item.image}/{item.copy}" for item in part.items}
+    assert {(item.image, item.copy) for item in plan.destruction.items} == {("img-9", 1), ("img-4", 2)}
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
