@@ -2,7 +2,8 @@
 
 Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemoved``, ``SelectionShrunk``,
 ``UnprotectedClient``, ``DoublyMatched``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
-``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``. ``planner`` calls these functions with what it has gathered.
+``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``; those of Approvals are in ``approvals``. ``planner`` calls
+these functions with what it has gathered.
 """
 
 from __future__ import annotations

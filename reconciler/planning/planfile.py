@@ -166,6 +166,8 @@ def _moved_destruction(saved: plans.Plan, fresh: plans.Plan) -> list[str]:
         return [f"the destructive part holds {len(grown)} copies more, such as {grown[0].image}/{grown[0].copy_number}"]
     if fresh.destruction.items and _causes(saved) != _causes(fresh):
         return ["the destructive part has other causes than it had"]
+    if fresh.destruction.items and saved.destruction.approved and not fresh.destruction.approved:
+        return ["the destructive part was approved, and is not any more"]
     return []
 
 
