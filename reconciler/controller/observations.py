@@ -84,6 +84,7 @@ def look_at_units(
             free_bytes=capacity.free if capacity else 0,
             used_bytes=capacity.used if capacity else 0,
             reclaimable_bytes=capacity.reclaimable if capacity else 0,
+            surveyed=capacity is None or capacity.surveyed,
             standalone=standalone,
             proven=proven.since if proven else None,
             proving=proven is not None and proven.under_way,

@@ -70,6 +70,8 @@ class Controller:
         self.started = 0
         #: Since when no slot can have passed unseen.
         self._since = site.clock.now()
+        #: Units on their way down to their low water mark.
+        self._emptying: Mapping[str, int] = {}
         self._lease = lease
         self._state = state
         self._notifier = notifier
@@ -103,8 +105,10 @@ class Controller:
         # Units that only the catalog still holds are looked at too: what lies on them goes on living.
         wanted = effective_now(tree.wanted, self.site.db, now)
         seen = observations.gather(self.site.db, wanted, self._surveyed, self.site.units, self._jumps.message(now))
-        seen = dataclasses.replace(seen, watching=self._since)
-        return decide(tree, seen, now, horizon), wanted, seen
+        seen = dataclasses.replace(seen, watching=self._since, emptying=self._emptying)
+        plan = decide(tree, seen, now, horizon)
+        self._emptying = plan.emptying
+        return plan, wanted, seen
 
     # -- acting ------------------------------------------------------------------------------------------------------
 

@@ -148,8 +148,6 @@ def _retention(
             found.error(codes.LEAF_EXPIRES_AFTER_COPY, item, (*path, "type"), message, hint)
         case lifecycles.CapacityManaged(desired=desired):
             _positive(item, (*path, "desired"), desired, found)
-            what = "CapacityManaged is not carried out in this version; copies are kept for ever"
-            _not_yet(item, (*path, "type"), what, "use Fixed or Keep if copies must go", found)
 
 
 # -- policies --------------------------------------------------------------------------------------------------------

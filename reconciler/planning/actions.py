@@ -240,6 +240,8 @@ class Plan:
     late: tuple[Late, ...] = ()
     #: By unit name: when its newest copy was made, for the round-robin choice between a group's members.
     last_used: Mapping[str, dt.datetime] = dataclasses.field(default_factory=dict)
+    #: By unit name: down to how many bytes it is being emptied, for the next turn.
+    emptying: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def in_state(self, *states: State) -> tuple[Action, ...]:
         """The actions in any of ``states``, in plan order."""

@@ -272,11 +272,12 @@ class Desk:
         elif period is not None and (record.full is None or period.after(record.full) <= slot):
             change = actions.Reason(code="FullEvery", message=f"the last full is {period} old or older")
         else:
-            refusal = self._units.refuses_new(base[1])
-            refusal = refusal or self._units.lacks(base[1], self._adds(history, type, base[1]))
+            there, refusal = self._units.able(base[1:], need=lambda unit: self._adds(history, type, unit))
             if refusal is None:
-                return _Kind(type, base[0].id, (base[1],), None, None)
+                return _Kind(type, base[0].id, there, None, None)
             change = actions.Reason(code="BaseUnitRefuses", message=refusal.message)
+            if self._members == base[1:]:
+                return _Kind(type, base[0].id, (), None, refusal)
         able, refusal = self._units.able(self._members, need=lambda unit: self._adds(history, "Full", unit))
         blocked = refusal if not able else None
         storage_name = self._root.storage if self._root is not None else ""

@@ -7,14 +7,16 @@ now, a clock that jumped, a deletion that failed before. What a brake holds goes
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from reconciler.planning import (
     actions,
+    clients,
     desired,
     destructions,
     duplications,
+    evictions,
     expiry,
     histories,
     observed,
@@ -57,10 +59,17 @@ class Ledger:
             if verdict.held is not None:
                 held.add((verdict.image.id, verdict.copy.number))
                 self.part.add(verdict, verdict.held, history.series.client, slug)
-            yield self._action(history, verdict, slug)
+            yield self._action(history.series.policy, history.series.client, verdict, slug)
         self._restore_points(history, held, slug)
 
-    def _action(self, history: histories.History, verdict: expiry.Verdict, slug: str) -> actions.Action:
+    def evict(self, evicted: Iterable[evictions.Evicted], slugs: Mapping[str, str]) -> Iterator[actions.Action]:
+        """The actions for copies that go to make room; ``slugs`` are by client id."""
+        for one in evicted:
+            yield self._action(
+                one.policy, one.client, one.verdict, slugs.get(one.client) or clients.slug(one.client, ())
+            )
+
+    def _action(self, policy: str, client: str, verdict: expiry.Verdict, slug: str) -> actions.Action:
         image, copy = verdict.image, verdict.copy
         place = address(image.id, copy.number)
         state, at, reason = self._state(verdict, place)
@@ -77,10 +86,10 @@ class Ledger:
             at=at,
             reason=reason,
             after=tuple(after),
-            policy=history.series.policy,
+            policy=policy,
             schedule=image.schedule,
             client=slug,
-            client_id=history.series.client,
+            client_id=client,
             image=image.id,
             copy=copy.number,
             operation=copy.operation,

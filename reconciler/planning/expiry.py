@@ -9,7 +9,7 @@ it. What cannot be judged stays. Whether its unit can delete now is the planner'
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from reconciler.api import lifecycles as kinds
@@ -90,6 +90,17 @@ class Judge(nevers.Rules):
         names, by image id and copy number, the due action that reads a copy or builds on it: that goes first.
         """
         return _Trial(self, history, everything, until, used or {}).hear()
+
+    def holder(self, history: histories.History) -> Callable[[observed.Image, observed.Copy], bool]:
+        """For one series: whether a promise, or the lack of an approval, holds a copy that its rule lets go."""
+        trial = _Trial(self, history, False, None, {})
+        gone = retention.Decision(False, "", None)
+
+        def holds(image: observed.Image, copy: observed.Copy) -> bool:
+            operation = self.book.operation(image.lifecycle, copy.operation)
+            return trial.held(image, copy, operation, self.book.rule(image, operation), gone)[0] is not None
+
+        return holds
 
 
 def decisions(wanted: desired.Desired, seen: observed.Observed, now: dt.datetime) -> Iterator[actions.CopyDecision]:
@@ -207,7 +218,7 @@ class _Trial:
         decision = self._decide(image, copy, operation, rule)
         if decision.keeps:
             return self._stays(image, copy, operation, decision)
-        held, released = self._held(image, copy, operation, rule, decision)
+        held, released = self.held(image, copy, operation, rule, decision)
         if held is not None:
             words = "it came back with its unit; nothing of that expires until somebody has approved it"
             if held.before is not None:
@@ -313,7 +324,7 @@ class _Trial:
 
     # -- what holds it although the rule lets it go --------------------------------------------------------------------
 
-    def _held(
+    def held(
         self,
         image: observed.Image,
         copy: observed.Copy,

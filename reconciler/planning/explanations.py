@@ -40,7 +40,7 @@ _RELEASES: Final = {
     "Writing": "the job that writes it ends",
     "Forever": "another retention in the lifecycle",
     "NoRule": "a lifecycle that says how long it stays",
-    "CapacityManaged": "another retention in the lifecycle",
+    "CapacityManaged": "its unit gets fuller than its high water mark, oldest first",
     "DoubtfulTime": "the clock passes its time",
     "Partial": "a newer complete image of the series, and seven days",
     "RebuiltCatalog": "an approval, as it came back with its unit",

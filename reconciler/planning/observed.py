@@ -129,6 +129,8 @@ class Unit:
     used_bytes: int = 0
     #: What reclaim would give back.
     reclaimable_bytes: int = 0
+    #: Whether that could be told; nothing is deleted to make room on a unit of which it cannot.
+    surveyed: bool = True
     #: Whether each image stands alone (a pool) or chains are kept (a Directory).
     standalone: bool = False
     #: When a pool's last scrub ended, or was gone on with, or the pool was made; None for any other unit, and before
@@ -311,5 +313,7 @@ class Observed:
     attempts: Mapping[str, Attempts] = dataclasses.field(default_factory=dict)
     #: Expiry waits while a clock jump is unexplained: the sentence, or None.
     clock_jump: str | None = None
+    #: Units that are being emptied, and down to how many bytes, as the last plan of this controller left it.
+    emptying: Mapping[str, int] = dataclasses.field(default_factory=dict)
     #: Since when somebody has been planning without a gap; under ``catchUp: None`` slots since then are not missed.
     watching: dt.datetime | None = None

@@ -25,6 +25,8 @@ class Units:
         self._seen = seen
         self._aliases = {old: name for name, unit in sorted(wanted.units.items()) for old in unit.spec.previous_names}
         self._refusals: dict[tuple[str, str], actions.Reason | None] = {}
+        #: By unit: the most bytes for which a job waits that no unit has room for.
+        self.wanting: dict[str, int] = {}
         self._commitments = capacities.commitments(seen.jobs, self.name)
 
     def name(self, unit: str) -> str:
@@ -109,18 +111,25 @@ class Units:
     ) -> tuple[tuple[str, ...], actions.Reason | None]:
         """Those of ``names`` that can take a new copy (read from ``source``), and why the first other one cannot.
 
-        ``need`` says how many bytes the copy is expected to add to a unit, where that is known.
+        ``need`` says how many bytes the copy is expected to add to a unit, where that is known. Where no unit has room,
+        the first of them with too little is remembered in ``wanting``.
         """
         result = []
         first: actions.Reason | None = None
+        short: dict[str, int] = {}
         for unit in names:
             reason = self.refuses_new(unit) or self._together(unit, source)
             if reason is None and need is not None:
-                reason = self.lacks(unit, need(unit))
+                reason = self.lacks(unit, bytes := need(unit))
+                if reason is not None and bytes is not None:
+                    short[unit] = bytes
             if reason is None:
                 result.append(unit)
             else:
                 first = first or reason
+        if short and not result:
+            unit = next(iter(short))
+            self.wanting[unit] = max(short[unit], self.wanting.get(unit, 0))
         return tuple(result), first
 
     def _together(self, unit: str, source: str | None) -> actions.Reason | None:

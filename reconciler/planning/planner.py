@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from reconciler.base import diagnostics
@@ -25,6 +25,7 @@ from reconciler.planning import (
     destructions,
     drifts,
     duplications,
+    evictions,
     expirations,
     expiry,
     histories,
@@ -126,6 +127,9 @@ class _Pass:
         self.imaged: set[tuple[str, str]] = set()
         self.retired = {ruling.object for ruling in seen.rulings if ruling.kind == "Retire"}
         self.last_used: dict[str, dt.datetime] = {}
+        #: Copies that due actions read or build on.
+        self.used: dict[tuple[str, int], str] = {}
+        self.emptying: Mapping[str, int] = {}
         self.rotating = any(group.spec.selection == "RoundRobin" for group in self.wanted.groups.values())
 
     def run(self) -> actions.Plan:
@@ -139,6 +143,7 @@ class _Pass:
             self._series(series)
         for policy, client in sorted(self.machines):
             self.actions.extend(self._machine(policy, client, None))
+        self._make_room()
         self.actions.extend(self.ledger.reclaim())
         self.actions.extend(scrubs.scrubs(self.wanted, self.seen, self.judge.units, self.now, self.horizon))
         self._imageless()
@@ -157,6 +162,7 @@ class _Pass:
             overdue=tuple(sorted(self.overdue, key=lambda one: (one.policy, one.client))),
             late=self.owings.late(),
             last_used=self.last_used,
+            emptying=self.emptying,
         )
 
     # -- sources -------------------------------------------------------------------------------------------------------
@@ -221,6 +227,7 @@ class _Pass:
         self.owings.add(history, made)
         self._age(series.policy, series.client, history)
         used = _used(history, made)
+        self.used.update(used)
         verdicts = self.judge.verdicts(history, until=self.horizon, used=used)
         self.actions.extend(self.ledger.expire(history, verdicts, slug))
         self._count(series, history)
@@ -245,6 +252,14 @@ class _Pass:
             for policy in sorted(set(names)):
                 if (policy, client) not in self.imaged:
                     self._age(policy, client, None)
+
+    def _make_room(self) -> None:
+        """Decided over all series: what goes because its unit is too full."""
+        followed = self.renames.follow(self.seen.series)
+        outcome = evictions.decide(self.judge, followed, self.seen, self.now, used=self.used)
+        self.emptying = outcome.emptying
+        self.actions.extend(self.ledger.evict(outcome.evicted, self.slugs))
+        self.drift.extend(outcome.drift)
 
     def _count(self, series: observed.Series, history: histories.History) -> None:
         policy = series.policy

@@ -122,7 +122,8 @@ def single(rule: lifecycles.Retention, candidate: Candidate, now: dt.datetime) -
     if isinstance(rule, lifecycles.ExpireAfterCopy):
         return _after_copy(candidate)
     if isinstance(rule, lifecycles.CapacityManaged):
-        return Decision(True, "CapacityManaged", None, "CapacityManaged, no unit is emptied by age")
+        wish = f", desired {rule.desired}" if rule.desired is not None else ""
+        return Decision(True, "CapacityManaged", None, f"CapacityManaged{wish}, until its unit is too full")
     if isinstance(rule, lifecycles.Forever):
         return Decision(True, "Forever", None, "Forever")
     raise TypeError("Keep judges all candidates together")

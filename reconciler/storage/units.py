@@ -118,6 +118,8 @@ class Capacity:
     used: int
     #: Of ``used``, what ``reclaim`` would give back.
     reclaimable: int
+    #: Whether that could be told.
+    surveyed: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

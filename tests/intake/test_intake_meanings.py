@@ -81,7 +81,6 @@ ARRAY_PATH = "path: /srv/units/array"
         (GOLD, f"{GOLD}\n  hooks: {{before: [x], timeout: @@0s}}", codes.ZERO_DURATION, "longer than nothing"),
         # declared, not carried out yet
         (STORAGE, f"{STORAGE}      @@verify: {{content: 7d}}\n", codes.NOT_CARRIED_OUT, "verify"),
-        (KEEP, "{@@type: CapacityManaged}", codes.NOT_CARRIED_OUT, "for ever"),
         # media servers
         ("[array, pool]", "[array]", codes.UNREACHED_UNIT, "no MediaServer reaches pool"),
     ],

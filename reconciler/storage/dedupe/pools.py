@@ -179,14 +179,16 @@ class DedupePool:
             space = os.statvfs(self.root)
             used = _size(self.root)
             kept_free = stores.reserve(self.root)
+        reclaimable = self._reclaimable()
         return units.Capacity(
             total=space.f_blocks * space.f_frsize,
             free=max(space.f_bavail * space.f_frsize - kept_free, 0),
             used=used,
-            reclaimable=self._reclaimable(),
+            reclaimable=reclaimable or 0,
+            surveyed=reclaimable is not None,
         )
 
-    def _reclaimable(self) -> int:
+    def _reclaimable(self) -> int | None:
         try:
             with files.unit_errors(self.name):
                 history = self._journal.replay()
@@ -205,7 +207,7 @@ class DedupePool:
             finally:
                 stores.release(store)
         except (errors.UnitError, errors.FormatTooNew):
-            return 0
+            return None
 
     def _obtainable(self, store: stores.Store) -> int:
         reclaims.require_agreement(store)
