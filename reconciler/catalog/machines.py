@@ -35,9 +35,9 @@ class KnownUnit:
     path: str
 
 
-def see_machines(db: database.Database, policy: str, machines: Iterable[observed.Machine], now: dt.datetime) -> None:
-    """A source has shown what a policy matches: remember it, and the clients in it. Nothing is written where nothing
-    is new, not even the time."""
+def see_machines(db: database.Database, policy: str, machines: Iterable[observed.Machine], now: dt.datetime) -> bool:
+    """A source has shown what a policy matches: remember it, and the clients in it; whether a client is new, or has
+    changed. Nothing is written where nothing is new, not even the time."""
     seen = tuple(machines)
     documents = [dataclasses.asdict(machine) for machine in seen]
     inventory = tables.INVENTORIES
@@ -45,7 +45,7 @@ def see_machines(db: database.Database, policy: str, machines: Iterable[observed
     with db.reading() as connection:
         before = connection.execute(query).first()
     if before is not None and before.seen == now and before.machines == _plain(documents):
-        return
+        return False
     with db.writing() as connection:
         # Two machines that claim one id are the plan's problem; here the first one stands.
         first: dict[str, observed.Machine] = {}
@@ -54,10 +54,13 @@ def see_machines(db: database.Database, policy: str, machines: Iterable[observed
         # Read once: asked machine by machine, the first sight of ten thousand would take minutes.
         known = {row.id: row for row in connection.execute(sa.select(tables.CLIENTS))}
         taken = {row.slug for row in known.values()}
-        for machine in first.values():
+        fresh = [
             _refresh(connection, known.get(machine.id), taken, machine.id, machine.name, machine.source, None, now)
+            for machine in first.values()
+        ]
         connection.execute(inventory.delete().where(inventory.c.policy == policy))
         connection.execute(inventory.insert().values(policy=policy, machines=documents, seen=now))
+    return any(fresh)
 
 
 def know(connection: sa.Connection, *, id: str, name: str, source: str, slug: str | None, now: dt.datetime) -> None:
@@ -77,8 +80,8 @@ def _refresh(
     source: str,
     slug: str | None,
     now: dt.datetime,
-) -> None:
-    """``taken``: every slug given so far; a new client's is added."""
+) -> bool:
+    """Whether anything about the client is new. ``taken``: every slug given so far; a new client's is added."""
     client = tables.CLIENTS
     if known is None:
         given = slug if slug and slug not in taken else slugs.slug(slug or name, taken)
@@ -88,12 +91,15 @@ def _refresh(
             connection, now=now, actor="catalog", event="ClientSeen", object=f"client/{given}",
             details={"id": id, "name": name, "source": source},
         )  # fmt: skip
-    elif (known.name, known.source) != (name, source):
+        return True
+    if (known.name, known.source) != (name, source):
         connection.execute(client.update().where(client.c.id == id).values(name=name, source=source))
         audits.record(
             connection, now=now, actor="catalog", event="ClientChanged", object=f"client/{known.slug}",
             details={"name": [known.name, name], "source": [known.source, source]},
         )  # fmt: skip
+        return True
+    return False
 
 
 def inventories(db: database.Database) -> dict[str, observed.Inventory]:

@@ -103,6 +103,8 @@ class _Keeper:
         self._woken = woken
         self._say = say
         self._plan: actions.Plan | None = None
+        #: Whether the tree and the sources are to be read again; not for a job that has finished.
+        self._stale = True
         self._revision: str | None = None
         self._told: frozenset[str] = frozenset()
         self._taken: frozenset[str] = frozenset()
@@ -112,15 +114,20 @@ class _Keeper:
     def needed(self) -> bool:
         """Wait a tick; whether there is a reason to turn again."""
         finished = self._controller.engine.wait(TICK)
-        if self._plan is None or finished or self._woken.is_set() or _come(self._controller, self._plan):
-            return True
-        return any(row.id not in self._taken for row in requests.pending(self._controller.site.db))
+        self._stale = (
+            self._plan is None
+            or self._woken.is_set()
+            or _come(self._controller, self._plan)
+            or any(row.id not in self._taken for row in requests.pending(self._controller.site.db))
+        )
+        return finished or self._stale
 
     def turn(self) -> None:
         """Read again what may have changed, turn once, tell what happened, answer who asked."""
         controller = self._controller
         self._woken.clear()
-        controller.reload()
+        if self._stale:
+            controller.reload()
         asked = requests.pending(controller.site.db)
         self._taken = frozenset(row.id for row in asked)
         idle = controller.idle()
