@@ -226,7 +226,7 @@ def configure(
     wish: Wish, db: database.Database, machines: Sequence[Series], slot_of: Sequence[dt.datetime]
 ) -> desired.Desired:
     """The revision in force, the units with their identity, and every machine seen when its wave came."""
-    tree = passes.read_tree(wish.estate, {}, None)
+    tree = passes.read_tree(wish.estate, None)
     if not tree.valid:
         raise SystemExit("make-catalog: " + "\n".join(map(str, tree.problems)))
     begun = slot_of[-1] - DAY
