@@ -2,8 +2,8 @@
 
 Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemoved``, ``SelectionShrunk``,
 ``UnprotectedClient``, ``DoublyMatched``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
-``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``; those of Approvals are in ``approvals``, ``CannotMakeSpace`` is
-in ``evictions``. ``planner`` calls these functions with what it has gathered.
+``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``; Approvals have theirs in ``approvals``, ``CannotMakeSpace``
+is in ``evictions``. ``planner`` calls these functions with what it has gathered.
 """
 
 from __future__ import annotations

@@ -178,6 +178,8 @@ def _broken_promises(
             continue
         for one in era.spec.operations:
             if one.name == copy.operation:
+                if later is None and one.retention.type == "CapacityManaged" and _too_full(world, copy.unit):
+                    continue
                 yield from _kept_by(one.retention, series, image, copy, world.now, later is None)
 
 
@@ -191,6 +193,14 @@ def _moved(world: worlds.World, series: observed.Series, image: observed.Image, 
         and world.units.get(other.unit, "Online") != "Offline"
         for other in image.copies
     )
+
+
+def _too_full(world: worlds.World, name: str) -> bool:
+    """Whether a unit is above its low water mark, or on its way down."""
+    declared, seen = world.effective().units[name], world.observe().units[name]
+    low = int(declared.spec.low_water_mark.rstrip("%"))
+    filled = seen.total_bytes - seen.free_bytes - seen.reclaimable_bytes
+    return 100 * filled > low * seen.total_bytes or name in world.emptying
 
 
 def _kept_by(

@@ -59,14 +59,11 @@ class World:
     images: dict[Key, list[observed.Image]] = dataclasses.field(default_factory=dict)
     units: dict[str, str] = dataclasses.field(default_factory=dict)
     reclaimable: dict[str, int] = dataclasses.field(default_factory=dict)
-<<<<<<< HEAD
     #: Bytes of other people on a unit.
     foreign: dict[str, int] = dataclasses.field(default_factory=dict)
-=======
-    #: Units with a size of their own, which their copies fill; the others are half full for ever.
+    #: Units with a size of their own.
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
     emptying: dict[str, int] = dataclasses.field(default_factory=dict)
->>>>>>> ecb9dd2 (CapacityManaged: a unit over its high water mark loses its oldest copies, down to the low one)
     clients: dict[str, observed.Client] = dataclasses.field(default_factory=dict)
     applied: dict[desired.Key, observed.Applied] = dataclasses.field(default_factory=dict)
     anchors: dict[Key, dt.datetime] = dataclasses.field(default_factory=dict)
@@ -112,11 +109,8 @@ class World:
             requests=tuple(self.requests),
             jobs=tuple(self._job(index, one) for index, one in enumerate(self.running)),
             attempts=dict(self.attempts),
-<<<<<<< HEAD
             clock_jump=self.jump,
-=======
             emptying=dict(self.emptying),
->>>>>>> ecb9dd2 (CapacityManaged: a unit over its high water mark loses its oldest copies, down to the low one)
         )
 
     def series(self, key: Key) -> observed.Series:
@@ -141,7 +135,6 @@ class World:
         return observed.Inventory(machines=self.machines[policy], seen=self.now, unreachable=silent)
 
     def _unit(self, name: str, item: Any) -> observed.Unit:
-<<<<<<< HEAD
         used = sum(
             copy.stored_bytes
             for images in self.images.values()
@@ -150,27 +143,14 @@ class World:
             if copy.unit == name and copy.state in observed.PRESENT
         )
         reclaimable = self.reclaimable.get(name, 0)
+        size = self.sizes.get(name, UNIT_BYTES)
         return observed.Unit(
             name=name,
             state=self.units.get(name, "Online"),
-            total_bytes=UNIT_BYTES,
-            free_bytes=max(0, UNIT_BYTES - used - reclaimable - self.foreign.get(name, 0)),
+            total_bytes=size,
+            free_bytes=max(0, size - used - reclaimable - self.foreign.get(name, 0)),
             used_bytes=used + reclaimable,
             reclaimable_bytes=reclaimable,
-=======
-        total, free = 1000, 500
-        if name in self.sizes:
-            total = self.sizes[name]
-            held = [c for images in self.images.values() for i in images for c in i.copies if c.unit == name]
-            taken = sum(c.stored_bytes for c in held if c.state in observed.PRESENT)
-            free = total - taken - self.reclaimable.get(name, 0)
-        return observed.Unit(
-            name=name,
-            state=self.units.get(name, "Online"),
-            total_bytes=total,
-            free_bytes=free,
-            reclaimable_bytes=self.reclaimable.get(name, 0),
->>>>>>> ecb9dd2 (CapacityManaged: a unit over its high water mark loses its oldest copies, down to the low one)
             standalone=item.spec.type == "DedupePool",
             proven=self.proven.get(name),
         )
@@ -197,16 +177,10 @@ class World:
         """One pass; what was started."""
         self.recover()
         plan = self.plan()
-<<<<<<< HEAD
         if self._put_in_force(plan):
             plan = self.plan()
         seen, effective = self.observe(), self.effective()
-=======
-        self._put_in_force(plan)
-        plan, seen = self.plan(), self.observe()
-        effective = configuration.effective(self.wanted, self.applied)
         self.emptying = dict(plan.emptying)
->>>>>>> ecb9dd2 (CapacityManaged: a unit over its high water mark loses its oldest copies, down to the low one)
         load = dispatch.Load(last_used=plan.last_used)
         due = plan.in_state(actions.State.DUE)
         starts = dispatch.choose(due, seen.jobs, effective, seen, self.now, load=load)
