@@ -80,5 +80,11 @@ class Command:
         return found
 
     def json(self, *arguments: str | Path, code: int | None = 0, timeout: float = 120) -> Any:
-        """Run a command with ``-o json``; its document."""
-        return json.loads(self.run(*arguments, "-o", "json", code=code, timeout=timeout).stdout)
+        """Run a command with ``-o json``; its document. A Plan must be one that its schema describes."""
+        document = json.loads(self.run(*arguments, "-o", "json", code=code, timeout=timeout).stdout)
+        if isinstance(document, dict) and document.get("kind") == "Plan":
+            # Only here: those who start no plan need no validator.
+            import plan_schema
+
+            plan_schema.require_valid(document)
+        return document

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import functools
 import sys
 import threading
 from pathlib import Path
@@ -11,13 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from reconciler.api.documents import results
+from reconciler.api.documents import saved as documents
 from reconciler.base import clocks, errors, times
 from reconciler.catalog import database, leases
 from reconciler.cli import options, outputs, planning, progress, seats, sessions, settings
 from reconciler.controller import handovers, loop, outcomes, passes
-from reconciler.planning import planfile
+from reconciler.planning import planfile, savedplans
 from reconciler.reports import passes as reports
 from reconciler.reports import plans
+
+#: What moved is named up to this many times.
+_REASONS = 12
 
 UntilConverged = Annotated[
     bool, typer.Option("--until-converged", help="Also wait for windows and retries, then exit.")
@@ -41,7 +46,7 @@ def apply(
         chosen = settings.of_estate(path, state=state, catalog=catalog)
         code = _confirm(chosen, clock, yes=yes, output=output)
     else:
-        chosen = _saved(path, clock)
+        chosen = _saved(path, clock, catalog)
         code = None
     if code is not None:
         return code
@@ -78,28 +83,41 @@ def _confirm(chosen: settings.Settings, clock: clocks.Clock, *, yes: bool, outpu
     return None
 
 
-def _saved(path: Path, clock: clocks.Clock) -> settings.Settings:
+def _saved(path: Path, clock: clocks.Clock, catalog: str | None) -> settings.Settings:
     """Read a saved plan and prove that nothing it describes has moved. Raises ``StalePlan``, ``UsageError``
     or ``FormatTooNew``."""
     try:
-        text = path.read_text()
-        saved = planfile.read(text)
-        document: dict[str, Any] = json.loads(text)
-        estate, state, catalog = Path(document["estate"]), Path(document["state"]), str(document["catalog"])
+        saved = savedplans.read(path.read_text(), clock.now())
     except errors.UsageError as error:
         raise errors.UsageError(f"{path}: {error.message}", hint=error.hint) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise errors.UsageError(
             f"{path} is neither a folder nor a saved plan", hint="name the estate, or a file that plan --out wrote"
         ) from error
-    chosen = settings.Settings(estate=estate, state=state, catalog=catalog, ears=settings.ears(estate))
-    fresh, _ = planning.compute(chosen, _Then(times.aware(saved.now), clock), None)
-    moved = planfile.compare(saved, planfile.document(fresh))
-    if moved:
+    chosen = _where(saved, catalog)
+    read = functools.partial(savedplans.facts, also=saved.facts)
+    fresh, _, facts = planning.computed(chosen, _Then(times.aware(saved.now), clock), None, facts=read)
+    reasons = planfile.compare(saved, planfile.document(fresh))
+    if reasons:
+        found = [*(savedplans.moved(saved.facts, facts) if facts is not None else ()), *reasons]
+        rest = f"; and {len(found) - _REASONS} more" if len(found) > _REASONS else ""
         raise errors.StalePlan(
-            "the saved plan is stale: " + "; ".join(moved), hint="plan again, and review what is new"
+            "the saved plan is stale: " + "; ".join(found[:_REASONS]) + rest, hint="plan again, and review what is new"
         )
     return chosen
+
+
+def _where(saved: documents.SavedPlan, catalog: str | None) -> settings.Settings:
+    """The estate, state and catalog of a saved plan. The file holds no password: that comes from where it always does.
+    Raises ``UsageError`` where that names another catalog."""
+    estate = settings.of_estate(Path(saved.estate), state=Path(saved.state), catalog=catalog)
+    if savedplans.without_secret(estate.catalog) != saved.catalog:
+        if catalog is None and "://" not in saved.catalog:
+            return dataclasses.replace(estate, catalog=saved.catalog)
+        raise errors.UsageError(
+            f"the plan was made over the catalog {saved.catalog}", hint="name it with --catalog, or in holdfast.toml"
+        )
+    return estate
 
 
 class _Then:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
 from reconciler.api.documents import plans as documents
+from reconciler.api.documents import saved
 from reconciler.base import clocks, errors, files, quantities
 from reconciler.catalog import database, inventories
 from reconciler.cli import comparing, options, outputs, settings
 from reconciler.controller import freeing, jumps, observations, passes
-from reconciler.planning import actions, observed, planfile
+from reconciler.planning import actions, desired, observed, planfile, savedplans
 from reconciler.reports import comments, markup, plans
 from reconciler.storage import opening
 
@@ -52,16 +53,21 @@ def plan(
             raise errors.UsageError("--out saves a plan, not a comparison", hint="leave --from and --to out")
         wish = comparing.Wish(before=before, after=after, output=output, verbose=verbose, most=most)
         return comparing.compare(chosen, wish, detailed=detailed)
-    made, tree = compute(chosen, clocks.from_environment(), look_ahead(horizon), measure=True)
+    looker = savedplans.facts if out is not None else None
+    made, tree, facts = computed(chosen, clocks.from_environment(), look_ahead(horizon), measure=True, facts=looker)
     document = planfile.document(made)
-    if out is not None:
-        saved = {
-            **document.to_json(),
-            "estate": str(chosen.estate),
-            "state": str(chosen.state),
-            "catalog": chosen.catalog,
-        }
-        files.write_atomically(out.absolute(), json.dumps(saved, indent=2).encode() + b"\n")
+    if out is not None and facts is not None:
+        if tree.valid:
+            text = savedplans.save(
+                document,
+                facts,
+                estate=str(chosen.estate),
+                state=str(chosen.state),
+                catalog=chosen.catalog if "://" in chosen.catalog else str(Path(chosen.catalog).absolute()),
+            )
+            files.write_atomically(out.absolute(), text.encode())
+        else:
+            outputs.note(f"holdfast: the manifests have errors; nothing was saved as {out}")
     if output is options.PlanOutput.MARKDOWN:
         outputs.emit(document, options.Output.TEXT, lambda shown: comments.markdown(shown, most))
     else:
@@ -83,6 +89,18 @@ def look_ahead(text: str) -> dt.timedelta:
         raise errors.UsageError(f"--horizon: {error}") from error
 
 
+#: What reads the facts behind a plan, such as ``savedplans.facts``.
+Facts = Callable[[actions.Plan, desired.Desired, observed.Observed], saved.Facts]
+
+
+class Computed(NamedTuple):
+    """A plan, the reading of the estate behind it, and the facts if they were asked for."""
+
+    plan: actions.Plan
+    tree: passes.Tree
+    facts: saved.Facts | None
+
+
 def compute(
     chosen: settings.Settings,
     clock: clocks.Clock,
@@ -95,12 +113,25 @@ def compute(
 
     ``measure``: ask the units what the destructive part would really free. ``given``: as if this were approved too.
     """
+    return computed(chosen, clock, horizon, measure=measure, given=given)[:2]
+
+
+def computed(
+    chosen: settings.Settings,
+    clock: clocks.Clock,
+    horizon: dt.timedelta | None,
+    *,
+    measure: bool = False,
+    given: tuple[observed.Approval, ...] = (),
+    facts: Facts | None = None,
+) -> Computed:
+    """``compute``, with the facts that the plan was made from."""
     while True:
         with contextlib.ExitStack() as stack:
             db = database.open_reading(chosen.catalog)
             if db is not None:
                 stack.callback(db.close)
-            made = _compute_once(chosen, clock, horizon, db, measure=measure, given=given)
+            made = _compute_once(chosen, clock, horizon, db, measure=measure, given=given, facts=facts)
             if db is None or db.still_valid():
                 return made
 
@@ -113,7 +144,8 @@ def _compute_once(
     *,
     measure: bool,
     given: tuple[observed.Approval, ...],
-) -> tuple[actions.Plan, passes.Tree]:
+    facts: Facts | None,
+) -> Computed:
     tree = passes.read_tree(chosen.estate, db)
     now = clock.now()
     effective = passes.effective_now(tree.wanted, db, now)
@@ -124,4 +156,5 @@ def _compute_once(
         seen = observations.gather(db, effective, surveyed, units, jump)
         seen = dataclasses.replace(seen, approvals=(*seen.approvals, *given))
         made = passes.decide(tree, seen, now, horizon)
-        return (freeing.measured(made, units) if measure else made), tree
+        read = facts(made, effective, seen) if facts is not None else None
+        return Computed(freeing.measured(made, units) if measure else made, tree, read)

@@ -79,6 +79,7 @@ def look_at_units(
         result[name] = observed.Unit(
             name=name,
             state=state,
+            id=seen.identity.id if seen.identity else None,
             message=message,
             total_bytes=capacity.total if capacity else 0,
             free_bytes=capacity.free if capacity else 0,

@@ -122,6 +122,8 @@ class Unit:
     name: str
     #: Online, Offline or ReadOnly: what its folder and identity say, not what the manifest asks.
     state: str
+    #: Its UUID as its folder says; None before first use, or where that cannot be read.
+    id: str | None = None
     #: Why, where it is not Online: a sentence with the next step.
     message: str = ""
     total_bytes: int = 0

@@ -1,23 +1,15 @@
-"""A plan as a document, and back: what ``plan`` prints and saves, and what ``apply FILE`` holds against a fresh plan.
+"""A plan as a document: what ``plan`` prints, and what ``apply FILE`` holds against a fresh plan.
 
-Pure: the caller reads and writes the file. A saved plan is compared in what somebody agreed to: configuration changes,
-the destructive part, and the actions that were due at the plan's own ``now``. What fell due since is no difference,
-nor is what has been done since by the loop.
+Pure; ``savedplans`` reads and writes the file's text. A saved plan is compared in what somebody agreed to:
+configuration changes, the destructive part, and the actions that were due at the plan's own ``now``. What fell due
+since is no difference, nor is what has been done since by the loop.
 """
 
 from __future__ import annotations
 
-import json
-from typing import Any, Final
-
-import pydantic
-
 from reconciler.api.documents import plans, results, shapes
-from reconciler.base import digests, errors
+from reconciler.base import digests
 from reconciler.planning import actions
-
-#: The part of ``formatVersion`` that must be equal.
-_MAJOR: Final = "1"
 
 
 def document(plan: actions.Plan) -> plans.Plan:
@@ -104,35 +96,6 @@ def _summary(plan: actions.Plan) -> plans.Summary:
         planned=count[actions.State.PLANNED],
         changes=plan.changes,
     )
-
-
-def read(saved: str) -> plans.Plan:
-    """Read a saved plan back.
-
-    Raises ``UsageError`` for what is no plan, ``FormatTooNew`` for another major format, ``StalePlan`` where the text
-    no longer matches its digest.
-    """
-    try:
-        value: Any = json.loads(saved)
-    except ValueError as error:
-        raise errors.UsageError(f"this is not a saved plan: {error}") from error
-    if not isinstance(value, dict) or value.get("kind") != "Plan":
-        raise errors.UsageError("this is not a saved plan: its kind is not Plan", hint="plan --out FILE saves one")
-    version = str(value.get("formatVersion", ""))
-    if version.partition(".")[0] != _MAJOR:
-        raise errors.FormatTooNew(
-            f"the plan has format {version or 'unknown'}; this version reads {_MAJOR}.x",
-            hint="make the plan again with this version",
-        )
-    try:
-        body = plans.Plan.model_validate(value)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise errors.UsageError(f"this is not a whole plan: {where}: {first['msg']}") from error
-    if digest(body) != body.digest:
-        raise errors.StalePlan("the saved plan was edited: it does not match its digest", hint="make it again")
-    return body
 
 
 def compare(saved: plans.Plan, fresh: plans.Plan) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import estate_samples
+import plan_schema
+import pytest
 from estate_samples import START, Estate
 
 
@@ -46,13 +48,75 @@ def test_what_is_no_plan_is_a_usage_error(converged: Estate, tmp_path: Path) -> 
         converged.command.run("apply", tmp_path / name, code=64)
 
 
-def test_a_newer_format_is_refused(converged: Estate, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["2.0", "1.1"])
+def test_a_newer_format_is_refused(converged: Estate, tmp_path: Path, version: str) -> None:
     file = tmp_path / "plan.json"
     converged.command.run("plan", "--out", file)
     document = json.loads(file.read_text())
     assert document["kind"] == "Plan"
-    file.write_text(json.dumps({**document, "formatVersion": "2.0"}))
-    assert "2.0" in converged.command.run("apply", file, code=4).stderr
+    file.write_text(json.dumps({**document, "formatVersion": version}))
+    assert version in converged.command.run("apply", file, code=4).stderr
+
+
+@pytest.mark.parametrize("key", ["revision", "estate", "digest", "expiresAt"])
+def test_an_edited_file_is_refused(converged: Estate, tmp_path: Path, key: str) -> None:
+    file = tmp_path / "plan.json"
+    converged.command.run("plan", "--out", file)
+    document = json.loads(file.read_text())
+    plan_schema.require_valid(document)
+    file.write_text(json.dumps({**document, key: document[key][:-1] + "~"}))
+    assert "edited" in converged.command.run("apply", file, code=5).stderr
+
+
+def test_it_holds_no_secret_of_the_environment_or_the_settings(converged: Estate, tmp_path: Path) -> None:
+    secret = "hunter2-" + "x" * 20
+    command = converged.command.using(HOLDFAST_NOTIFY=f"json://u:{secret}@localhost/", VCENTER_PASSWORD=secret)
+    command.run("plan", "--out", tmp_path / "plan.json")
+    text = (tmp_path / "plan.json").read_text()
+    assert secret not in text
+    assert json.loads(text)["catalog"] == str(converged.state / "catalog.sqlite")
+
+
+def test_it_can_be_applied_for_a_week(empty: Estate, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    empty.at(START).run("plan", "--out", file)
+    late = empty.at("2026-03-09T12:01:00Z").run("apply", file, code=5).stderr
+    assert "until 2026-03-09T12:00" in late
+    assert not empty.state.exists()
+
+
+def test_nothing_is_saved_of_manifests_with_errors(empty: Estate, tmp_path: Path) -> None:
+    (empty.folder / "wrong.yaml").write_text("kind: Wrong\n")
+    done = empty.command.run("plan", "--out", tmp_path / "plan.json", code=4)
+    assert "nothing was saved" in done.stderr
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_unit_that_went_away_is_named(empty: Estate, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    empty.apply(clock=START)
+    empty.at("2026-03-03T12:30:00Z").run("plan", "--out", file)
+    (empty.folder / "storage" / "fast").rename(tmp_path / "away")
+    said = empty.at("2026-03-03T12:31:00Z").run("apply", file, code=5).stderr
+    assert "unit fast is offline now" in said
+    (tmp_path / "away").rename(empty.folder / "storage" / "fast")
+    assert empty.at("2026-03-03T12:32:00Z").json("apply", file)["succeeded"] == 1
+
+
+def test_an_image_that_destroys_one_more_is_named(empty: Estate, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    empty.write(retention="{type: Keep, last: 5}")
+    for day in range(2, 6):
+        empty.apply(clock=f"2026-03-0{day}T12:00:00Z")
+    empty.write(retention="{type: Keep, last: 2}")
+    empty.at("2026-03-05T13:00:00Z").run("plan", "--out", file)
+    assert json.loads(file.read_text())["destruction"]["copies"] == 2
+    empty.write(retention="{type: Keep, last: 5}")
+    empty.at("2026-03-05T13:01:00Z").run("backup", "nightly", "alpha", "--wait")
+    empty.write(retention="{type: Keep, last: 2}")
+    said = empty.at("2026-03-05T13:02:00Z").run("apply", file, code=5).stderr
+    assert "series nightly/alpha has a new image alpha-" in said
+    assert "the destructive part holds 1 copies more" in said
 
 
 def test_two_processes_under_the_very_same_clock_agree(empty: Estate) -> None:

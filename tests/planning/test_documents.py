@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import json
 from typing import Any
 
 import planning_samples as samples
@@ -12,7 +11,6 @@ import pytest
 import worlds
 
 from reconciler.api.documents import plans
-from reconciler.base import errors
 from reconciler.planning import actions, clients, conditions, desired, observed, planfile, planner
 
 KEYS = {
@@ -61,29 +59,6 @@ def test_the_document_has_the_pinned_keys_and_every_one_of_them() -> None:
     assert [written["summary"][name] for name in ("due", "waiting", "blocked")] == list(counts.values())
     assert written["destruction"]["copies"] == len(written["destruction"]["items"]) > 0
     assert written["destruction"]["bytes"] == 1000 * written["destruction"]["copies"]
-
-
-def test_a_saved_plan_is_read_back_as_it_was() -> None:
-    made = planfile.document(rich())
-    saved = {**made.to_json(), "estate": "/srv/estate", "addedByALaterMinorVersion": 1}
-    assert planfile.read(json.dumps(saved)) == made
-    assert planfile.compare(made, planfile.document(rich())) == ()
-
-
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        ({"kind": "ImageList"}, errors.UsageError),
-        ({"formatVersion": "2.0"}, errors.FormatTooNew),
-        ({"actions": 3}, errors.UsageError),
-        ({"revision": "dir@blake3:forged"}, errors.StalePlan),
-    ],
-)
-def test_what_is_no_plan_or_was_edited_is_refused(change: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        planfile.read(json.dumps({**planfile.document(rich()).to_json(), **change}))
-    with pytest.raises(errors.UsageError):
-        planfile.read("nothing of the kind")
 
 
 def fresh_world() -> worlds.World:

@@ -37,7 +37,7 @@ def test_generating_again_changes_nothing() -> None:
 
 def test_every_kind_and_document_has_one() -> None:
     found = {path.relative_to(SCHEMAS).as_posix() for path in SCHEMAS.rglob("*.json")}
-    expected = {"manifest.json"} | {f"{kind}.json" for kind in registry.KINDS}
+    expected = {"manifest.json", "plan-v1.json"} | {f"{kind}.json" for kind in registry.KINDS}
     assert found == expected | {f"documents/{name}.json" for name in documents.DOCUMENTS}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from reconciler.api.documents import comparisons, lists, plans, results, shapes
+from reconciler.api.documents import comparisons, lists, plans, results, saved, shapes
 
 DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "Plan": plans.Plan,
+    "SavedPlan": saved.SavedPlan,
     "PlanComparison": comparisons.PlanComparison,
     "ImageList": lists.ImageList,
     "CopyList": lists.CopyList,
