@@ -106,11 +106,6 @@ def of_state(*, state: Path | None, catalog: str | None) -> Settings:
     return _settings(None, chosen, catalog or configured.catalog, ears)
 
 
-def ears(estate: Path) -> Ears:
-    """Who hears the alarms of an estate. Raises ``UsageError`` where its ``holdfast.toml`` cannot be read."""
-    return _configured(estate / FILE_NAME)[1]
-
-
 def _settings(estate: Path | None, state: Path, catalog: str | None, ears: Ears) -> Settings:
     state = state.expanduser().absolute()
     return Settings(estate=estate, state=state, catalog=catalog or str(state / "catalog.sqlite"), ears=ears)
