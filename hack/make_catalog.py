@@ -23,7 +23,7 @@ import catalog_rows as rows
 import sqlalchemy as sa
 
 from reconciler.base import times
-from reconciler.catalog import counters, database, imports, inventories, tables
+from reconciler.catalog import counters, database, imports, inventories, servers, tables
 from reconciler.controller import observations, passes
 from reconciler.planning import configuration, desired
 from reconciler.storage import opening
@@ -301,7 +301,10 @@ class Nights:
                     self._night(connection, ago)
         with self._db.writing() as connection:
             counters.raise_to(connection, counters.IMAGE_SEQUENCE, self._sequence)
-            self._count_on(connection)
+            if self._db.shared:
+                servers.count_on(connection)
+                # What a server does by itself within a minute: its plans go by what it knows of the tables.
+                connection.exec_driver_sql("ANALYZE")
 
     def _night(self, connection: sa.Connection, ago: int) -> None:
         slot = self._slots[ago]
@@ -352,11 +355,6 @@ class Nights:
         one.newest = night.image
         self._job += len(steps)
         return night
-
-    def _count_on(self, connection: sa.Connection) -> None:
-        """Let the next job have the next number."""
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT setval(pg_get_serial_sequence('jobs', 'number'), {self._job}, false)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

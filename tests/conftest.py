@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import postgres_server
 import pytest
 from holdfast_command import Command
 
@@ -51,3 +52,14 @@ def pytest_make_collect_report(
 def holdfast(tmp_path: Path) -> Command:
     """The ``holdfast`` command, standing in an empty folder."""
     return Command(folder=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Server]:
+    """A PostgreSQL server of this run's own."""
+    if postgres_server.programs() is None:
+        pytest.skip("needs PostgreSQL's server programs: the package postgresql")
+    pytest.importorskip("pg8000", reason="needs the Python package pg8000")
+    server = postgres_server.Server.temporary(**postgres_server.HASTY)
+    yield server
+    server.stop()

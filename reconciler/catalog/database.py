@@ -3,7 +3,7 @@
 Every other module of this package takes the ``Database`` made here. One connection serves one transaction. Writers
 take turns: ``BEGIN IMMEDIATE`` before the first read, so that nothing read in a writing transaction can be stale by
 the time it writes (the driver's own default begins too late for that), and a lock so that threads of one process queue
-fairly instead of polling. WAL lets readers go on beside a writer. On PostgreSQL an advisory lock gives the same turns.
+fairly instead of polling. WAL lets readers go on beside a writer. ``servers`` gives the same turns on PostgreSQL.
 
 A reader must not alter the folder, not even as root: where nobody has the file open (no ``-wal`` beside it), it is read
 as immutable, and ``still_valid`` says afterwards whether that stayed true; else the shared index is opened read-only.
@@ -25,11 +25,9 @@ import sqlalchemy as sa
 from sqlalchemy import exc, pool
 
 from reconciler.base import crashes, errors, files
-from reconciler.catalog import migrations, tables, upgrades
+from reconciler.catalog import migrations, servers, tables, upgrades
 
 _BUSY_SECONDS: Final = 30
-#: Any fixed number: writers of one PostgreSQL catalog queue on it.
-_ADVISORY_LOCK: Final = 0x486F6C64
 _READ_ATTEMPTS: Final = 20
 
 _Value = TypeVar("_Value")
@@ -40,7 +38,10 @@ class Database:
     """One open catalog. Thread-safe; a transaction belongs to the thread that began it and must not be nested."""
 
     def __init__(self, engine: sa.Engine, location: str, *, stamp: _Stamp | None = None) -> None:
-        self.location = location
+        #: Path of the file, or the server's URL without its password.
+        self.location = servers.shown(location)
+        #: Whether processes on other hosts may have it open too.
+        self.shared = servers.is_url(location)
         self._engine = engine
         self._stamp = stamp
         self._turn = threading.Lock()
@@ -82,14 +83,14 @@ class Database:
         """A transaction that reads one moment of the catalog, however long it takes. Raises ``CatalogError``."""
         return self._transaction(writing=False)
 
+    def aside(self) -> contextlib.AbstractContextManager[sa.Connection]:
+        """A transaction on a server that writes without waiting for its turn: for one row that says who lives."""
+        return self._transaction(writing=None)
+
     @contextlib.contextmanager
-    def _transaction(self, *, writing: bool) -> Iterator[sa.Connection]:
+    def _transaction(self, *, writing: bool | None) -> Iterator[sa.Connection]:
         with _explained(self.location), self._engine.connect() as plain:
             connection = plain.execution_options(holdfast_writing=writing)
-            if plain.dialect.name == "postgresql":
-                # A snapshot taken before the advisory lock was granted would be stale.
-                level: Any = "READ COMMITTED" if writing else "REPEATABLE READ"
-                connection = connection.execution_options(isolation_level=level)
             with connection.begin():
                 yield connection
 
@@ -107,13 +108,13 @@ def open_writing(location: str) -> Database:
 
     Raises ``FormatTooNew`` for a newer schema and ``CatalogError`` for anything that cannot be read or written.
     """
-    engine = _postgresql(location) if _is_url(location) else _sqlite(Path(location))
+    engine = servers.engine(location) if servers.is_url(location) else _sqlite(Path(location))
     database = Database(engine, location)
     try:
-        if not _is_url(location):
+        if not database.shared:
             _prepare(Path(location))
         with database.reading() as connection:
-            found = upgrades.version(connection, location)
+            found = upgrades.version(connection, database.location)
         if found != migrations.HEAD:
             _migrate(database, engine)
             crashes.passing("catalog.migrated")
@@ -129,8 +130,8 @@ def open_reading(location: str) -> Database | None:
     Raises ``FormatTooNew``, or ``CatalogError`` for an older schema or a file that cannot be read. While nobody has the
     file open the reader is only as good as ``still_valid`` says afterwards; ``read`` does that for one function.
     """
-    if _is_url(location):
-        database = Database(_postgresql(location), location)
+    if servers.is_url(location):
+        database = Database(servers.engine(location, read_only=True), location)
     else:
         path = Path(location)
         stamp = _stamp(path)
@@ -140,7 +141,7 @@ def open_reading(location: str) -> Database | None:
         database = Database(_sqlite_reader(path, immutable=immutable), location, stamp=stamp if immutable else None)
     try:
         with database.reading() as connection:
-            found = upgrades.version(connection, location)
+            found = upgrades.version(connection, database.location)
     except BaseException:
         database.close()
         raise
@@ -150,7 +151,7 @@ def open_reading(location: str) -> Database | None:
     if found != migrations.HEAD:
         database.close()
         raise errors.CatalogError(
-            f"{location}: catalog schema {found} is older than this Holdfast reads ({migrations.HEAD})",
+            f"{database.location}: catalog schema {found} is older than this Holdfast reads ({migrations.HEAD})",
             hint="holdfast apply migrates it",
         )
     return database
@@ -179,11 +180,7 @@ def read(location: str, function: Callable[[Database], _Value]) -> _Value | None
             if database is not None:
                 database.close()
         time.sleep(0.05)
-    raise _unreadable(location, "writers kept it from being read")
-
-
-def _is_url(location: str) -> bool:
-    return location.startswith(("postgresql:", "postgresql+"))
+    raise _unreadable(servers.shown(location), "writers kept it from being read")
 
 
 def _stamp(path: Path) -> _Stamp | None:
@@ -239,22 +236,6 @@ def _sqlite_engine(connect: Callable[[], sqlite3.Connection]) -> sa.Engine:
     return engine
 
 
-def _postgresql(location: str) -> sa.Engine:
-    try:
-        engine = sa.create_engine(location, pool_size=4, max_overflow=-1)
-    except ModuleNotFoundError as error:
-        raise errors.CatalogError(
-            f"a PostgreSQL catalog needs the Python package {error.name}", hint="install it beside Holdfast"
-        ) from error
-
-    def begin(connection: sa.Connection) -> None:
-        if connection.get_execution_options().get("holdfast_writing", False):
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
-
-    sa.event.listen(engine, "begin", begin)
-    return engine
-
-
 def _prepare(path: Path) -> None:
     """Make the file's folder, and turn the file to write-ahead logging, which two processes may attempt at once."""
     try:
@@ -290,6 +271,8 @@ def _migrate(database: Database, engine: sa.Engine) -> None:
                 # Again, now that nobody else can write: another process may have been faster.
                 if upgrades.version(connection, database.location) != migrations.HEAD:
                     upgrades.upgrade(connection)
+                    if not sqlite:
+                        servers.order_by_bytes(connection)
                     _name(connection)
                 if sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").first()):
                     raise _unreadable(database.location, f"migration would break a reference of table {broken[0]}")
@@ -322,6 +305,10 @@ def _closed(location: str, why: str) -> errors.CatalogError:
 @contextlib.contextmanager
 def _explained(location: str) -> Iterator[None]:
     """Turn what the database says into ``CatalogError`` with the next step."""
+    if servers.is_url(location):
+        with servers.explained(location):
+            yield
+        return
     try:
         yield
     except (exc.SQLAlchemyError, sqlite3.Error) as error:

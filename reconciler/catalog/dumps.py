@@ -19,7 +19,7 @@ import sqlalchemy as sa
 import zstandard
 
 from reconciler.base import crashes, errors, files
-from reconciler.catalog import audits, database, migrations, tables
+from reconciler.catalog import audits, database, migrations, servers, tables
 
 FORMAT_VERSION: Final = 1
 _FOLDER: Final = "catalog"
@@ -84,6 +84,8 @@ def load_dump(db: database.Database, data: bytes) -> int:
         for table in (tables.FACTS, tables.COUNTERS, tables.LEASES):
             connection.execute(table.delete())
         count = _load(connection, _lines(data))
+        if db.shared:
+            servers.count_on(connection)
     db.forget_id()
     return count
 

@@ -3,7 +3,9 @@
 The lock falls the moment its holder dies, so a killed controller is succeeded at once; a holder that is merely stopped
 keeps it. The token grows with every holder and is checked wherever a controller decides (``fences``), so that one that
 lost its lock without noticing, such as after the file was removed, cannot decide any more. The lock's file also names
-its holder, for commands that ask without opening a catalog for writing.
+its holder, for commands that ask without opening a catalog for writing. A catalog on a server may be kept from several
+hosts, and no lock of a file reaches so far: there the row counts as well. Its holder renews it every 5 s; one that was
+silent for 15 s, or whose process on this host is dead, is succeeded.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import dataclasses
 import datetime as dt
 import fcntl
 import json
+import logging
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +24,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from reconciler.base import errors, times
-from reconciler.catalog import audits, database, fences, tables, workers
+from reconciler.catalog import audits, database, fences, servers, tables, workers
+
+_log = logging.getLogger(__name__)
 
 _FILE: Final = "controller.lock"
+#: How long a row of a server counts without being renewed, and how often it is renewed, in seconds.
+LASTS: Final = 15
+_RENEWED: Final = 5.0
 #: Somebody who only looks holds the lock for a moment: longer than this, in seconds, is a holder.
 _GLANCE: Final = 0.5
 
@@ -59,6 +68,9 @@ class Lease:
         self._lock = lock
         self._worker = worker
         self._told: tuple[str | None, dt.datetime | None] | None = None
+        self._ended = threading.Event()
+        if db.shared:
+            threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
     def update(self, revision: str | None, next_event: dt.datetime | None) -> None:
         """Tell others what is kept and when something happens next. Raises ``Superseded``."""
@@ -69,8 +81,21 @@ class Lease:
             connection.execute(_row_update().values(revision=revision, next_event=next_event))
         self._told = (revision, next_event)
 
+    def _renew(self) -> None:
+        """Say every few seconds that the holder lives, until it ends or is succeeded."""
+        while not self._ended.wait(_RENEWED):
+            try:
+                with self._db.aside() as connection:
+                    mine = _row_update().where(tables.LEASES.c.token == self.token)
+                    if not connection.execute(mine.values(renewed=servers.clock(connection))).rowcount:
+                        return
+            except errors.CatalogError as error:
+                # Whoever comes meanwhile succeeds this one, and its fence refuses whatever this one decides later.
+                _log.warning("the lease was not renewed: %s", error)
+
     def release(self) -> None:
         """Let the next controller in. Idempotent."""
+        self._ended.set()
         if self._lock < 0:
             return
         lock, self._lock = self._lock, -1
@@ -93,11 +118,13 @@ def acquire(
         os.pwrite(lock, json.dumps(said).encode() + b"\n", 0)
         with db.writing() as connection:
             lease = tables.LEASES
-            before = connection.scalar(sa.select(lease.c.token).where(lease.c.name == fences.CONTROLLER))
-            token = (before or 0) + 1
+            before = _read(connection)
+            if db.shared and before is not None and _lives(connection, before):
+                raise _held(_from_row(before))
+            token = (before.token if before is not None else 0) + 1
             values: dict[str, Any] = {
                 "token": token, "worker": worker, "actor": actor, "estate": estate, "revision": revision, "since": now,
-                "next_event": None,
+                "next_event": None, "renewed": servers.clock(connection) if db.shared else None,
             }  # fmt: skip
             if before is None:
                 connection.execute(lease.insert().values(name=fences.CONTROLLER, **values))
@@ -115,6 +142,10 @@ def acquire(
 
 def holder(state: Path, db: database.Database | None = None) -> Holder | None:
     """The controller that lives, None if none does. Takes nothing away from anybody, writes nothing."""
+    if db is not None and db.shared:
+        with db.reading() as connection:
+            row = _read(connection)
+            return _from_row(row) if row is not None and _lives(connection, row) else None
     try:
         file = os.open(state / _FILE, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -146,15 +177,26 @@ def _lock(state: Path) -> int:
             if time.monotonic() > deadline:
                 found = _named(file, None)
                 os.close(file)
-                raise errors.LeaseHeld(
-                    f"another controller lives: {found.describe()}, and keeps {found.estate or 'no estate'}",
-                    hint="stop it first, or use another state folder",
-                ) from None
+                raise _held(found) from None
         except BaseException:
             os.close(file)
             raise
         os.close(file)
         time.sleep(0.02)
+
+
+def _held(found: Holder) -> errors.LeaseHeld:
+    return errors.LeaseHeld(
+        f"another controller lives: {found.describe()}, and keeps {found.estate or 'no estate'}",
+        hint="stop it first, or use another state folder",
+    )
+
+
+def _lives(connection: sa.Connection, row: sa.Row[Any]) -> bool:
+    """Whether the holder in a server's row counts: not released, not known to be dead, not silent for too long."""
+    if not row.worker or (workers.local(row.worker) and not workers.alive(row.worker)):
+        return False
+    return row.renewed is not None and servers.clock(connection) - row.renewed < dt.timedelta(seconds=LASTS)
 
 
 def _is(file: int, path: Path) -> bool:
@@ -204,7 +246,11 @@ def _row(db: database.Database | None) -> sa.Row[Any] | None:
     if db is None:
         return None
     with db.reading() as connection:
-        return connection.execute(sa.select(tables.LEASES).where(tables.LEASES.c.name == fences.CONTROLLER)).first()
+        return _read(connection)
+
+
+def _read(connection: sa.Connection) -> sa.Row[Any] | None:
+    return connection.execute(sa.select(tables.LEASES).where(tables.LEASES.c.name == fences.CONTROLLER)).first()
 
 
 def _from_row(row: sa.Row[Any]) -> Holder:

@@ -425,6 +425,8 @@ class LeaseRecord(Row, table=True):
     revision: str | None
     since: dt.datetime = Field(sa_type=Moment)
     next_event: dt.datetime | None = Field(sa_type=Moment)
+    #: When its holder last said that it lives, by the clock of the database's server; empty where a lock says so.
+    renewed: dt.datetime | None = Field(default=None, sa_type=Moment)
 
 
 FACTS: Final = METADATA.tables["facts"]

@@ -53,7 +53,7 @@ def apply(
     with sessions.writing(chosen, create=True) as db:
         holder = leases.holder(chosen.state, db)
         if holder is not None:
-            answer = handovers.hand_over(db, holder, chosen.estate, clock, sessions.actor(), outputs.note)
+            answer = handovers.hand_over(db, holder, chosen.state, chosen.estate, clock, sessions.actor(), outputs.note)
             return _answered(answer, output)
         return _pass(chosen, db, clock, until_converged=until_converged, output=output)
 

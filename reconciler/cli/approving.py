@@ -122,7 +122,7 @@ def _carry_out(
         message = f"{said}; holdfast apply carries it out"
         outputs.emit(results.Message(done=True, message=message, details=details), output, _text)
         return 0
-    answer = handovers.hand_over(db, holder, None, clock, sessions.actor(), outputs.note)
+    answer = handovers.hand_over(db, holder, chosen.state, None, clock, sessions.actor(), outputs.note)
     code = int(answer["exitCode"])
     done = "carried out" if code == 0 else f"the pass that followed ended with {code}: holdfast status says why"
     document = results.Message(

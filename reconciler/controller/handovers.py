@@ -17,6 +17,7 @@ _POLL = 0.25
 def hand_over(
     db: database.Database,
     holder: leases.Holder,
+    state: Path,
     estate: Path | None,
     clock: clocks.Clock,
     actor: str,
@@ -33,7 +34,7 @@ def hand_over(
         )
     say(f"handed over to {holder.describe()}")
     request = requests.add(db, "Apply", {"estate": str(estate)}, clock.now(), actor)
-    return wait_for(db, request, Path(db.location).parent)
+    return wait_for(db, request, state)
 
 
 def backup_answer(db: database.Database, request: requests.RequestRow) -> dict[str, Any]:

@@ -61,10 +61,10 @@ def contend(location: str, count: str) -> None:
     say(" ".join(won))
 
 
-def hold(location: str) -> None:
+def hold(location: str, state: str) -> None:
     """Take the lease, then try to decide something whenever told to."""
     db = database.open_writing(location)
-    lease = leases.acquire(Path(location).parent, db, samples.NOW, "child@host", "/srv/estate", "main@sha1:1")
+    lease = leases.acquire(Path(state), db, samples.NOW, "child@host", "/srv/estate", "main@sha1:1")
     say("token", lease.token)
     while sys.stdin.readline():
         try:

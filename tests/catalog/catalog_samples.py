@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from reconciler.api import lifecycles, policies, storage
 from reconciler.base import meters
 from reconciler.catalog import database, images, inventories, jobs, workers
@@ -21,6 +23,9 @@ CHILD = Path(__file__).with_name("catalog_child.py")
 #: Children that were started and not yet waited for.
 CHILDREN: list[subprocess.Popen[str]] = []
 CLIENT = "diskimages:/srv/guests/oblVM1"
+#: For tests of what only a file, or only a server, can do.
+on_sqlite = pytest.mark.parametrize("location", ["sqlite"], indirect=True)
+on_postgresql = pytest.mark.parametrize("location", ["postgresql"], indirect=True)
 
 
 def later(**passed: float) -> dt.datetime:

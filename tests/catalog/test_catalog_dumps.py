@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import catalog_samples as samples
@@ -15,7 +16,7 @@ from reconciler.catalog import audits, database, dumps, images, inventories, job
 
 
 @pytest.fixture
-def full(db: database.Database) -> database.Database:
+def full(db: database.Database, state_folder: Path) -> database.Database:
     """A catalog with something in every table."""
     samples.apply(db, samples.policy(), samples.lifecycle(), samples.unit("fast"))
     samples.see(db, "oblVM1", "Österreich")
@@ -32,7 +33,7 @@ def full(db: database.Database) -> database.Database:
     samples.end(db, failed, "Failed")
     samples.enqueue(db, "restore/1", type="Restore", image="img-1", copy=2)
     requests.add(db, "Backup", {"policy": "obl"}, samples.NOW, "me")
-    leases.acquire(Path(db.location).parent, db, samples.NOW, "me", "/srv/estate", None).release()
+    leases.acquire(state_folder, db, samples.NOW, "me", "/srv/estate", None).release()
     decide(db)
     return db
 
@@ -75,11 +76,13 @@ def contents(db: database.Database) -> dict[str, list[tuple[object, ...]]]:
         }
 
 
-def test_a_dump_loads_into_a_fresh_catalog_equal_to_the_lost_one(full: database.Database, tmp_path: Path) -> None:
+def test_a_dump_loads_into_a_fresh_catalog_equal_to_the_lost_one(
+    full: database.Database, tmp_path: Path, places: Callable[[], str]
+) -> None:
     before = contents(full)
     assert all(before.values()), "something in every table"
     data = dumps.dump(full)
-    again = database.open_writing(str(tmp_path / "new" / "catalog.sqlite"))
+    again = database.open_writing(places())
     assert again.id != full.id
     assert dumps.load_dump(again, data) == sum(len(rows) for rows in before.values())
     assert contents(again) == before
@@ -109,7 +112,9 @@ def test_a_catalog_in_use_is_not_overwritten(full: database.Database) -> None:
 @pytest.mark.parametrize(
     "damage", ["cut", "flipped", "empty", "text", "headless", "footless", "short", "foreign", "more"]
 )
-def test_a_damaged_dump_fills_nothing(full: database.Database, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_dump_fills_nothing(
+    full: database.Database, tmp_path: Path, damage: str, places: Callable[[], str]
+) -> None:
     data = dumps.dump(full)
     lines = zstandard.ZstdDecompressor().stream_reader(data).readall().splitlines(keepends=True)
     pack = zstandard.ZstdCompressor().compress
@@ -124,7 +129,7 @@ def test_a_damaged_dump_fills_nothing(full: database.Database, tmp_path: Path, d
         "foreign": pack(lines[0] + b'{"table":"theirs","columns":[]}\n' + lines[-1]),
         "more": pack(b"".join(lines) + b"[]\n"),
     }[damage]
-    again = database.open_writing(str(tmp_path / "new" / "catalog.sqlite"))
+    again = database.open_writing(places())
     id = again.id
     with pytest.raises(errors.CatalogError, match="another unit's"):
         dumps.load_dump(again, spoiled)
@@ -134,9 +139,11 @@ def test_a_damaged_dump_fills_nothing(full: database.Database, tmp_path: Path, d
     again.close()
 
 
-def test_a_dump_of_a_newer_version_is_refused(full: database.Database, tmp_path: Path) -> None:
+def test_a_dump_of_a_newer_version_is_refused(
+    full: database.Database, tmp_path: Path, places: Callable[[], str]
+) -> None:
     plain = zstandard.ZstdDecompressor().stream_reader(dumps.dump(full)).readall()
-    again = database.open_writing(str(tmp_path / "new" / "catalog.sqlite"))
+    again = database.open_writing(places())
     schema = f'"schema":"{migrations.HEAD}"'.encode()
     for old, new in ((b'"formatVersion":1', b'"formatVersion":2'), (schema, b'"schema":"9999"')):
         with pytest.raises(errors.FormatTooNew):

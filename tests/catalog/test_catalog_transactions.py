@@ -20,7 +20,8 @@ def test_a_transaction_killed_half_way_never_happened(location: str) -> None:
     db = database.open_writing(location)
     assert audits.entries(db) == ()
     with db.reading() as connection:
-        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        if not db.shared:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
         assert connection.scalar(sa.select(tables.FACTS.c.value).where(tables.FACTS.c.key == "half")) is None
     db.close()
 
@@ -82,9 +83,10 @@ def test_the_database_itself_refuses_a_second_live_job_at_an_address(db: databas
     def copy_row() -> None:
         with db.writing() as connection:
             row = connection.execute(sa.select(tables.JOBS)).one()._asdict()
-            connection.execute(tables.JOBS.insert().values(**{**row, "number": None}))
+            del row["number"]
+            connection.execute(tables.JOBS.insert().values(**row))
 
-    with pytest.raises(errors.CatalogError, match="UNIQUE"):
+    with pytest.raises(errors.CatalogError, match=r"(?i)unique"):
         copy_row()
 
 

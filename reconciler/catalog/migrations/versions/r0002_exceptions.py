@@ -17,9 +17,10 @@ ROW_NUMBER: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Add the five tables, until when an Expiring copy may be taken back, and what jobs reserve and share."""
+    """Add the tables, and what copies, jobs and leases say since."""
     op.add_column("jobs", sa.Column("expected_bytes", sa.BigInteger(), nullable=True))
     op.add_column("jobs", sa.Column("batch", sa.String(), nullable=True))
+    op.add_column("leases", sa.Column("renewed", sa.BigInteger(), nullable=True))
     op.create_table(
         "holds",
         sa.Column("name", sa.String(), nullable=False),
@@ -102,6 +103,7 @@ def downgrade() -> None:
     """Remove them again."""
     op.drop_column("jobs", "batch")
     op.drop_column("jobs", "expected_bytes")
+    op.drop_column("leases", "renewed")
     op.drop_column("copies", "grace_until")
     for table in ("alarms", "releases", "approvals", "rulings", "holds"):
         op.drop_table(table)
