@@ -90,8 +90,14 @@ def _operation(connection: sa.Connection, lifecycle: str, old: str, new: str) ->
     both = sa.select(promise.c.digest).where(promise.c.lifecycle == lifecycle, promise.c.operation == new)
     movable = sa.and_(promise.c.lifecycle == lifecycle, promise.c.digest.not_in(both))
     _replace(connection, promise, "operation", old, new, movable)
-    released = tables.RELEASES
-    _replace(connection, released, "operation", old, new, released.c.lifecycle == lifecycle)
+    released, other = tables.RELEASES, tables.RELEASES.alias()
+    of_old = sa.and_(released.c.lifecycle == lifecycle, released.c.operation == old)
+    known = sa.exists().where(
+        other.c.lifecycle == lifecycle, other.c.operation == new, other.c.before == released.c.before,
+        other.c.client_id == released.c.client_id, other.c.up_to == released.c.up_to,
+    )  # fmt: skip
+    connection.execute(released.delete().where(of_old, known))
+    _replace(connection, released, "operation", old, new, of_old)
 
     def rename(spec: _Spec) -> None:
         _rename_in(spec, "name", old, new)

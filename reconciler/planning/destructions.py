@@ -1,9 +1,9 @@
 """The destructive part of a plan: what would go before its promise, its digest, and what an approval of it lets go.
 
 ``expirations`` adds to it series by series, ``planner`` asks which beginning of it somebody has approved. The digest
-covers the causes and the newest image counted, not the copies: it stays the same while copies leave, and while images
-are added that keep their promise. What is held since an approval was given is told apart by looking for the digest at
-every beginning of the part, of which the largest with no more copies than were approved counts.
+covers the causes and the image that was counted last, not the copies: it stays the same while copies leave, and while
+images are added that keep their promise. What is held since an approval was given is told apart by looking for its
+digest at every beginning of the part, in the order in which the rules let copies go.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime as dt
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -37,6 +36,8 @@ class _Held(NamedTuple):
     item: actions.Destroyed
     sequence: int
     cause: _Cause
+    #: The promises that an approval ends, as releases name them.
+    ends: tuple[str, ...]
     #: Client id and slug.
     client: str
     slug: str
@@ -97,7 +98,10 @@ class Part:
             expires_after=verdict.at,
         )
         cause = _Cause(held.lifecycle, held.operation, self._written(held.before), self._written(held.after))
-        self._held.append(_Held(item, image.sequence, cause, client, slug))
+        ends = tuple(self._written(one) for one in held.holding)
+        if held.before is None:
+            ends = (promises.NONE, *ends)
+        self._held.append(_Held(item, image.sequence, cause, ends, client, slug))
 
     def _written(self, rule: lifecycles.Retention | None) -> str:
         found = self._rules.get(id(rule))
@@ -127,7 +131,6 @@ class Part:
 
     def beginnings(self) -> dict[str, int]:
         """Digest of every beginning of the part -> how many copies it holds."""
-        # Of several with one digest the smallest: so many copies have to be approved at least.
         return {digest: count for count, digest in self._beginnings()}
 
     def granted(self, consents: Sequence[approvals.Consent]) -> Granted | None:
@@ -145,23 +148,28 @@ class Part:
 
     def _in_order(self) -> list[_Held]:
         """In the order in which their rules let them go, as far as that is a time; those that newer images push out
-        first, in the order of the images. What is held since the approval was given so comes last."""
-        return sorted(self._held, key=lambda one: (one.item.expires_after or _FIRST, one.sequence))
+        first, in the order of the images. What is held since an approval was given so comes last."""
+        return sorted(self._held, key=_turn)
 
     def _beginnings(self) -> Iterator[tuple[int, str]]:
         """How many copies each beginning of the part holds, the whole first, and its digest."""
         ordered = self._in_order()
-        newest = list(itertools.accumulate((one.sequence for one in ordered), max))
         left = collections.Counter((one.cause, one.slug) for one in ordered)
         causes = _causes(left)
         for end in range(len(ordered), 0, -1):
-            yield end, _digest(causes, newest[end - 1])
-            pair = (ordered[end - 1].cause, ordered[end - 1].slug)
-            left[pair] -= 1
+            last = ordered[end - 1]
+            # Copies whose turn came together stay together.
+            if end == len(ordered) or _turn(last) != _turn(ordered[end]):
+                yield end, digests.json_digest({"causes": causes, "newest": last.sequence})
+            left[last.cause, last.slug] -= 1
             # Serialised anew only where a cause or a client is no longer among them: rare, as older ones go first.
-            if not left[pair]:
-                del left[pair]
+            if not left[last.cause, last.slug]:
+                del left[last.cause, last.slug]
                 causes = _causes(left)
+
+
+def _turn(one: _Held) -> tuple[dt.datetime, int]:
+    return one.item.expires_after or _FIRST, one.sequence
 
 
 def _causes(held: Iterable[tuple[_Cause, str]]) -> str:
@@ -172,18 +180,15 @@ def _causes(held: Iterable[tuple[_Cause, str]]) -> str:
     return digests.json_digest([{**cause._asdict(), "clients": sorted(clients[cause])} for cause in sorted(clients)])
 
 
-def _digest(causes: str, newest: int) -> str:
-    return digests.json_digest({"causes": causes, "newest": newest})
-
-
 def _releases(held: Sequence[_Held], consent: approvals.Consent) -> tuple[observed.Release, ...]:
     """What an approval of these copies ends: each promise, client by client, up to the newest image counted there."""
     newest: dict[tuple[str, str, str, str], int] = {}
     for one in held:
-        key = (one.cause.lifecycle, one.cause.operation, one.cause.before, one.client)
-        # A copy that came back has no promise to keep: one approval ends the waiting of all that are there.
-        up_to = configuration.EVERY_IMAGE if one.cause.before == promises.NONE else one.sequence
-        newest[key] = max(newest.get(key, 0), up_to)
+        for before in one.ends:
+            key = (one.cause.lifecycle, one.cause.operation, before, one.client)
+            # Who came back has no promise to keep: one approval ends the waiting of all that are there.
+            up_to = configuration.EVERY_IMAGE if before == promises.NONE else one.sequence
+            newest[key] = max(newest.get(key, 0), up_to)
     return tuple(
         observed.Release(
             lifecycle=lifecycle,

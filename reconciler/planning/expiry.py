@@ -42,6 +42,8 @@ class Held(NamedTuple):
     after: kinds.Retention | None
     #: When the promise ends, None where that cannot be said.
     until: dt.datetime | None
+    #: Every promise that holds it: an approval ends them all.
+    holding: tuple[kinds.Retention, ...]
 
 
 class Verdict(NamedTuple):
@@ -336,26 +338,25 @@ class _Trial:
         if decision.code in ("Replaced", "Partial", "Drained") or copy.state == "Lost":
             return None, None
         client = self.history.series.client
-        ended = None
-        if copy.imported:
-            ended = self.judge.promises.released(client, image, operation)
-            if ended is None:
-                return Held(image.lifecycle, operation, None, rule, None), None
-        held = None
+        ended = self.judge.promises.released(client, image, operation) if copy.imported else None
+        came = copy.imported and ended is None
+        holding: list[tuple[kinds.Retention, dt.datetime | None]] = []
         for promise, released in self.judge.promises.made(client, image, operation):
             if isinstance(promise, kinds.Keep):
                 kept = self._kept_by(promise, image, operation, copy.state in _MISSING)[image.id]
             else:
                 plain = retention.Candidate(image.id, image.time, image.sequence)
                 kept = retention.single(promise, plain, self.judge.now)
-            if released is not None:
-                ended = released if kept.keeps else ended
-                continue
-            # The longest promise counts; one without an end date is longer than any other.
-            longer = held is None or (held.until is not None and (kept.at is None or kept.at > held.until))
-            if kept.keeps and longer:
-                held = Held(image.lifecycle, operation, promise, rule, kept.at)
-        return held, ended
+            if kept.keeps and released is not None:
+                ended = released
+            elif kept.keeps:
+                holding.append((promise, kept.at))
+        if not came and not holding:
+            return None, ended
+        # The longest promise counts; one without an end date is longer than any other.
+        longest, until = max(holding, key=lambda one: one[1] or _LAST, default=(None, None))
+        every = tuple(promise for promise, _ in holding)
+        return Held(image.lifecycle, operation, None if came else longest, rule, until, every), None
 
     def _stays(
         self, image: observed.Image, copy: observed.Copy, operation: str, decision: retention.Decision

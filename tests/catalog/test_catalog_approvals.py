@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,14 @@ def test_a_release_follows_its_operation_to_a_new_name(db: database.Database) ->
     samples.apply(db, gold("7d"))
     samples.see(db, "oblVM1")
     samples.image(db, "img-1")
-    approvals.release(db, (release(before=rule("30d")),), samples.NOW, "tester")
+    twice = release(before=rule("90d"))
+    early = dataclasses.replace(twice, operation="first", digest="blake3:2")
+    approvals.release(db, (release(before=rule("30d")), twice, early), samples.NOW, "tester")
     renamed = samples.lifecycle("gold", samples.operation("first", previousNames=["land"]))
     assert isinstance(renamed, lifecycles.StorageLifecyclePolicy)
     samples.apply(db, renamed, revision="main@sha1:2")
-    (found,) = approvals.releases(db)
-    assert found.operation == "first"
+    moved = release(before=rule("30d"), operation="first")
+    assert set(approvals.releases(db)) == {moved, early}
 
 
 def test_copies_that_come_back_later_wait_anew(db: database.Database) -> None:

@@ -157,6 +157,21 @@ class Life(RuleBasedStateMachine):
         if policy in self.world.machines:
             self.world.machines[policy] = MACHINES[:count]
 
+    @rule(spare=st.sampled_from((-1, 0, 0, 3)), outcomes=fates)
+    def what_is_held_is_approved(self, spare: int, outcomes: list[str]) -> None:
+        """Somebody approves the destructive part, for too few copies, enough, or more: it goes whole or not at all."""
+        world = self.world
+        if world.jump is not None or world.running:
+            return
+        held = {(item.image, item.copy) for item in world.plan().destruction.items}
+        allowed = world.approve(spare)
+        TALLY["approved"] += allowed
+        plan = world.plan()
+        still = {(item.image, item.copy) for item in plan.destruction.items if not plan.destruction.approved}
+        assert not allowed or not still, f"approved, and held all the same: {still}"
+        assert spare >= 0 or still == held
+        self._settle(outcomes)
+
     @rule(policy=st.sampled_from(("gold", "silver")), pick=st.integers(0, 2))
     def request(self, policy: str, pick: int) -> None:
         """Somebody asks for a backup."""

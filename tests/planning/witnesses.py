@@ -32,6 +32,14 @@ class Era(NamedTuple):
     spec: Spec
 
 
+class Consented(NamedTuple):
+    """What was approved of a client's copies: those of images up to a sequence number, promised in earlier eras."""
+
+    up_to: int
+    #: How many eras had ended then; what was promised since, or is promised again, stands.
+    eras: int
+
+
 def remember(eras: list[Era], spec: Spec, sequence: int) -> None:
     """A lifecycle is in force in this form from now on; operations go by their new names from then on."""
     if eras and eras[-1].spec == spec:
@@ -173,8 +181,10 @@ def _broken_promises(
     if _moved(world, series, image, copy):
         return
     eras = world.eras[image.lifecycle]
-    for era, later in zip(eras, [*eras[1:], None], strict=True):
-        if later is not None and later.after < image.sequence:
+    given = world.consented.get((series.client, image.lifecycle, copy.operation), ())
+    ended = max((one.eras for one in given if image.sequence <= one.up_to), default=0)
+    for number, (era, later) in enumerate(zip(eras, [*eras[1:], None], strict=True)):
+        if (later is not None and later.after < image.sequence) or number < ended:
             continue
         for one in era.spec.operations:
             if one.name == copy.operation:

@@ -19,7 +19,7 @@ import planning_samples as samples
 import witnesses
 
 from reconciler.api import lifecycles
-from reconciler.planning import actions, clients, configuration, desired, dispatch, expiry, observed, planner
+from reconciler.planning import actions, clients, configuration, desired, dispatch, expiry, observed, planner, promises
 
 Fate = Callable[[actions.Action], str]
 Key = tuple[str, str]
@@ -68,6 +68,8 @@ class World:
     applied: dict[desired.Key, observed.Applied] = dataclasses.field(default_factory=dict)
     anchors: dict[Key, dt.datetime] = dataclasses.field(default_factory=dict)
     promises: list[observed.Promise] = dataclasses.field(default_factory=list)
+    approvals: list[observed.Approval] = dataclasses.field(default_factory=list)
+    releases: list[observed.Release] = dataclasses.field(default_factory=list)
     owed: dict[str, lifecycles.StorageLifecyclePolicySpec] = dataclasses.field(default_factory=dict)
     attempts: dict[str, observed.Attempts] = dataclasses.field(default_factory=dict)
     requests: list[observed.Request] = dataclasses.field(default_factory=list)
@@ -86,6 +88,8 @@ class World:
     unheard: list[Job] = dataclasses.field(default_factory=list)
     #: What each lifecycle said, and from which sequence number on: the witnesses' own memory of promises.
     eras: dict[str, list[witnesses.Era]] = dataclasses.field(default_factory=dict)
+    #: What was approved, by client, lifecycle and operation: up to which sequence number, and which eras it ends.
+    consented: dict[tuple[str, str, str], list[witnesses.Consented]] = dataclasses.field(default_factory=dict)
     #: Copies that were found lost, as (image id, number): only their record could go.
     losses: set[tuple[str, int]] = dataclasses.field(default_factory=set)
     #: Everything that was started: address and outcome.
@@ -105,6 +109,8 @@ class World:
             in_force=self.in_force,
             anchors=dict(self.anchors),
             promises=tuple(self.promises),
+            approvals=tuple(self.approvals),
+            releases=tuple(self.releases),
             owed=dict(self.owed),
             requests=tuple(self.requests),
             jobs=tuple(self._job(index, one) for index, one in enumerate(self.running)),
@@ -179,6 +185,9 @@ class World:
         plan = self.plan()
         if self._put_in_force(plan):
             plan = self.plan()
+        if plan.releases:
+            self.releases += [one for one in plan.releases if one not in self.releases]
+            plan = self.plan()
         seen, effective = self.observe(), self.effective()
         self.emptying = dict(plan.emptying)
         load = dispatch.Load(last_used=plan.last_used)
@@ -187,6 +196,27 @@ class World:
         for start in starts:
             self._run(start, fate(start.action), effective)
         return starts
+
+    def approve(self, spare: int = 0) -> int:
+        """Somebody approves what is held, for so many copies more or fewer; how many copies that lets go."""
+        part = self.plan().destruction
+        if part.digest is None or part.approved:
+            return 0
+        self.approvals.append(
+            observed.Approval(
+                digest=part.digest, copies=max(0, len(part.items) + spare), by="ann",
+                until=self.now + dt.timedelta(hours=20), reason="no longer needed",
+            )
+        )  # fmt: skip
+        if spare < 0:
+            return 0
+        for item in part.items:
+            key, _, image = self.find(item.image)
+            copy = next(one for one in image.copies if one.number == item.copy)
+            place = (key[0], image.lifecycle, copy.operation)
+            consented = witnesses.Consented(image.sequence, len(self.eras[image.lifecycle]) - 1)
+            self.consented.setdefault(place, []).append(consented)
+        return len(part.items)
 
     def settle(self, fate: Fate = succeed, limit: int = 200) -> int:
         """Turn until nothing starts; how many turns that took."""
@@ -247,6 +277,10 @@ class World:
             self._rename(effective)
             for name, item in effective.lifecycles.items():
                 witnesses.remember(self.eras.setdefault(name, []), item.spec, self.sequence)
+                again = {(name, one.name, promises.written(one.retention)) for one in item.spec.operations}
+                self.releases = [
+                    one for one in self.releases if (one.lifecycle, one.operation, one.before) not in again
+                ]
         for name, unit in effective.units.items():
             if unit.spec.type == "DedupePool":
                 self.proven.setdefault(name, self.now)
@@ -301,6 +335,14 @@ class World:
             dataclasses.replace(p, operation=names.get(p.operation, p.operation)) if p.lifecycle == lifecycle else p
             for p in self.promises
         ]
+        self.releases = [
+            dataclasses.replace(r, operation=names.get(r.operation, r.operation)) if r.lifecycle == lifecycle else r
+            for r in self.releases
+        ]
+        self.consented = {
+            (client, name, names.get(operation, operation) if name == lifecycle else operation): given
+            for (client, name, operation), given in self.consented.items()
+        }
         self._respell(lambda image: image.lifecycle == lifecycle, name=names, source=names)
 
     def _rename_schedules(self, policy: str, names: dict[str, str]) -> None:
