@@ -60,6 +60,8 @@ class StorageUnitSpec(models.Model):
     """DedupePool: how segments are compressed."""
     scrub: Scrub | None = None
     """DedupePool: how often stored data is re-read."""
+    grace: models.Duration | None = None
+    """How long a copy that was decided to go can still be taken back; none by default."""
     previous_names: models.Items[models.Name] = ()
     """Names this unit had before, so that its history follows."""
 

@@ -49,6 +49,7 @@ POINTS: Final = (
     "duplicate.after-commit",
     "duplicate.recorded",
     "expire.marked",
+    "expire.begun",
     "expire.deleted",
     "expire.recorded",
     "reclaim.started",

@@ -14,9 +14,9 @@ from typing import Any, Final
 import pydantic
 import sqlalchemy as sa
 
-from reconciler.api import lifecycles, models, policies, registry
+from reconciler.api import exceptions, lifecycles, models, policies, registry
 from reconciler.base import digests, errors
-from reconciler.catalog import approvals, audits, counters, database, fences, renames, tables
+from reconciler.catalog import approvals, audits, counters, database, fences, legalholds, renames, tables
 from reconciler.planning import actions, desired, observed
 from reconciler.planning import promises as promised
 
@@ -57,6 +57,8 @@ def apply_configuration(
             renames.follow(connection, item, gone)
             _remember(connection, item, was.document if was is not None else None, now)
             _store(connection, item, before.get(item.key), revision, now)
+            if isinstance(item, exceptions.LegalHold):
+                legalholds.apply(connection, item, now, actor)
         for change in listed:
             if change.change == "Orphan":
                 of_object = sa.and_(tables.OBJECTS.c.kind == change.kind, tables.OBJECTS.c.name == change.name)

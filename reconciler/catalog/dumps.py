@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 import zstandard
+from sqlalchemy import exc
 
 from reconciler.base import crashes, errors, files
 from reconciler.catalog import audits, database, migrations, servers, tables
@@ -193,7 +194,11 @@ def _load(connection: sa.Connection, lines: Iterator[Any]) -> int:
 def _insert(connection: sa.Connection, statement: sa.Insert | None, columns: list[str], batch: list[list[Any]]) -> int:
     count = len(batch)
     if statement is not None and batch:
-        connection.execute(statement, [dict(zip(columns, row, strict=True)) for row in batch])
+        try:
+            connection.execute(statement, [dict(zip(columns, row, strict=True)) for row in batch])
+        except (exc.SQLAlchemyError, ValueError) as error:
+            # The checksum comes last: bytes that were turned may look like rows until then.
+            raise _damaged(f"its rows do not fit: {error}") from error
     elif batch:
         raise _damaged("rows without a table")
     batch.clear()

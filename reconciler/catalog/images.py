@@ -1,24 +1,35 @@
 """Images and their copies: from the first byte written to the last byte expired, and everything in between.
 
 The operations call these in a stated order. Backup: ``begin_image``, the unit's commit, ``commit_image``. Duplicate:
-``begin_copy``, commit, ``commit_copy``. Expire: ``mark_expiring`` (which asks the six nevers inside the deleting
-transaction), the unit's delete, ``mark_expired``. A crash between two of them leaves a copy Writing or Expiring, which
-``writing_copies`` and the next plan find. Every call may be repeated.
-Reading lives in ``histories`` and ``listings``, adoption in ``imports``; their names are also found here.
+``begin_copy``, commit, ``commit_copy``. Expire: ``mark_expiring`` (of ``departures``, which asks the six nevers inside
+the deleting transaction), the unit's delete, ``mark_expired``. A crash between two of them leaves a copy Writing or
+Expiring, which ``writing_copies`` and the next plan find. Every call may be repeated.
+Reading lives in ``histories`` and ``listings``, adoption in ``imports``, expiry in ``departures``; their names are
+also found here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from reconciler.base import errors
-from reconciler.catalog import audits, counters, database, fences, histories, imports, listings, readings, tables
-from reconciler.planning import observed
+from reconciler.catalog import (
+    audits,
+    counters,
+    database,
+    departures,
+    histories,
+    imports,
+    listings,
+    readings,
+    rows,
+    tables,
+)
 
 DiskFacts = listings.DiskFacts
 ImageRow = listings.ImageRow
@@ -29,6 +40,8 @@ one_series = histories.one_series
 list_images = listings.list_images
 list_copies = listings.list_copies
 import_image = imports.import_image
+mark_expiring = departures.mark_expiring
+mark_expired = departures.mark_expired
 
 #: Copy states out of which a copy may be written again.
 _REWRITABLE: Final = ("Writing", "Lost", "Damaged")
@@ -96,7 +109,7 @@ def begin_image(db: database.Database, draft: ImageDraft) -> int:
     Raises ``CatalogError`` for a known id, ``NotFound`` for a client nobody has seen.
     """
     with db.writing() as connection:
-        if _image(connection, draft.id) is not None:
+        if rows.find_image(connection, draft.id) is not None:
             raise errors.CatalogError(f"image {draft.id} exists already", hint="a new image needs a new id")
         known = sa.select(tables.CLIENTS.c.id).where(tables.CLIENTS.c.id == draft.client_id)
         if connection.scalar(known) is None:
@@ -142,7 +155,7 @@ def commit_image(
         raise ValueError(f"{state} is not the state of a committed image")
     facts = [dataclasses.asdict(disk) for disk in disks]
     with db.writing() as connection:
-        image = _require_image(connection, image_id)
+        image = rows.require_image(connection, image_id)
         if image.state in histories.COMMITTED:
             return
         connection.execute(
@@ -170,7 +183,7 @@ def begin_copy(db: database.Database, image_id: str, *, operation: str, unit: st
     Raises ``NotFound``, ``CatalogError`` for an image that was never committed.
     """
     with db.writing() as connection:
-        if _require_image(connection, image_id).state not in histories.COMMITTED:
+        if rows.require_image(connection, image_id).state not in histories.COMMITTED:
             raise errors.CatalogError(f"image {image_id} is still being written", hint="copy it once it is committed")
         copy = tables.COPIES.c
         same = sa.select(copy.number).where(
@@ -183,7 +196,7 @@ def begin_copy(db: database.Database, image_id: str, *, operation: str, unit: st
         failed = connection.execute(again.order_by(copy.number)).first()
         if failed is not None:
             fallback = failed.fallback if failed.state == "Writing" else failed.state
-            _update_copy(
+            rows.update_copy(
                 connection, image_id, failed.number, state="Writing", job=job, changed_at=now, message="",
                 imported=imported, fallback=fallback,
             )  # fmt: skip
@@ -201,7 +214,7 @@ def commit_copy(
     Raises ``NotFound``, ``CatalogError`` for a copy that is not being written.
     """
     with db.writing() as connection:
-        copy = _require_copy(connection, image_id, number)
+        copy = rows.require_copy(connection, image_id, number)
         if copy.state == "Complete":
             return
         if copy.state != "Writing":
@@ -228,59 +241,6 @@ def discard_writing(db: database.Database, image_id: str, number: int) -> None:
             connection.execute(image.delete().where(image.c.id == image_id, image.c.state == "Writing"))
 
 
-def mark_expiring(
-    db: database.Database,
-    image_id: str,
-    number: int,
-    *,
-    now: dt.datetime,
-    check: Callable[[observed.Series], None],
-    actor: str,
-    reason: str,
-    fence: int | None = None,
-) -> None:
-    """Decide that a copy goes; from here on nothing may read it. A copy that is going or gone already is no error.
-
-    ``check`` gets the series as this transaction sees it, live jobs included, and raises ``NeverViolated`` where one
-    of the six nevers forbids it: nothing is changed then. Raises ``NotFound``, ``Superseded``, and ``CatalogError``
-    for a copy that is being written.
-    """
-    with db.writing() as connection:
-        fences.check(connection, fence)
-        copy = _require_copy(connection, image_id, number)
-        if copy.state in ("Expiring", "Expired"):
-            return
-        if copy.state == "Writing":
-            raise errors.CatalogError(
-                f"copy {number} of image {image_id} is being written", hint="cancel its job first"
-            )
-        image = _require_image(connection, image_id)
-        check(histories.load(connection, image.client_id, image.policy))
-        _update_copy(connection, image_id, number, state="Expiring", changed_at=now, message=reason)
-        details = {"unit": copy.unit, "reason": reason, "before": copy.state}
-        object = f"copy/{image_id}/{number}"
-        audits.record(connection, now=now, actor=actor, event="CopyExpiring", object=object, details=details)
-
-
-def mark_expired(db: database.Database, image_id: str, number: int, now: dt.datetime, actor: str) -> None:
-    """The unit no longer holds the copy. Repeating it changes nothing.
-
-    Raises ``NotFound``, ``CatalogError`` for a copy that nobody decided to expire.
-    """
-    with db.writing() as connection:
-        copy = _require_copy(connection, image_id, number)
-        if copy.state == "Expired":
-            return
-        if copy.state != "Expiring":
-            raise errors.CatalogError(f"copy {number} of image {image_id} is {copy.state}: nobody decided to expire it")
-        _update_copy(connection, image_id, number, state="Expired", changed_at=now)
-        image = _require_image(connection, image_id)
-        imports.settle(connection, image.client_id, image.policy)
-        details = {"unit": copy.unit, "reason": copy.message, "storedBytes": copy.stored_bytes}
-        object = f"copy/{image_id}/{number}"
-        audits.record(connection, now=now, actor=actor, event="CopyExpired", object=object, details=details)
-
-
 def mark_state(
     db: database.Database,
     image_id: str,
@@ -297,10 +257,10 @@ def mark_state(
     if state not in _JUDGED:
         raise ValueError(f"{state} cannot be found on a unit")
     with db.writing() as connection:
-        copy = _require_copy(connection, image_id, number)
+        copy = rows.require_copy(connection, image_id, number)
         if copy.state == state or copy.state not in _JUDGED:
             return False
-        _update_copy(connection, image_id, number, state=state, changed_at=now, message=message)
+        rows.update_copy(connection, image_id, number, state=state, changed_at=now, message=message)
         details = {"unit": copy.unit, "before": copy.state, "message": message}
         object = f"copy/{image_id}/{number}"
         audits.record(connection, now=now, actor=actor, event=f"Copy{state}", object=object, details=details)
@@ -368,32 +328,6 @@ def writing_copies(db: database.Database) -> tuple[WritingCopy, ...]:
         )
 
 
-def _image(connection: sa.Connection, image_id: str) -> sa.Row[Any] | None:
-    columns = tables.IMAGES.c
-    query: sa.Select[Any] = sa.select(columns.id, columns.state, columns.type, columns.client_id, columns.policy)
-    return connection.execute(query.where(columns.id == image_id)).first()
-
-
-def _require_image(connection: sa.Connection, image_id: str) -> sa.Row[Any]:
-    found = _image(connection, image_id)
-    if found is None:
-        raise _no_image(image_id)
-    return found
-
-
-def _no_image(image_id: str) -> errors.NotFound:
-    return errors.NotFound(f"there is no image {image_id}", hint="holdfast get images lists them")
-
-
-def _require_copy(connection: sa.Connection, image_id: str, number: int) -> sa.Row[Any]:
-    copy = tables.COPIES.c
-    query = sa.select(tables.COPIES).where(copy.image_id == image_id, copy.number == number)
-    found = connection.execute(query).first()
-    if found is None:
-        raise errors.NotFound(f"image {image_id} has no copy {number}", hint="holdfast get copies lists them")
-    return found
-
-
 def _insert_copy(
     connection: sa.Connection, image_id: str, number: int, operation: str, unit: str, job: str, now: dt.datetime,
     *, imported: bool = False,
@@ -407,13 +341,8 @@ def _insert_copy(
     )  # fmt: skip
 
 
-def _update_copy(connection: sa.Connection, image_id: str, number: int, **values: Any) -> None:
-    copy = tables.COPIES.c
-    connection.execute(tables.COPIES.update().where(copy.image_id == image_id, copy.number == number).values(**values))
-
-
 def _complete(connection: sa.Connection, image_id: str, number: int, result: CopyResult, now: dt.datetime) -> None:
-    _update_copy(
+    rows.update_copy(
         connection, image_id, number, state="Complete", created_at=now, changed_at=now, message="",
         stored_bytes=result.stored_bytes, base=result.base, fallback=None,
     )  # fmt: skip

@@ -1,11 +1,12 @@
 """What is applied, seen and known: the configuration in force, the machines its sources show, the units it uses.
 
-One door for the controller and the reports; the rooms behind it are ``configurations`` and ``machines``.
+One door for the controller and the reports; the rooms behind it are ``configurations``, ``machines``, ``standings`` and
+``legalholds``.
 """
 
 from __future__ import annotations
 
-from reconciler.catalog import configurations, machines
+from reconciler.catalog import configurations, legalholds, machines, standings
 
 apply_configuration = configurations.apply_configuration
 applied = configurations.applied
@@ -13,6 +14,9 @@ in_force = configurations.in_force
 anchors = configurations.anchors
 promises = configurations.promises
 owed = configurations.owed
+
+standing = standings.read
+settle_holds = legalholds.settle
 
 KnownUnit = machines.KnownUnit
 see_machines = machines.see_machines

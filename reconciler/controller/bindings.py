@@ -95,9 +95,10 @@ def _expire(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int |
     action = start.action
     image, number = _need(action.image, action), _need(action.copy, action)
 
-    def check(series: observed.Series) -> None:
+    def check(series: observed.Series, standing: observed.Standing) -> None:
+        seen = dataclasses.replace(situation.seen, holds=standing.holds, rulings=standing.rulings)
         now, code = situation.site.clock.now(), action.reason.code
-        expiry.check_delete(situation.wanted, situation.seen, series, image, number, now, code=code)
+        expiry.check_delete(situation.wanted, seen, series, image, number, now, code=code)
 
     order = expirations.ExpireOrder(
         image=image,
@@ -106,6 +107,8 @@ def _expire(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int |
         reason=action.reason.message,
         check=check,
         fence=situation.fence,
+        grace=action.grace,
+        decided=action.reason.code in ("GraceOver", "Interrupted"),
     )
     return functools.partial(expirations.expire, situation.site, order), None, None
 

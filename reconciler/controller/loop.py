@@ -48,6 +48,7 @@ def one_pass(
         waiting = until_converged and _waits(plan)
         if idle and not waiting and not controller.started:
             controller.answer_requests(plan)
+            controller.answer_reloads(requests.pending(controller.site.db, "Reload"))
             controller.tell(plan)
             controller.dump()
             return plan
@@ -132,6 +133,7 @@ class _Keeper:
         self._taken = frozenset(row.id for row in asked)
         idle = controller.idle()
         plan = self._plan = controller.turn()
+        controller.answer_reloads(asked)
         self._tell(plan)
         done = idle and not controller.started
         # What a pass is about to put right is no alarm, unless putting it right takes long.

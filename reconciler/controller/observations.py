@@ -104,6 +104,7 @@ def gather(
     if db is None:
         looked = look_at_units(wanted, {}, None, None)
         return observed.Observed(inventories=surveyed, units=looked, clock_jump=clock_jump)
+    standing = inventories.standing(db)
     return observed.Observed(
         series=images.series(db),
         clients=inventories.clients(db),
@@ -113,6 +114,8 @@ def gather(
         in_force=inventories.in_force(db),
         anchors=inventories.anchors(db),
         promises=inventories.promises(db),
+        holds=standing.holds,
+        rulings=standing.rulings,
         approvals=approvals.approvals(db),
         releases=approvals.releases(db),
         owed=inventories.owed(db),

@@ -9,12 +9,12 @@ import dataclasses
 import datetime as dt
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from reconciler.base import crashes, diagnostics, errors
-from reconciler.catalog import approvals, database, dumps, inventories, jobs, leases, requests
-from reconciler.controller import bindings, handovers, jumps, notifications, observations
+from reconciler.catalog import approvals, database, inventories, jobs, leases, requests
+from reconciler.controller import bindings, handovers, jumps, notifications, observations, safekeeping
 from reconciler.intake import estates
 from reconciler.jobs import engines
 from reconciler.operations import recovery, sites
@@ -176,6 +176,8 @@ class Controller:
         for policy, inventory in self._surveyed.items():
             if inventory.unreachable is None:
                 changed |= inventories.see_machines(self.site.db, policy, inventory.machines, inventory.seen)
+        manifests = {name: one for name, one in wanted.legal_holds.items() if not wanted.is_orphaned(one.kind, name)}
+        changed |= inventories.settle_holds(self.site.db, manifests, now, self.site.actor)
         self._unseen = False
         return changed
 
@@ -225,6 +227,12 @@ class Controller:
             if row.id not in still_open:
                 requests.finish(self.site.db, row.id, handovers.backup_answer(self.site.db, row), self.site.clock.now())
 
+    def answer_reloads(self, asked: Iterable[requests.RequestRow]) -> None:
+        """Finish requests to look again: the turn that follows them has."""
+        for row in asked:
+            if row.kind == "Reload":
+                requests.finish(self.site.db, row.id, {"message": "looked again"}, self.site.clock.now())
+
     def tell(self, plan: actions.Plan) -> None:
         """Let somebody hear of the alarms that stand after the turn that made ``plan``; waits for nobody."""
         if self._situation is not None:
@@ -233,20 +241,9 @@ class Controller:
 
     def dump(self) -> None:
         """A compact copy of the catalog onto every unit that is online and has not the present one."""
-        mark = dumps.mark(self.site.db)
-        behind = {
-            name: declared
-            for name, declared in self._writable_units().items()
-            if self._dumped.get(name) != mark and not dumps.is_current(declared.path, self.site.db.id, mark)
-        }
-        data = dumps.dump(self.site.db) if behind else b""
-        for name, declared in behind.items():
-            try:
-                dumps.write_dump(declared.path, data)
-            except OSError as error:
-                _log.warning("storage unit %s: the catalog's dump was not written: %s", name, error)
-                continue
-            self._dumped[name] = mark
+        tree = self._tree or self.reload()
+        wanted = effective_now(tree.wanted, self.site.db, self.site.clock.now())
+        safekeeping.write_dumps(self.site.db, wanted, self._dumped)
 
     def _dump_at_work(self, changed: bool) -> None:
         """A dump between the jobs of a pass; a large catalog's takes long, and work goes on four fifths of the time."""
@@ -254,17 +251,6 @@ class Controller:
         if changed or began >= self._dump_again:
             self.dump()
             self._dump_again = time.monotonic() + 4 * (time.monotonic() - began)
-
-    def _writable_units(self) -> Mapping[str, opening.Declared]:
-        known = inventories.known_units(self.site.db)
-        tree = self._tree or self.reload()
-        effective = effective_now(tree.wanted, self.site.db, self.site.clock.now())
-        declared = observations.declared_units(effective)
-        return {
-            name: unit
-            for name, unit in declared.items()
-            if name in known and opening.look(unit, known_id=known[name].id, owner=self.site.db.id).state == "Online"
-        }
 
 
 def startable(plan: actions.Plan, until: dt.datetime | None) -> tuple[actions.Action, ...]:

@@ -6,13 +6,12 @@ The catalog is asked twice: planning decided, and the deleting transaction decid
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import datetime as dt
 
 from reconciler.base import crashes
-from reconciler.catalog import images
+from reconciler.catalog import departures, images
 from reconciler.jobs import engines
 from reconciler.operations import scrubs, sites
-from reconciler.planning import observed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,16 +23,23 @@ class ExpireOrder:
     unit: str
     #: The rule that lets it go, for the audit log.
     reason: str
-    #: Called inside the deleting transaction with the series as it is then; raises ``NeverViolated``.
-    check: Callable[[observed.Series], None]
+    #: Called inside the deleting transaction with the facts as they are then; raises ``NeverViolated``.
+    check: departures.Check
     #: Token of the controller's lease: a newer holder makes the deletion refuse.
     fence: int
+    #: How long it can be taken back: it is not deleted yet then.
+    grace: dt.timedelta | None = None
+    #: Whether the plan saw it Expiring already: if somebody took it back, it stays.
+    decided: bool = False
 
 
 def expire(site: sites.Site, order: ExpireOrder, context: engines.JobContext) -> engines.Outcome:
-    """Mark, delete, record. Raises ``NeverViolated`` or ``UnitError``. What a crash leaves, the next plan ends."""
+    """Mark, delete, record; with a grace mark alone, and once that has passed, the rest.
+
+    Raises ``NeverViolated`` or ``UnitError``. What a crash leaves, the next plan ends.
+    """
     unit = site.units.get(order.unit)
-    images.mark_expiring(
+    begins = images.mark_expiring(
         site.db,
         order.image,
         order.copy,
@@ -42,8 +48,15 @@ def expire(site: sites.Site, order: ExpireOrder, context: engines.JobContext) ->
         actor=site.actor,
         reason=order.reason,
         fence=order.fence,
+        grace=order.grace,
+        decided=order.decided,
     )
     crashes.passing("expire.marked")
+    if not begins:
+        context.log(f"copy {order.copy} of {order.image} leaves {order.unit} once its grace has passed: {order.reason}")
+        return engines.Outcome()
+    # From here on nobody can take it back: the catalog says so, durably, before the first byte goes.
+    crashes.passing("expire.begun")
     unit.delete(order.image)
     crashes.passing("expire.deleted")
     images.mark_expired(site.db, order.image, order.copy, now=site.clock.now(), actor=site.actor)

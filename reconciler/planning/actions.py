@@ -95,6 +95,8 @@ class Action:
     attempt: int = 1
     #: When a window with ``overrun: Stop`` ends this action, if one does.
     stop_at: dt.datetime | None = None
+    #: Expire: how long the copy can be taken back once this is decided; its deletion is another action then.
+    grace: dt.timedelta | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

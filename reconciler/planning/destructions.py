@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from reconciler.api import lifecycles
 from reconciler.base import digests, times
-from reconciler.planning import actions, approvals, configuration, expiry, observed, placements, promises
+from reconciler.planning import actions, approvals, configuration, expiry, observed, placements, promises, rulings
 
 _FIRST: Final = dt.datetime.min.replace(tzinfo=times.UTC)
 
@@ -97,10 +97,13 @@ class Part:
             expires_before=held.until,
             expires_after=verdict.at,
         )
-        cause = _Cause(held.lifecycle, held.operation, self._written(held.before), self._written(held.after))
-        ends = tuple(self._written(one) for one in held.holding)
-        if held.before is None:
+        before, ends = self._written(held.before), tuple(self._written(one) for one in held.holding)
+        if held.order is not None:
+            # The order that an image goes is approved like the end of a promise.
+            before, ends = rulings.named(held.order), (rulings.named(held.order),)
+        elif held.before is None:
             ends = (promises.NONE, *ends)
+        cause = _Cause(held.lifecycle, held.operation, before, self._written(held.after))
         self._held.append(_Held(item, image.sequence, cause, ends, client, slug))
 
     def _written(self, rule: lifecycles.Retention | None) -> str:

@@ -2,14 +2,14 @@
 
 Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemoved``, ``SelectionShrunk``,
 ``UnprotectedClient``, ``DoublyMatched``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
-``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``; Approvals have theirs in ``approvals``, ``CannotMakeSpace``
-is in ``evictions``. ``planner`` calls these functions with what it has gathered.
+``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``; Approvals have theirs in ``approvals``, holds and rulings in
+``rulings``, ``CannotMakeSpace`` is in ``evictions``. ``planner`` calls these functions with what it has gathered.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from reconciler.api import policies
 from reconciler.base import digests, times
@@ -56,11 +56,14 @@ def shrunk(name: str, question: actions.Question) -> actions.Drift:
 
 
 def clients(
-    known: Mapping[str, observed.Client], matched: Mapping[str, list[str]], slugs: Mapping[str, str]
+    known: Mapping[str, observed.Client],
+    matched: Mapping[str, list[str]],
+    slugs: Mapping[str, str],
+    retired: Collection[str] = (),
 ) -> Iterator[actions.Drift]:
-    """Known clients that no policy matches, and machines that several match."""
+    """Known clients that no policy matches, save those that were retired, and machines that several match."""
     for id in sorted(known):
-        if id not in matched:
+        if id not in matched and id not in retired:
             yield actions.Drift(
                 code="UnprotectedClient",
                 object=f"Client/{known[id].slug}",

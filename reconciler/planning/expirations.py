@@ -74,7 +74,7 @@ class Ledger:
         place = address(image.id, copy.number)
         state, at, reason = self._state(verdict, place)
         goes = state is actions.State.DUE or (state is actions.State.WAITING and verdict.code == "AfterDependents")
-        if goes and self._units.standalone(copy.unit):
+        if goes and verdict.grace is None and self._units.standalone(copy.unit):
             self._freeing.setdefault(copy.unit, []).append(place)
         after = [address(*one) for one in verdict.after]
         after += [duplications.address(image.id, operation) for operation in verdict.owes]
@@ -96,6 +96,7 @@ class Ledger:
             unit=copy.unit,
             bytes=copy.stored_bytes,
             attempt=retries.number(self._seen.attempts.get(place)),
+            grace=verdict.grace,
         )
 
     def _state(self, verdict: expiry.Verdict, place: str) -> tuple[actions.State, dt.datetime | None, actions.Reason]:

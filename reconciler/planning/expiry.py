@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
 from reconciler.api import lifecycles as kinds
 from reconciler.base import errors, times
 from reconciler.planning import (
     actions,
     configuration,
+    departures,
     desired,
     drains,
     histories,
@@ -25,6 +26,8 @@ from reconciler.planning import (
     observed,
     promises,
     retention,
+    rulings,
+    verdicts,
 )
 
 #: How long a Partial image stays once its series has a newer complete one.
@@ -32,38 +35,8 @@ PARTIAL_STAYS: Final = dt.timedelta(days=7)
 _MISSING: Final = frozenset({"Damaged", "Lost"})
 
 
-class Held(NamedTuple):
-    """Why a brake holds a copy: the cause that the destructive part's digest covers."""
-
-    lifecycle: str
-    operation: str
-    #: The promised rule, or None for a copy that came back through adoption.
-    before: kinds.Retention | None
-    after: kinds.Retention | None
-    #: When the promise ends, None where that cannot be said.
-    until: dt.datetime | None
-    #: Every promise that holds it: an approval ends them all.
-    holding: tuple[kinds.Retention, ...]
-
-
-class Verdict(NamedTuple):
-    """What becomes of one copy."""
-
-    image: observed.Image
-    copy: observed.Copy
-    #: Kept, Due, Waiting, Blocked or Planned.
-    state: str
-    code: str
-    message: str
-    #: When it left or leaves its rule, or until when it waits.
-    at: dt.datetime | None = None
-    #: Copies that must go first, as (image id, copy number).
-    after: tuple[tuple[str, int], ...] = ()
-    #: Children of this copy that must be made first.
-    owes: tuple[str, ...] = ()
-    #: Address of an action of the same plan that reads it or builds on it.
-    used_by: str | None = None
-    held: Held | None = None
+Held = verdicts.Held
+Verdict = verdicts.Verdict
 
 
 class Judge(nevers.Rules):
@@ -139,20 +112,24 @@ def check_delete(
 ) -> None:
     """Refuse a deletion that a never forbids, judged on ``series`` as the deleting transaction reads it.
 
-    ``code`` is that of the decision: a copy that moved goes only while its successor is good. Raises ``NeverViolated``
-    naming the copy and the reason; also where the series lacks the copy.
+    ``seen`` has the holds and rulings of that moment too. ``code`` is that of the decision: a copy that moved goes only
+    while its successor is good, one that was ordered to go only while the order stands. Raises ``NeverViolated`` naming
+    the copy and the reason; also where the series lacks the copy.
     """
     judge = Judge(configuration.effective(wanted, seen.applied), seen, now)
     (series,) = configuration.renames(judge.wanted).follow((series,))
     history = histories.History(series, now)
     image = next((one for one in series.images if one.id == image_id), None)
     copy = next((one for one in image.copies if one.number == number), None) if image is not None else None
-    if copy is not None and copy.state == "Expiring":
-        return  # decided earlier, perhaps half done: what is left has to go
+    if copy is not None and copy.state == "Expiring" and copy.until is None:
+        return  # its deletion has begun, perhaps half done: what is left has to go
     if image is None or copy is None:
         raise errors.NeverViolated(f"copy {number} of image {image_id} is not in the catalog; nothing is deleted")
-    debts = lifecycles.Debts(judge.book, history, now)
-    reason = nevers.forbids(judge, history, debts, image, copy)
+    if code == "ExpireOrdered" and judge.register.ordered(image_id) is None:
+        raise errors.NeverViolated(
+            f"copy {number} of image {image_id} on {copy.unit} must stay: the order that it goes was taken back"
+        )
+    reason = departures.forbidden_still(judge, history, image, copy)
     operation = judge.book.operation(image.lifecycle, copy.operation)
     if reason is None and code == "Drained" and drains.stands(judge, history, image, operation) is None:
         reason = actions.Reason(code="NotMoved", message=f"there is no other good copy of {operation}")
@@ -187,10 +164,9 @@ class _Trial:
     def hear(self) -> list[Verdict]:
         """Judge every copy."""
         result = []
-        protected = nevers.protected(self.judge, self.history)
         for image in reversed(self.history.images):
             copies = [copy for copy in image.copies if copy.state != "Expired"]
-            if image.id in protected:
+            if len(copies) > 1 and nevers.must_stay(self.judge, self.history, image) is not None:
                 # Of several copies that may all go, the one that would have stayed longest is the last to be judged.
                 copies.sort(key=lambda copy: (self._end(image, copy), copy.number))
             for copy in copies:
@@ -210,17 +186,23 @@ class _Trial:
     def _judge(self, image: observed.Image, copy: observed.Copy) -> Verdict | None:
         if copy.state == "Expiring":
             self.leaving.add((image.id, copy.number))
-            return Verdict(image, copy, "Due", "Interrupted", "expires: its deletion was interrupted", self.judge.now)
+            return departures.expiring(self.judge, self.history, image, copy)
         if copy.state == "Writing":
             return self._keep(image, copy, "Writing", "it is being written")
         operation = self._operation(image, copy)
         rule = self.judge.book.rule(image, operation)
-        if image.state == "Complete" and copy.state == "Complete" and self._young(rule, image, copy):
+        order = self.judge.register.ordered(image.id)
+        good = image.state == "Complete" and copy.state == "Complete"
+        if order is None and good and self._young(rule, image, copy):
             return None
         decision = self._decide(image, copy, operation, rule)
+        if order is not None and decision.keeps:
+            return self._ordered(image, copy, operation, rule, order)
         if decision.keeps:
             return self._stays(image, copy, operation, decision)
         held, released = self.held(image, copy, operation, rule, decision)
+        if order is not None and held is not None:
+            return self._ordered(image, copy, operation, rule, order)
         if held is not None:
             words = "it came back with its unit; nothing of that expires until somebody has approved it"
             if held.before is not None:
@@ -239,6 +221,21 @@ class _Trial:
             return False
         end = retention.end(rule, image.time)
         return end is None or end > (self.until or self.judge.now)
+
+    def _ordered(
+        self,
+        image: observed.Image,
+        copy: observed.Copy,
+        operation: str,
+        rule: kinds.Retention | None,
+        order: observed.Ruling,
+    ) -> Verdict | None:
+        """One whose rule would keep it, and whose image somebody declared wrong: it goes once that is approved."""
+        free = nevers.forbids(self.judge, self.history, self.debts, image, copy, self.leaving) is None
+        client = self.history.series.client
+        if free and self.judge.promises.released(client, image, operation, rulings.named(order)) is None:
+            return departures.unapproved(image, copy, operation, rule, order)
+        return self._release(image, copy, operation, departures.decision(order), order)
 
     # -- the rule in force ---------------------------------------------------------------------------------------------
 
@@ -378,13 +375,22 @@ class _Trial:
                 return Verdict(image, copy, "Planned", decision.code, decision.message, max(ends))
         if not self.everything:
             return None
+        reason = self.judge.register.keeps(self.history.series.client, image)
+        if reason is not None and not any(c.number != copy.number for c in self.history.good(image)):
+            # Whatever the rule says, this one stays: it is the last that can be read.
+            return Verdict(image, copy, "Kept", reason.code, f"kept: {reason.message}")
         return Verdict(image, copy, "Kept", decision.code, decision.message, at)
 
     def _keep(self, image: observed.Image, copy: observed.Copy, code: str, text: str) -> Verdict | None:
         return Verdict(image, copy, "Kept", code, f"kept: {text}") if self.everything else None
 
     def _release(
-        self, image: observed.Image, copy: observed.Copy, operation: str, decision: retention.Decision
+        self,
+        image: observed.Image,
+        copy: observed.Copy,
+        operation: str,
+        decision: retention.Decision,
+        order: observed.Ruling | None = None,
     ) -> Verdict | None:
         first = self.used.get((image.id, copy.number))
         if first is not None:
@@ -393,12 +399,15 @@ class _Trial:
         reason = nevers.forbids(self.judge, self.history, self.debts, image, copy, self.leaving)
         if reason is None:
             self.leaving.add((image.id, copy.number))
-            after = tuple((one.id, c.number) for one, c in self.history.dependents(image, copy.unit))
-            if not after:
-                return Verdict(image, copy, "Due", decision.code, decision.message, decision.at)
-            return Verdict(image, copy, "Waiting", "AfterDependents", decision.message, decision.at, after=after)
+            # What moved has its successor, so that it needs no grace.
+            grace = departures.grace(self.judge, copy, order) if decision.code != "Drained" else None
+            needing = self.history.dependents(image, copy.unit)
+            # What can be taken back with them need not wait until the copies built on it are gone.
+            after = tuple((one.id, c.number) for one, c in needing if grace is None or c.until is None)
+            state, code = ("Waiting", "AfterDependents") if after else ("Due", decision.code)
+            return Verdict(image, copy, state, code, decision.message, decision.at, after=after, grace=grace)
         message = f"kept: {reason.message}"
-        if reason.code in ("Base", "DoubtfulTime"):
+        if reason.code in ("Base", "DoubtfulTime") and order is None:
             return self._keep(image, copy, reason.code, reason.message)
         if reason.code == "OwesCopy":
             owes = self.debts.owing(image, operation)

@@ -26,6 +26,7 @@ from reconciler.planning import (
     observed,
     placements,
     retention,
+    rulings,
     schedules,
 )
 
@@ -104,7 +105,13 @@ class _Foresight:
 
     def _released(self, verdict: expiry.Verdict) -> tuple[dt.datetime | None, str]:
         if verdict.state == "Due":
-            return self._now, "the next pass deletes it"
+            return self._now, "the next pass deletes it" if verdict.grace is None else "the next pass begins its grace"
+        if verdict.code in ("LegalHold", "Held"):
+            return None, self._holds(verdict)
+        if verdict.code == "Grace":
+            return verdict.at, f"it leaves then; until then holdfast hold {verdict.image.id} brings it back"
+        if verdict.held is not None and verdict.held.order is not None:
+            return None, f"an approval, or holdfast expire {verdict.image.id} --undo"
         if verdict.held is not None:
             return verdict.held.until, "its promise ends" if verdict.held.until else "an approval"
         if verdict.owes:
@@ -127,9 +134,15 @@ class _Foresight:
         return f"it stays then too, {then.message.partition(': ')[2]}, until {self._why_longer(then)}"
 
     def _why_longer(self, then: expiry.Verdict) -> str:
+        if then.code in ("LegalHold", "Held"):
+            return self._holds(then)
         if then.owes:
             return f"{' and '.join(then.owes)} are made"
         return _RELEASES.get(then.code, "that changes")
+
+    def _holds(self, verdict: expiry.Verdict) -> str:
+        """What ends a hold."""
+        return rulings.Register(self._wanted, self._seen).release(self.series.client, verdict.image)
 
     # -- Keep ----------------------------------------------------------------------------------------------------------
 

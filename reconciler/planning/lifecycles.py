@@ -46,7 +46,17 @@ _NOTHING = Tree((), frozenset(), {}, frozenset())
 class Book:
     """The lifecycles of a desired state, and those that made the images, looked up by image."""
 
-    def __init__(self, wanted: desired.Desired, owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec]) -> None:
+    def __init__(
+        self,
+        wanted: desired.Desired,
+        owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec],
+        waived: frozenset[tuple[str, int]] = frozenset(),
+        wrong: frozenset[str] = frozenset(),
+    ) -> None:
+        #: Copies, as (image id, number), that need not make their children.
+        self.waived = waived
+        #: Ids of images that were ordered to go: nothing of them is copied any more.
+        self.wrong = wrong
         self._newest = {name: item.spec for name, item in wanted.lifecycles.items()}
         self._owed = owed
         renamed = {name: configuration.operation_names(spec) for name, spec in self._newest.items()}
@@ -156,17 +166,19 @@ class Debts:
     def unpaid(self, image: observed.Image) -> tuple[Owed, ...]:
         """Duplications that the image owes, parents first. Partial images owe none, nor does one that is gone."""
         tree = self._book.tree(self._history.series.policy, image)
-        if len(tree.operations) <= 1 or image.state != "Complete":
+        if len(tree.operations) <= 1 or image.state != "Complete" or image.id in self._book.wrong:
             return ()
         settled = self.settled(image)
         if settled >= tree.names or not any(copy.state in _OPEN for copy in image.copies):
             return ()
         missing = {self._book.operation(image.lifecycle, c.operation) for c in image.copies if c.state in _MISSING}
+        forgiven = self._forgiven(image, tree) if self._book.waived else ()
         return tuple(
             one
             for one in tree.operations
             if one.source is not None
             and one.name not in settled
+            and one.name not in forgiven
             and (
                 (one.name not in tree.backfilled and one.name not in missing)
                 or self.worth(image, one.name)
@@ -174,12 +186,30 @@ class Debts:
             )
         )
 
+    def _forgiven(self, image: observed.Image, tree: Tree) -> set[str]:
+        """Operations that nobody owes: every copy that would make them is waived, and with them what follows them."""
+        waived, free = set[str](), set[str]()
+        for copy in image.copies:
+            name = self._book.operation(image.lifecycle, copy.operation)
+            if (image.id, copy.number) in self._book.waived:
+                waived.add(name)
+            elif copy.state not in ("Expiring", "Expired"):
+                free.add(name)
+        settled = self.settled(image)
+        result: set[str] = set()
+        for one in tree.operations:
+            if one.source in waived - free or (one.source in result and one.source not in settled):
+                result.add(one.name)
+        return result
+
     def damaged_root(self, image: observed.Image) -> Owed | None:
         """The backup operation itself, where its copy is damaged or lost, and its rule would keep it or others need it.
 
         It is healed like a child that is owed, from any good copy.
         """
         if image.state != "Complete" or not any(copy.state in _MISSING for copy in image.copies):
+            return None
+        if image.id in self._book.wrong:
             return None
         name = self._book.operation
         root = next((o for o in self._book.tree(self._history.series.policy, image).operations if not o.source), None)

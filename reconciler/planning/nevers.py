@@ -1,10 +1,11 @@
 """The six nevers: deletions that no manifest can order, as one function.
 
 1 the last good copy of a series' newest complete image, and of its three newest while the newest is older than the
-objective; 2 a copy that still owes a child; 3 a copy in use; 4 a locked one; 5 a held one (there are no holds yet);
-6 a copy that another copy on its unit needs as base. ``expiry`` asks when planning and again, through
-``expiry.check_delete``, inside the catalog's deleting transaction. There is no ServiceLevel yet: the objective is twice
-the longest gap of the policy's most frequent schedule, and nothing is recent enough for a policy that nobody knows.
+objective; 2 a copy that still owes a child; 3 a copy in use; 4 a locked one; 5 the last good copy of a held image;
+6 a copy that another copy on its unit needs as base. A retired client has no first never, a waived copy no second.
+``expiry`` asks when planning and again, through ``expiry.check_delete``, inside the catalog's deleting transaction.
+There is no ServiceLevel yet: the objective is twice the longest gap of the policy's most frequent schedule, and nothing
+is recent enough for a policy that nobody knows.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from reconciler.planning import (
     lifecycles,
     observed,
     placements,
+    rulings,
 )
 
 #: Copy states that still hold something of the image.
@@ -34,7 +36,8 @@ class Rules:
     def __init__(self, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime) -> None:
         self.wanted = wanted
         self.now = now
-        self.book = lifecycles.Book(wanted, seen.owed)
+        self.register = rulings.Register(wanted, seen)
+        self.book = lifecycles.Book(wanted, seen.owed, self.register.waived, self.register.orders())
         self.units = placements.Units(wanted, seen)
         self._objectives: dict[str, dt.timedelta] = {}
 
@@ -64,7 +67,7 @@ def forbids(
     if copy.state == "Lost":
         # Only the record of it goes: the unit was seen without it. Where others need it, it is to be healed.
         return base
-    if image.id in history.doubtful:
+    if image.id in history.doubtful and rules.register.ordered(image.id) is None:
         return actions.Reason(code="DoubtfulTime", message="its time is later than now, or contradicts its sequence")
     operation = rules.book.operation(image.lifecycle, copy.operation)
     owing = debts.owing(image, operation)
@@ -77,7 +80,19 @@ def forbids(
         return actions.Reason(code="Immutable", message=f"its unit locks it until {times.show_minutes(locked)}")
     if base is not None:
         return base
-    return _last_good(rules, history, image, copy, leaving)
+    why = must_stay(rules, history, image)
+    if why is None or _another_stays(rules, history, image, copy, leaving):
+        return None
+    return why
+
+
+def must_stay(rules: Rules, history: histories.History, image: observed.Image) -> actions.Reason | None:
+    """Why at least one good copy of an image must stay, by the fifth or the first never; or None."""
+    held = rules.register.keeps(history.series.client, image)
+    if held is not None:
+        return held
+    why = protected(rules, history).get(image.id)
+    return actions.Reason(code="NewestImage", message=f"the last good copy of {why}") if why is not None else None
 
 
 def _base_of(
@@ -118,22 +133,19 @@ def locked_until(wanted: desired.Desired, copy: observed.Copy) -> dt.datetime | 
         return dt.datetime.max.replace(tzinfo=times.UTC)
 
 
-def _last_good(
+def _another_stays(
     rules: Rules,
     history: histories.History,
     image: observed.Image,
     copy: observed.Copy,
     leaving: Set[tuple[str, int]],
-) -> actions.Reason | None:
-    """The first never."""
-    why = protected(rules, history).get(image.id)
-    if why is None:
-        return None
+) -> bool:
+    """Whether the image can be read from another copy that stays."""
     for other in image.copies:
         remains = other.number != copy.number and (image.id, other.number) not in leaving
         if remains and history.readable(image, other) and not rules.units.offline(other.unit):
-            return None
-    return actions.Reason(code="NewestImage", message=f"the last good copy of {why}")
+            return True
+    return False
 
 
 def protected(rules: Rules, history: histories.History) -> dict[str, str]:
@@ -146,18 +158,26 @@ def protected(rules: Rules, history: histories.History) -> dict[str, str]:
 
 def _find_protected(rules: Rules, history: histories.History) -> dict[str, str]:
     result: dict[str, str] = {}
+    if rules.register.retired(history.series.client):
+        return result
+    # An image that somebody declared wrong protects nobody, itself least, as long as there is another.
+    wrong = rules.register.orders()
+    if wrong and all(image.id in wrong for image in history.newest()):
+        wrong = frozenset()
     newest: list[observed.Image] = []
     for image in history.newest():
+        if image.id in wrong:
+            continue
         newest.append(image)
         if len(newest) == 3:
             break
     if newest and rules.now - newest[0].time > rules.objective(history.series.policy):
         result.update({image.id: "one of the three newest images of an overdue series" for image in newest})
     # Where the newest cannot be read just now, or not at all, more than one image counts as the newest.
-    complete = next((i for i in reversed(history.sound) if any(c.state in _REMAINS for c in i.copies)), None)
-    reachable = next(
-        (i for i in history.newest() if any(not rules.units.offline(c.unit) for c in history.good(i))), None
-    )
+    sound = (i for i in reversed(history.sound) if i.id not in wrong)
+    complete = next((i for i in sound if any(c.state in _REMAINS for c in i.copies)), None)
+    right = (i for i in history.newest() if i.id not in wrong)
+    reachable = next((i for i in right if any(not rules.units.offline(c.unit) for c in history.good(i))), None)
     for image_or_none in (complete, *newest[:1], reachable):
         if image_or_none is not None:
             result[image_or_none.id] = "the series' newest complete image"

@@ -29,6 +29,7 @@ from reconciler.planning import (
     expirations,
     expiry,
     histories,
+    holds,
     lifecycles,
     observed,
     schedules,
@@ -138,6 +139,7 @@ class _Pass:
         if guarded is not None:
             self.problems.append(guarded)
         self.questions.extend(configuration.questions(self.manifests, self.seen.applied))
+        self.problems.extend(holds.problems(self.wanted, self.judge.register.holds))
         self._inventories()
         for series in self.renames.follow(self.seen.series):
             self._series(series)
@@ -299,11 +301,14 @@ class _Pass:
             self.drift.extend(drifts.removed_disks(history, machine, slug, policy))
 
     def _drift(self) -> None:
+        register = self.judge.register
         for name in self.desks:
             inventory = self._inventory(name)
             if inventory is not None:
-                self._selection(name, drifts.selection(name, inventory, self.protected.get(name, ())))
-        self.drift.extend(drifts.clients(self.seen.clients, self.matched, self.slugs))
+                left = self.protected.get(name, set()) - register.all_retired()
+                self._selection(name, drifts.selection(name, inventory, left))
+        self.drift.extend(drifts.clients(self.seen.clients, self.matched, self.slugs, register.all_retired()))
+        self.drift.extend(register.drift(self.wanted, self.seen))
         self.drift.extend(drifts.orphans(self.orphaned))
         self.drift.extend(drifts.losses(self.lost))
         self.drift.extend(drifts.units(self.wanted, self.seen))

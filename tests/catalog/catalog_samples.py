@@ -137,7 +137,7 @@ def duplicate(db: database.Database, id: str, *, unit: str = "pool", operation: 
 
 def expire(db: database.Database, id: str, number: int) -> None:
     """Take a copy away without asking."""
-    images.mark_expiring(db, id, number, now=NOW, check=lambda _: None, actor="tester", reason="Fixed 7d passed")
+    images.mark_expiring(db, id, number, now=NOW, check=lambda *_: None, actor="tester", reason="Fixed 7d passed")
     images.mark_expired(db, id, number, NOW, "tester")
 
 

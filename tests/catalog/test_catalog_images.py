@@ -216,8 +216,18 @@ def test_a_copy_leaves_in_two_steps(db: database.Database) -> None:
     with pytest.raises(errors.CatalogError, match="nobody decided"):
         images.mark_expired(db, "img-1", 2, samples.NOW, "tester")
     seen: list[observed.Series] = []
-    images.mark_expiring(db, "img-1", 2, now=samples.NOW, check=seen.append, actor="tester", reason="Fixed 7d passed")
-    images.mark_expiring(db, "img-1", 2, now=samples.NOW, check=seen.append, actor="tester", reason="again")
+    images.mark_expiring(
+        db,
+        "img-1",
+        2,
+        now=samples.NOW,
+        check=lambda found, _: seen.append(found),
+        actor="tester",
+        reason="Fixed 7d passed",
+    )
+    images.mark_expiring(
+        db, "img-1", 2, now=samples.NOW, check=lambda found, _: seen.append(found), actor="tester", reason="again"
+    )
     assert len(seen) == 1
     assert [copy.state for copy in seen[0].images[0].copies] == ["Complete", "Complete"]
     assert samples.copies(db, "img-1") == {1: "Complete", 2: "Expiring"}
@@ -234,7 +244,7 @@ def test_a_copy_leaves_in_two_steps(db: database.Database) -> None:
 def test_a_copy_that_is_being_written_cannot_expire(db: database.Database) -> None:
     images.begin_image(db, samples.draft("img-1"))
     with pytest.raises(errors.CatalogError, match="being written"):
-        images.mark_expiring(db, "img-1", 1, now=samples.NOW, check=lambda _: None, actor="t", reason="r")
+        images.mark_expiring(db, "img-1", 1, now=samples.NOW, check=lambda *_: None, actor="t", reason="r")
 
 
 def test_images_without_copies_leave_the_decisions_but_the_newest_of_each_schedule_stays(db: database.Database) -> None:

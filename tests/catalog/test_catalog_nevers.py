@@ -33,7 +33,7 @@ def busy(db: database.Database) -> set[tuple[str, int]]:
 def refuse_busy(image: str, number: int) -> object:
     """A check that refuses to let a busy copy go, as never 3 does."""
 
-    def check(series: observed.Series) -> None:
+    def check(series: observed.Series, _: observed.Standing) -> None:
         copies = {(one.id, copy.number): copy for one in series.images for copy in one.copies}
         if copies[image, number].busy:
             raise errors.NeverViolated(f"copy {number} of {image} is being read")
@@ -44,7 +44,7 @@ def refuse_busy(image: str, number: int) -> object:
 def test_a_refused_deletion_changes_nothing(db: database.Database) -> None:
     before = (images.list_copies(db), audits.entries(db), list(images.series(db)))
 
-    def never(series: observed.Series) -> None:
+    def never(series: observed.Series, _: observed.Standing) -> None:
         assert series.client == samples.CLIENT
         raise errors.NeverViolated("the last good copy of the newest image")
 
@@ -98,7 +98,7 @@ def test_a_lost_job_keeps_nothing(db: database.Database) -> None:
 
 
 def test_nothing_begins_to_read_a_copy_that_is_leaving(db: database.Database) -> None:
-    images.mark_expiring(db, "img-1", 2, now=samples.NOW, check=lambda _: None, actor="t", reason="r")
+    images.mark_expiring(db, "img-1", 2, now=samples.NOW, check=lambda *_: None, actor="t", reason="r")
     with pytest.raises(jobs.CopyLeaving, match="use another copy"):
         samples.enqueue(db, "restore/1", type="Restore", image="img-1", copy=2)
     samples.enqueue(db, "restore/2", type="Restore", image="img-1", copy=1)
@@ -110,5 +110,5 @@ def test_nothing_begins_to_read_a_copy_that_is_leaving(db: database.Database) ->
 
 def test_a_stale_fence_expires_nothing(db: database.Database) -> None:
     with pytest.raises(fences.Superseded):
-        images.mark_expiring(db, "img-1", 2, now=samples.NOW, check=lambda _: None, actor="t", reason="r", fence=7)
+        images.mark_expiring(db, "img-1", 2, now=samples.NOW, check=lambda *_: None, actor="t", reason="r", fence=7)
     assert samples.copies(db, "img-1") == {1: "Complete", 2: "Complete"}
