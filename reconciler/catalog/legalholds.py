@@ -46,8 +46,8 @@ def settle(db: database.Database, manifests: Mapping[str, exceptions.LegalHold],
     if not open_ones:
         return False
     with db.writing() as connection:
-        # Each one, not up to the first that changes.
-        return any([apply(connection, hold, now, actor) for hold in open_ones])
+        changed = [apply(connection, hold, now, actor) for hold in open_ones]
+    return any(changed)
 
 
 def _release(connection: sa.Connection, name: str, released: exceptions.Released, now: dt.datetime, actor: str) -> None:
