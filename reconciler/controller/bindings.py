@@ -45,6 +45,7 @@ def task(situation: Situation, start: dispatch.Start) -> engines.Task:
         media_server=start.media_server,
         parent=parent,
         expected_bytes=action.adds,
+        batch=start.batch,
         fence=situation.fence,
         run=run,
     )

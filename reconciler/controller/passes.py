@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -144,14 +145,20 @@ class Controller:
         self._situation = situation
         self.started = 0
         load = dispatch.Load(last_used=plan.last_used)
-        for start in dispatch.choose(startable(plan, until), seen.jobs, wanted, seen, plan.now, load=load):
-            self._start(situation, start)
+        starts = dispatch.choose(startable(plan, until), seen.jobs, wanted, seen, plan.now, load=load)
+        for _, together in itertools.groupby(starts, key=lambda one: one.batch or one.action.address):
+            self._start(situation, list(together))
         return plan
 
-    def _start(self, situation: bindings.Situation, start: dispatch.Start) -> None:
-        if start.action.address not in self.engine.live():
+    def _start(self, situation: bindings.Situation, starts: list[dispatch.Start]) -> None:
+        live = self.engine.live()
+        tasks = [bindings.task(situation, start) for start in starts if start.action.address not in live]
+        if len(tasks) > 1:
+            self.started += len(self.engine.start_batch(tasks))
+            return
+        for task in tasks:
             try:
-                self.engine.start(bindings.task(situation, start))
+                self.engine.start(task)
                 self.started += 1
             except (jobs.AddressTaken, jobs.CopyLeaving) as error:
                 # The world moved between observing and starting; the next turn plans from what is there then.

@@ -1,4 +1,4 @@
-"""The default engine: jobs are threads of the calling process, one each, under rows of its catalog.
+"""The default engine: jobs are threads of the calling process, under rows of its catalog; a batch is one thread.
 
 ``controller`` holds one ``Engine`` as long as it leads; commands that work without a controller (restore) run in the
 foreground under a row of their own, so that others see their progress, can cancel them, and keep their hands off the
@@ -12,11 +12,11 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from reconciler.base import clocks, errors, meters
-from reconciler.catalog import database
+from reconciler.catalog import database, jobs
 from reconciler.jobs import engines, heartbeats, rows, runs
 
 _LOGGER = logging.getLogger(__name__)
@@ -58,24 +58,55 @@ class Engine:
 
     def start(self, task: engines.Task) -> str:
         """See ``engines.Engine.start``."""
+        self._require_open(task)
+        run = runs.Run(self._rows.enqueue(task), task, self._rows)
+        self._begin([(run, task)])
+        return run.id
+
+    def start_batch(self, tasks: Sequence[engines.Task]) -> tuple[str, ...]:
+        """See ``engines.Engine.start_batch``."""
+        made: list[tuple[runs.Run, engines.Task]] = []
+        for task in tasks:
+            if not made:
+                self._require_open(task)
+            try:
+                made.append((runs.Run(self._rows.enqueue(task), task, self._rows), task))
+            except (jobs.AddressTaken, jobs.CopyLeaving) as error:
+                _LOGGER.info("not started: %s", error)
+            except errors.CatalogError as error:
+                if not made:
+                    raise
+                _LOGGER.warning("a batch ends before %s: %s", task.address, error)
+                break
+        self._begin(made)
+        return tuple(run.id for run, _ in made)
+
+    def _require_open(self, task: engines.Task) -> None:
         with self._changed:
             if self._lost is not None:
                 raise self._lost
             if self._draining:
                 raise errors.CatalogError(f"{task.address}: the engine is stopping and begins nothing more")
-        run = runs.Run(self._rows.enqueue(task), task, self._rows)
-        thread = threading.Thread(target=self._work, args=(run, task), name=f"holdfast-{run.id}")
+
+    def _begin(self, made: Sequence[tuple[runs.Run, engines.Task]]) -> None:
+        """Work through rows that exist, one after another, in a thread."""
+        if not made:
+            return
+        thread = threading.Thread(target=self._work, args=(made,), name=f"holdfast-{made[0][0].id}")
         with self._changed:
-            self._live[run.id] = run
-            self._threads[run.id] = thread
-            if self._draining:  # stop came while the row was written
-                run.ask(runs.STOPPED)
+            for run, _ in made:
+                self._live[run.id] = run
+                self._threads[run.id] = thread
+                if self._draining:  # stop came while the row was written
+                    run.ask(runs.STOPPED)
+        for run, _ in made[1:]:
+            self._heartbeat.watch(run)  # who waits for its turn can be cancelled, and is not taken for dead
         try:
             thread.start()
-        except RuntimeError as error:  # the system has no thread left: the row must not stay live
+        except RuntimeError as error:  # the system has no thread left: the rows must not stay live
             reason = f"no thread could be started: {error}"
-            self._end(run, runs.ended(engines.State.FAILED, engines.UNEXPECTED, reason))
-        return run.id
+            for run, _ in made:
+                self._end(run, runs.ended(engines.State.FAILED, engines.UNEXPECTED, reason))
 
     def live(self) -> frozenset[str]:
         """See ``engines.Engine.live``."""
@@ -142,8 +173,9 @@ class Engine:
             self._changed.notify_all()
         self._ask_all(runs.ended(engines.State.LOST, reason.code, str(reason)))
 
-    def _work(self, run: runs.Run, task: engines.Task) -> None:
-        self._end(run, _attempt(run, task, self._heartbeat))
+    def _work(self, made: Sequence[tuple[runs.Run, engines.Task]]) -> None:
+        for run, task in made:
+            self._end(run, _attempt(run, task, self._heartbeat))
 
     def _end(self, run: runs.Run, ending: runs.Ending) -> None:
         """Record how ``run`` ended, and tell."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from reconciler.base import clocks, meters
@@ -88,6 +88,8 @@ class Order:
     media_server: str | None = None
     #: Image id that the work reads changes against; it must not expire meanwhile.
     parent: str | None = None
+    #: What the jobs of one ``start_batch`` have in common, None for a job of its own.
+    batch: str | None = None
     #: What it is expected to add to ``unit``, None where nothing says so.
     expected_bytes: int | None = None
     #: Token of the controller's lease: a newer holder makes ``start`` refuse. None outside a controller.
@@ -143,6 +145,11 @@ class Engine(Protocol):
     def start(self, task: Task) -> str:
         """Begin ``task`` and return its job id without waiting for it. Raises ``CatalogError`` where its address is
         live already, the fence is stale, the engine is draining, or the catalog can no longer be written."""
+
+    def start_batch(self, tasks: Sequence[Task]) -> tuple[str, ...]:
+        """Begin ``tasks`` one after another, in order, each under a row of its own that is ``Queued`` until its turn;
+        their job ids. What becomes of one leaves the others alone. A task whose address is live, or whose copy leaves,
+        is left out. Raises ``CatalogError`` as ``start`` does, with nothing begun."""
 
     def live(self) -> frozenset[str]:
         """Addresses of the jobs that this engine has begun and that have not ended."""

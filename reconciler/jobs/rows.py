@@ -80,6 +80,7 @@ class Rows:
             media_server=order.media_server,
             parent=order.parent,
             expected_bytes=order.expected_bytes,
+            batch=order.batch,
             now=self.clock.now(),
             fence=order.fence,
         )

@@ -4,7 +4,9 @@ Called by the controller's loop with the due actions of a plan and the jobs that
 (source and target; restores have one slot more), a policy's, a media server's, and one backup per machine over all
 policies, and the room of a unit: each start reserves what it is expected to add, so that two large jobs do not both
 take the last space. Restores go first, then priority, then what has been due longest. An action that does not fit is
-passed over, not waited for, so that others with room go on. Deterministic: equal input, equal choice.
+passed over, not waited for, so that others with room go on. What small work is left over then joins a start of its kind
+as a batch, done one after another in that one slot: thousands of small images need no turn each. Deterministic: equal
+input, equal choice.
 """
 
 from __future__ import annotations
@@ -12,9 +14,16 @@ from __future__ import annotations
 import collections
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
+from reconciler.base import times
 from reconciler.planning import actions, desired, observed, placements
+
+#: A duplication of fewer bytes is small; a batch holds so many jobs, and so many bytes, at most.
+SMALL: Final = 8 << 30
+BATCH_JOBS: Final = 50
+BATCH_BYTES: Final = 100 << 30
 
 _NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 #: Work of which a machine bears one at a time.
@@ -39,6 +48,8 @@ class Start:
     #: The unit chosen for it, None for work without a target unit.
     unit: str | None
     media_server: str
+    #: Starts with the same one are done one after another, in this order, in one slot.
+    batch: str | None = None
 
 
 def choose(
@@ -56,11 +67,70 @@ def choose(
         floor.occupy(job)
     due = {a.address: a for a in ready if a.state is actions.State.DUE and a.address not in floor.live}
     result = []
+    left = []
     for action in sorted(due.values(), key=_urgency):
         start = floor.fit(action)
         if start is not None:
             result.append(start)
-    return tuple(result)
+        else:
+            left.append(action)
+    return tuple(_batched(floor, result, left, now))
+
+
+class _Batch:
+    """A start and what follows it in its slot."""
+
+    def __init__(self, start: Start, now: dt.datetime) -> None:
+        self.starts = [start]
+        self.bytes = start.action.bytes or 0
+        self.name = f"{start.action.address} {times.show(now)}"
+
+    def takes(self, action: actions.Action, floor: _Floor) -> bool:
+        """Whether ``action`` may follow; it does then."""
+        first, size = self.starts[0], action.bytes or 0
+        if len(self.starts) == BATCH_JOBS or self.bytes + size > BATCH_BYTES or not floor.joins(action, first.unit):
+            return False
+        self.starts.append(dataclasses.replace(first, action=action))
+        self.bytes += size
+        return True
+
+    def whole(self) -> list[Start]:
+        """The starts, marked as one batch where they are several."""
+        return [dataclasses.replace(one, batch=self.name) for one in self.starts] if self.starts[1:] else self.starts
+
+
+def _batched(floor: _Floor, starts: list[Start], left: list[actions.Action], now: dt.datetime) -> Iterator[Start]:
+    """The starts, each with the left-over actions that join it; what waits for a unit is not overtaken there."""
+    open_to: dict[tuple[str | None, ...], list[_Batch]] = {}
+    batches = [_Batch(start, now) for start in starts]
+    for batch in batches:
+        if _small(batch.starts[0].action):
+            open_to.setdefault(_kind(batch.starts[0].action), []).append(batch)
+    waited_for: set[str | None] = set()
+    for action in left if open_to else ():
+        touched = {action.unit, action.source_unit, *action.candidates} - {None}
+        joined = None
+        if _small(action) and not touched & waited_for:
+            # The shortest first, so that all slots get their share.
+            likely = sorted(open_to.get(_kind(action), ()), key=lambda one: len(one.starts))
+            joined = next((one for one in likely if one.takes(action, floor)), None)
+        if joined is None and not _small(action):
+            waited_for |= touched
+    for batch in batches:
+        yield from batch.whole()
+
+
+def _small(action: actions.Action) -> bool:
+    if action.type is actions.Type.EXPIRE:
+        return True
+    return action.type is actions.Type.DUPLICATE and action.bytes is not None and action.bytes < SMALL
+
+
+def _kind(action: actions.Action) -> tuple[str | None, ...]:
+    """What the starts of a batch have in common."""
+    if action.type is actions.Type.EXPIRE:
+        return (action.type.value, action.unit)
+    return (action.type.value, action.policy, action.source_unit)
 
 
 def _urgency(action: actions.Action) -> tuple[int, int, dt.datetime, str]:
@@ -87,6 +157,7 @@ class _Floor:
         self._reserved: collections.Counter[str] = collections.Counter()
         #: Images on their way onto units: a unit holds an image once.
         self._arriving: set[tuple[str, str]] = set()
+        self._batches: set[str] = set()
 
     def occupy(self, job: observed.Job) -> None:
         """Count a job that is alive."""
@@ -94,6 +165,9 @@ class _Floor:
         touched = {self._units.name(unit) for unit in (job.unit, job.source_unit) if unit is not None}
         if job.type == actions.Type.DUPLICATE and job.image is not None and job.unit is not None:
             self._arriving.add((job.image, self._units.name(job.unit)))
+        if job.batch is not None and job.batch in self._batches:
+            return
+        self._batches.add(job.batch or "")
         self._take(touched, job.type, job.policy, job.client, job.media_server or placements.LOCAL)
 
     def _take(self, units: set[str], type: str, policy: str | None, client: str | None, server: str) -> None:
@@ -130,6 +204,17 @@ class _Floor:
                 self._arriving.add(arrival)
             return Start(action=action, unit=unit, media_server=server)
         return None
+
+    def joins(self, action: actions.Action, unit: str | None) -> bool:
+        """Whether an action may use the slot of another one that goes to ``unit``; it is counted then."""
+        if action.type is actions.Type.EXPIRE:
+            return True
+        arrival = (action.image or "", unit or "")
+        if unit not in action.candidates or arrival in self._arriving or not self._room(unit, action):
+            return False
+        self._reserved[unit] += action.adds or 0
+        self._arriving.add(arrival)
+        return True
 
     def _policy_allows(self, action: actions.Action) -> bool:
         policy = self._wanted.policies.get(action.policy or "")

@@ -288,3 +288,61 @@ def test_stop_names_the_jobs_that_do_not_stop_in_time(engine: engines.Engine, db
 def test_an_outcome_can_only_be_good_or_partial() -> None:
     with pytest.raises(ValueError, match="never Failed"):
         engines.Outcome(state=State.FAILED)
+
+
+def test_a_batch_runs_one_after_another_each_under_a_row_of_its_own(
+    engine: engines.Engine, db: database.Database
+) -> None:
+    gate, order = Gate(), []
+
+    def note(context: engines.JobContext) -> engines.Outcome:
+        order.append(context.id)
+        return engines.Outcome()
+
+    tasks = [
+        task("a", gate, batch="b"),
+        task("b", raising(errors.UnitFull("no")), batch="b"),
+        task("c", note, batch="b"),
+    ]
+    ids = engine.start_batch(tasks)
+    assert gate.entered.wait(LONG)
+    assert [jobs.get(db, id).state for id in ids] == ["Running", "Queued", "Queued"]
+    assert engine.live() == {"a", "b", "c"} and {one.batch for one in jobs.live(db)} == {"b"}
+    gate.opened.set()
+    finished = all_finished(engine, 3)
+    assert [finished[address].state for address in "abc"] == [State.SUCCEEDED, State.FAILED, State.SUCCEEDED]
+    assert [jobs.get(db, id).state for id in ids] == ["Succeeded", "Failed", "Succeeded"]
+    assert order == [ids[2]]
+
+
+def test_one_job_of_a_batch_is_cancelled_alone(engine: engines.Engine, db: database.Database) -> None:
+    gate = Gate()
+    ids = engine.start_batch([task("a", gate), task("b", counting), task("c", succeed), task("d", succeed)])
+    assert gate.entered.wait(LONG)
+    engine.cancel(ids[2])
+    # From another process: the heartbeat sees it while the job still waits for its turn.
+    jobs.request_cancel(db, ids[3], jobs.get(db, ids[0]).queued_at, "somebody")
+    gate.opened.set()
+    until(lambda: jobs.get(db, ids[1]).state == "Running")
+    time.sleep(0.3)
+    jobs.request_cancel(db, ids[1], jobs.get(db, ids[0]).queued_at, "somebody")
+    finished = all_finished(engine, 4)
+    assert [finished[address].state for address in "abcd"] == [
+        State.SUCCEEDED, State.CANCELLED, State.CANCELLED, State.CANCELLED,
+    ]  # fmt: skip
+
+
+def test_a_batch_leaves_out_what_is_live_already(engine: engines.Engine) -> None:
+    gate = Gate()
+    engine.start(task("a", gate))
+    ids = engine.start_batch([task("a", succeed), task("b", succeed)])
+    assert len(ids) == 1
+    gate.opened.set()
+    assert {one.state for one in all_finished(engine, 2).values()} == {State.SUCCEEDED}
+
+
+def test_a_stopped_engine_ends_what_waits_in_a_batch(engine: engines.Engine, db: database.Database) -> None:
+    ids = engine.start_batch([task("a", counting), task("b", succeed)])
+    until(lambda: jobs.get(db, ids[0]).state == "Running")
+    assert engine.stop(LONG) == ()
+    assert [(jobs.get(db, id).state, jobs.get(db, id).error_code) for id in ids] == [("Lost", "Stopped")] * 2

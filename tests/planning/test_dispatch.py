@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import planning_samples as samples
@@ -170,6 +171,80 @@ def test_the_least_loaded_media_server_that_reaches_both_ends_does_the_work() ->
     assert started(wanted, [copying], *full) == []
     warm = dispatch.Load(servers={"ms1": 0.9, "ms2": 0.1})
     assert [one[2] for one in started(wanted, [action("a")], load=warm)] == ["ms2"]
+
+
+def small(number: int, size: int = 1 << 20, **fields: Any) -> actions.Action:
+    """A duplication of a small image from ``fast`` into ``deep``."""
+    values = {"image": f"img-{number}", "source_unit": "fast", "bytes": size, "unit": "deep", **fields}
+    return action(f"copy-{number:03d}", DUPLICATE, **values)
+
+
+def batches(wanted: desired.Desired, ready: list[actions.Action], *running: observed.Job) -> list[list[str]]:
+    """What starts, slot by slot."""
+    found: dict[str, list[str]] = {}
+    for one in dispatch.choose(ready, running, wanted, samples.seen(wanted), samples.NOW):
+        found.setdefault(one.batch or one.action.address, []).append(one.action.address)
+    return list(found.values())
+
+
+def test_small_images_share_the_slots_that_are_there() -> None:
+    ready = [small(n) for n in range(5)]
+    assert batches(estate(), ready) == [["copy-000", "copy-002", "copy-004"], ["copy-001", "copy-003"]]
+    assert batches(estate(), ready, job("x")) == [[f"copy-{n:03d}" for n in range(5)]]
+    assert batches(estate(), ready, job("x"), job("y")) == []
+    # With a slot for each, each has one.
+    assert batches(estate(), ready[:2]) == [["copy-000"], ["copy-001"]]
+
+
+def test_a_batch_counts_as_one_job_until_its_last_one_has_ended() -> None:
+    alive = [job(f"old-{n}", DUPLICATE, "deep", source_unit="fast", image=f"i-{n}", batch="b") for n in range(40)]
+    assert batches(estate(), [small(1)], *alive) == [["copy-001"]]
+    other = job("z", DUPLICATE, "deep", source_unit="fast", image="z", batch="c")
+    assert batches(estate(), [small(1)], *alive, other) == []
+
+
+def test_a_batch_has_a_limit_and_large_images_have_slots_of_their_own() -> None:
+    wanted = estate(samples.unit("one", maxConcurrentJobs=1))
+    many = [small(n, unit="one", source_unit="deep") for n in range(200)]
+    assert [len(one) for one in batches(wanted, many)] == [dispatch.BATCH_JOBS]
+    large = dispatch.SMALL - 1
+    fat = [small(n, large, unit="one", source_unit="deep") for n in range(200)]
+    assert [len(one) for one in batches(wanted, fat)] == [dispatch.BATCH_BYTES // large]
+    huge = [small(n, dispatch.SMALL, unit="one", source_unit="deep") for n in range(3)]
+    assert batches(wanted, huge) == [["copy-000"]]
+    unknown = [dataclasses.replace(one, bytes=None) for one in many[:3]]
+    assert batches(wanted, unknown) == [["copy-000"]]
+
+
+def test_only_what_goes_the_same_way_shares_a_slot_and_an_image_lands_once() -> None:
+    lead = [small(0), small(1)]
+    assert batches(estate(), [*lead, small(2, policy="silver")]) == [["copy-000"], ["copy-001"]]
+    assert batches(estate(), [*lead, small(2, candidates=("far",), unit="far")]) == [["copy-000"], ["copy-001"]]
+    twice = dataclasses.replace(small(0), address="copy-again")
+    assert batches(estate(), [*lead, twice]) == [["copy-000"], ["copy-001"]]
+
+
+def test_what_waits_for_a_unit_is_not_overtaken_by_a_batch_there() -> None:
+    urgent = action("urgent", unit="deep", priority=5, candidates=("fast",))
+    lead = [small(n, priority=9) for n in range(2)]
+    assert batches(estate(), [*lead, urgent, small(3)]) == [["copy-000"], ["copy-001"]]
+    assert batches(estate(), [*lead, small(3), dataclasses.replace(urgent, priority=-1)]) == [
+        ["copy-000", "copy-003"], ["copy-001"],
+    ]  # fmt: skip
+
+
+def test_a_batch_takes_no_more_room_than_there_is() -> None:
+    wanted = estate(samples.unit("one", maxConcurrentJobs=1))
+    room = observed.Unit(name="one", state="Online", total_bytes=10_000, free_bytes=2_500)
+    state = samples.seen(wanted, units={**samples.seen(wanted).units, "one": room})
+    ready = [small(n, unit="one", source_unit="deep", adds=1000) for n in range(5)]
+    found = dispatch.choose(ready, (), wanted, state, samples.NOW)
+    assert [one.action.address for one in found] == ["copy-000", "copy-001"]
+
+
+def test_expiries_of_a_unit_share_slots_too() -> None:
+    ready = [action(f"expire-{n}", actions.Type.EXPIRE) for n in range(5)]
+    assert [len(one) for one in batches(estate(), ready)] == [3, 2]
 
 
 @settings(max_examples=100)
