@@ -13,11 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "faults"), str(TESTS / "dedupe")]
+sys.path[:0] = [str(TESTS), *(str(TESTS / name) for name in ("faults", "dedupe", "planning", "cli"))]
 
+import hypothesis  # noqa: E402
 import kills  # noqa: E402
 import pool_kills  # noqa: E402
+import test_state_machine as lives  # noqa: E402
+import years  # noqa: E402
 from fault_estates import Estate  # noqa: E402
+from hypothesis.stateful import run_state_machine_as_test  # noqa: E402
 
 #: Rounds between two proofs: few enough that a failure points at what caused it.
 SERIES = 5
@@ -77,20 +81,62 @@ def soak_pool(rounds: int, seed: int) -> int:
     return 0
 
 
+def soak_planner(steps: int, seed: int) -> int:
+    """Whole lives of simulated estates, forty to a seed; the exit code. The first that breaks a rule is shown shrunk."""
+    began, number = time.monotonic(), seed
+    while lives.TALLY["steps"] < steps:
+        try:
+            run_state_machine_as_test(hypothesis.seed(number)(lives.Life), settings=_LIVES)
+        except BaseException:
+            print(f"failed with --seed {number}, after {lives.TALLY['steps']} steps")
+            raise
+        print(f"{lives.TALLY['steps']} steps, up to seed {number}, {time.monotonic() - began:.0f} s", flush=True)
+        number += 1
+    for what, count in sorted(lives.TALLY.items()):
+        print(f"{count:8} {what}")
+    return 0
+
+
+#: Lives of thirty steps, forty to a seed.
+_LIVES = hypothesis.settings(
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+
+
+def soak_year(days: int, machines: int) -> int:
+    """A year of the sample estate's nights; the exit code."""
+    folder = Path(tempfile.mkdtemp(prefix="holdfast-year-"))
+    try:
+        years.live(folder, years.sample(daily=14, weekly=8, monthly=12), machines=machines, days=days, tell=print)
+    except BaseException:
+        print(f"failed; the estate is {folder}")
+        raise
+    shutil.rmtree(folder)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="hack/soak", description=__doc__)
     modes = parser.add_subparsers(dest="mode", required=True)
-    soaks = {"kills": soak_kills, "pool": soak_pool}
-    for name, text in (
-        ("kills", "kill holdfast run at random moments"),
-        ("pool", "kill processes that share a pool in every phase of their work"),
+    for name, text, soak, first, second in (
+        ("kills", "kill holdfast run at random moments", soak_kills, ("rounds", 200), ("seed", 1)),
+        ("pool", "kill processes that share a pool in every phase", soak_pool, ("rounds", 200), ("seed", 1)),
+        ("planner", "lead the planner through whole lives", soak_planner, ("steps", 50_000), ("seed", 1)),
+        ("year", "a year of nights of the sample estate", soak_year, ("days", 365), ("machines", 8)),
     ):
         mode = modes.add_parser(name, help=text)
-        mode.add_argument("--rounds", type=int, default=200)
-        mode.add_argument("--seed", type=int, default=1)
-    chosen = parser.parse_args(arguments)
-    return soaks[chosen.mode](chosen.rounds, chosen.seed)
+        mode.set_defaults(soak=soak)
+        for option, default in (first, second):
+            mode.add_argument(f"--{option}", type=int, default=default)
+    chosen = vars(parser.parse_args(arguments))
+    soak = chosen.pop("soak")
+    del chosen["mode"]
+    return int(soak(**chosen))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,21 @@
+"""Months under one ``holdfast run``: what is there is what the rules keep, no more and no less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import years
+
+
+def test_four_months_of_the_sample_estate(tmp_path: Path) -> None:
+    counts = {"daily": 7, "weekly": 4, "monthly": 3}
+    year = years.live(tmp_path, years.sample(**counts), machines=2, days=120)
+    assert year.jobs["backup"] == year.jobs["duplicate"] == 2 * 120
+    kept = year.plot.expected(year.days)["dedupe"].values()
+    assert {name: sum(name in words for words in kept) for name in counts} == counts
+
+
+def test_a_stage_that_empties_itself_a_period_and_days_and_weeks_within_one(tmp_path: Path) -> None:
+    year = years.live(tmp_path, years.staged(), machines=1, days=36)
+    assert year.jobs["backup"] == 36
+    assert year.jobs["expire"] == 36 + (36 - 10) + (36 - 7)
