@@ -82,7 +82,7 @@ def soak_pool(rounds: int, seed: int) -> int:
 
 
 def soak_planner(steps: int, seed: int) -> int:
-    """Whole lives of simulated estates, forty to a seed; the exit code. The first that breaks a rule is shown shrunk."""
+    """Whole lives of simulated estates, forty to a seed; the exit code. The first that fails is shown shrunk."""
     began, number = time.monotonic(), seed
     while lives.TALLY["steps"] < steps:
         try:
