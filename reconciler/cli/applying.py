@@ -104,6 +104,8 @@ def _saved(path: Path, clock: clocks.Clock, catalog: str | None) -> settings.Set
         raise errors.StalePlan(
             "the saved plan is stale: " + "; ".join(found[:_REASONS]) + rest, hint="plan again, and review what is new"
         )
+    for words in savedplans.since(saved, clock.now()):
+        outputs.note(f"holdfast: {words}")
     return chosen
 
 

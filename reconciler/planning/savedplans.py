@@ -22,6 +22,8 @@ from reconciler.planning import actions, desired, observed
 _FORMAT: Final = (1, 0)
 #: How long a saved plan can be applied.
 VALID: Final = dt.timedelta(days=7)
+#: Addresses that are named before the rest is counted.
+_NAMED: Final = 5
 _SECRET: Final = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _SECRET_WORD: Final = re.compile(r"(?i)([?&](?:ssl)?password=)[^&]*")
 
@@ -89,6 +91,26 @@ def _require_known(version: str) -> None:
             f"the plan has format {version}; this version applies up to {_FORMAT[0]}.{_FORMAT[1]}",
             hint="apply it with the version that made it, or make it again with this one",
         )
+
+
+def since(body: plans.Plan, now: dt.datetime) -> Iterator[str]:
+    """What time alone has changed since a plan was made, in words: no reason to refuse it."""
+    made = times.aware(body.now)
+    fell = [
+        one.address
+        for one in body.actions
+        if one.state in ("Planned", "Waiting") and one.at is not None and made < times.aware(one.at) <= now
+    ]
+    if fell:
+        rest = f" and {len(fell) - _NAMED} more" if len(fell) > _NAMED else ""
+        yield f"fell due since the plan was made, and is done too: {', '.join(fell[:_NAMED])}{rest}"
+    kept = [
+        one
+        for one in body.destruction.items
+        if one.expires_before is not None and made < times.aware(one.expires_before) <= now
+    ]
+    if kept:
+        yield f"of its destructive part {len(kept)} copies have had their promise kept since, and go without approval"
 
 
 # -- facts -------------------------------------------------------------------------------------------------------------

@@ -158,3 +158,19 @@ def test_facts_are_of_what_is_due_or_destroyed_alone() -> None:
     body = savedplans.read(written(world), world.now)
     assert {one.client for one in body.facts.series} == {"x-a", "x-b"}
     assert {one.name for one in body.facts.units} == {item.unit for item in body.destruction.items} == {"fast"}
+
+
+def test_what_time_alone_brought_is_told_and_makes_nothing_stale() -> None:
+    world = test_documents.fresh_world()
+    world.settle()
+    before = savedplans.read(written(world), world.now)
+    assert list(savedplans.since(before, world.now)) == []
+    later = world.now + dt.timedelta(hours=25)
+    (fell,) = savedplans.since(before, later)
+    assert fell.startswith("fell due since the plan was made") and "backup/gold/x-a@2026-11-27T21:00Z" in fell
+    world.wanted = dataclasses.replace(samples.small(land={"type": "Fixed", "period": "1d"}), revision="dir@blake3:2")
+    held = savedplans.read(written(world), world.now)
+    ends = [item.expires_before for item in held.destruction.items if item.expires_before is not None]
+    assert ends
+    told = list(savedplans.since(held, max(ends)))
+    assert told[-1].startswith(f"of its destructive part {len(ends)} copies have had their promise kept")
