@@ -52,9 +52,16 @@ def compare(chosen: settings.Settings, wish: Wish, *, detailed: bool) -> int:
             outputs.note(f"holdfast: the manifests of {name} have errors; there is nothing to compare")
             _emit(_refusal(before, after, loaded.diagnostics), wish)
             return errors.ConfigurationError.exit_code
-    document = _over_catalog(chosen, _read(before) if before is not None else None, _read(after))
+    document = _over_catalog(chosen, _read(before) if before is not None else None, _read(after), _listed(wish))
     _emit(document, wish)
     return 2 if detailed and document.changes else 0
+
+
+def _listed(wish: Wish) -> int:
+    """How many copies are worth holding one by one: the page lists none, a comment has room for few."""
+    if wish.output is options.PlanOutput.MARKDOWN:
+        return wish.most // 64
+    return comparisons.LISTED if wish.verbose or wish.output is options.PlanOutput.JSON else 0
 
 
 def _emit(document: documents.PlanComparison, wish: Wish) -> None:
@@ -94,19 +101,21 @@ def _refusal(
     return comparisonfile.document(nothing, {}, {})
 
 
-def _over_catalog(chosen: settings.Settings, before: _Read | None, after: _Read) -> documents.PlanComparison:
+def _over_catalog(
+    chosen: settings.Settings, before: _Read | None, after: _Read, listed: int
+) -> documents.PlanComparison:
     """Reads again if a writer came in between."""
     while True:
         with contextlib.ExitStack() as stack:
             db = database.open_reading(chosen.catalog)
             if db is not None:
                 stack.callback(db.close)
-            made = _once(db, before, after)
+            made = _once(db, before, after, listed)
             if db is None or db.still_valid():
                 return made
 
 
-def _once(db: database.Database | None, before: _Read | None, after: _Read) -> documents.PlanComparison:
+def _once(db: database.Database | None, before: _Read | None, after: _Read, listed: int) -> documents.PlanComparison:
     now = clocks.from_environment().now()
     applied = inventories.applied(db) if db else {}
     known = inventories.inventories(db) if db else {}
@@ -127,7 +136,7 @@ def _once(db: database.Database | None, before: _Read | None, after: _Read) -> d
         units.declare(observations.declared_units(everything))
         jump = jumps.at_start(now, jumps.newest(db)) if db else None
         seen = observations.gather(db, everything, second.inventories, units, jump)
-        found = comparisons.compare(first, second, seen, now)
+        found = comparisons.compare(first, second, seen, now, listed=listed)
         return comparisonfile.document(found, _measured(found.freed, units), _measured(found.kept, units))
 
 

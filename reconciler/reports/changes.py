@@ -63,6 +63,7 @@ def markdown(document: comparisons.PlanComparison, most: int = markup.LARGEST) -
             "Copies that expire earlier or later",
             [_plainly(_moved(one)) for one in moved.items],
             count=moved.earlier + moved.later + moved.undated,
+            unlisted=moved.unlisted,
         ),
     ]
     return markup.page(lines, sections, most)

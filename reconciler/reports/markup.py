@@ -29,6 +29,8 @@ class Section:
     head: Sequence[str] = ()
     #: How many things the lines speak of, where that is not one each.
     count: int | None = None
+    #: How many more there are that have no line.
+    unlisted: int = 0
 
 
 def page(start: Sequence[str], sections: Sequence[Section], most: int) -> str:
@@ -55,7 +57,7 @@ def _fitting(section: Section, room: int) -> str:
 
 
 def _render(section: Section, count: int) -> str:
-    left = len(section.lines) - count
+    left = len(section.lines) - count + section.unlisted
     title = f"{section.title} ({len(section.lines) if section.count is None else section.count})"
     body = [*section.head, *section.lines[:count]]
     if left:

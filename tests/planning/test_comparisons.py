@@ -186,6 +186,8 @@ def test_more_copies_than_are_listed_are_counted() -> None:
     assert (len(found.moved), found.unlisted, found.groups[0].earlier) == (5, 15, 20)
     page = changes.text(comparisonfile.document(found, {}, {}), verbose=True)
     assert "… and 15 more copies, counted above" in page
+    comment = changes.markdown(comparisonfile.document(found, {}, {}))
+    assert "Copies that expire earlier or later (20)" in comment and "… and 15 more" in comment
 
 
 # -- properties --------------------------------------------------------------------------------------------------------
