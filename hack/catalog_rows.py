@@ -165,7 +165,9 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> N
     if not rows:
         return
     named = COLUMNS[table.name].split()
-    rest = {column.name: _default(column) for column in table.columns if column.name not in (*named, *COUNTED)}
+    computed = {column.name for column in table.columns if column.computed is not None}
+    left_out = {*named, *COUNTED, *computed}
+    rest = {column.name: _default(column) for column in table.columns if column.name not in left_out}
     columns = ", ".join([*named, *rest])
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":

@@ -145,6 +145,8 @@ class Wish:
     seed: int = 1
     #: Of how many of the last nights jobs and audit lines are kept; no decision reads those of older ones.
     job_nights: int = 3
+    #: Whether nothing at all is due to go.
+    settled: bool = False
 
 
 def make(wish: Wish) -> None:
@@ -154,7 +156,7 @@ def make(wish: Wish) -> None:
     nights = slots(wish.now)
     machines = plan_series(wish)
     daily = max(one.age for one in machines)
-    if wish.images >= FEW * wish.clients:
+    if wish.images >= FEW * wish.clients and not wish.settled:
         for one in [one for one in machines if one.wave == 0][::OVERDUE]:
             one.age = daily + 1
     level(machines, wish.images, daily)
@@ -368,6 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--now", type=times.parse, help="the moment after the last night; by default now")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--job-nights", type=int, default=3)
+    parser.add_argument("--settled", action="store_true", help="let nothing be due to go")
     chosen = parser.parse_args(arguments)
     estate, state = chosen.estate.resolve(), chosen.state.resolve()
     estate.mkdir(parents=True, exist_ok=True)
@@ -384,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             now=now,
             seed=chosen.seed,
             job_nights=chosen.job_nights,
+            settled=chosen.settled,
         )
     )
     print(f"{chosen.images:,} images of {chosen.clients:,} machines in {time.monotonic() - began:.0f} s")
