@@ -204,11 +204,9 @@ class _Trial:
         if order is not None and held is not None:
             return self._ordered(image, copy, operation, rule, order)
         if held is not None:
-            words = "it came back with its unit; nothing of that expires until somebody has approved it"
+            code, words = "RebuiltCatalog", "it came back with its unit; nothing of that expires until it is approved"
             if held.before is not None:
-                end = f" until {times.show_minutes(held.until)}" if held.until is not None else ""
-                words = f"{held.before.type} {retention.summary(held.before)}".rstrip() + f" was promised{end}"
-            code = "HeldByBrake" if held.before is not None else "RebuiltCatalog"
+                code, words = "HeldByBrake", promises.told(held.before, held.until)
             return Verdict(image, copy, "Blocked", code, f"kept: {words}", decision.at, held=held)
         if released is not None:
             text = f"{decision.text}; approved by {released.by}"
@@ -379,7 +377,11 @@ class _Trial:
         if reason is not None and not any(c.number != copy.number for c in self.history.good(image)):
             # Whatever the rule says, this one stays: it is the last that can be read.
             return Verdict(image, copy, "Kept", reason.code, f"kept: {reason.message}")
-        return Verdict(image, copy, "Kept", decision.code, decision.message, at)
+        message = decision.message
+        if decision.code == "Fixed" and not passed:
+            at, words = self.judge.promises.outlasting(self.history.series.client, image, operation, at)
+            message += words
+        return Verdict(image, copy, "Kept", decision.code, message, at)
 
     def _keep(self, image: observed.Image, copy: observed.Copy, code: str, text: str) -> Verdict | None:
         return Verdict(image, copy, "Kept", code, f"kept: {text}") if self.everything else None

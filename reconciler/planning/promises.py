@@ -6,12 +6,13 @@ same way in the digest of a destructive part, in the release that an approval of
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from typing import Final
 
 from reconciler.api import lifecycles as kinds
-from reconciler.base import digests
-from reconciler.planning import configuration, desired, lifecycles, observed
+from reconciler.base import digests, times
+from reconciler.planning import configuration, desired, lifecycles, observed, retention
 
 #: Rules that promise nothing to the copies made under them.
 _PROMISE_NOTHING: Final = (kinds.ExpireAfterCopy, kinds.CapacityManaged)
@@ -22,6 +23,12 @@ NONE: Final = "null"
 def written(rule: kinds.Retention | None) -> str:
     """A promised rule as releases name it: canonical JSON, ``null`` for none."""
     return digests.canonical_json(rule.written()).decode() if rule is not None else NONE
+
+
+def told(rule: kinds.Retention, until: dt.datetime | None) -> str:
+    """A promise in words, such as ``Fixed 30d was promised until 2026-12-23T20:00Z``."""
+    end = f" until {times.show_minutes(until)}" if until is not None else ""
+    return f"{rule.type} {retention.summary(rule)}".rstrip() + f" was promised{end}"
 
 
 class Promises:
@@ -54,6 +61,20 @@ class Promises:
     def standing(self, client: str, image: observed.Image, operation: str) -> Iterator[kinds.Retention]:
         """Those promises that nothing has ended."""
         return (rule for rule, release in self.made(client, image, operation) if release is None)
+
+    def outlasting(
+        self, client: str, image: observed.Image, operation: str, at: dt.datetime | None
+    ) -> tuple[dt.datetime | None, str]:
+        """When the longest standing promise ends, where that is after ``at``, at which the rule in force ends; and a
+        clause that says so. None is no end. What Keep promises has no date and is left out."""
+        longest, end = None, at
+        for rule in self.standing(client, image, operation):
+            if end is None or not isinstance(rule, kinds.Fixed | kinds.Forever):
+                continue
+            later = retention.end(rule, image.time) if isinstance(rule, kinds.Fixed) else None
+            if later is None or later > end:
+                longest, end = rule, later
+        return end, f"; {told(longest, end)}" if longest is not None else ""
 
     def released(
         self, client: str, image: observed.Image, operation: str, before: str = NONE

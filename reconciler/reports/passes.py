@@ -21,6 +21,12 @@ def text(document: results.ApplyResult, plan: plans.Plan | None = None) -> str:
                 lines.append(
                     f"  {'!' if action.state == 'Blocked' else '»'} {action.address}{when}: {action.reason.message}"
                 )
+    if document.held and plan is not None and plan.destruction.digest is not None:
+        count = tables.count(document.held, "copy", "copies")
+        lines.append(
+            f"Held: {count} would go before a promise ends. To let them go, holdfast approve, with a --reason,"
+        )
+        lines.append(f"  {plan.destruction.digest}")
     failed = document.failed + document.partial
     lines.append(
         f"Applied {tables.count(document.configuration, 'configuration change')}; {document.succeeded} succeeded,"

@@ -278,6 +278,18 @@ def test_a_promise_covers_the_images_made_under_it_and_no_later_ones() -> None:
     ]  # fmt: skip
 
 
+def test_a_copy_leaves_when_the_longest_of_rule_and_promises_ends() -> None:
+    new, state = braked({"type": "Fixed", "period": "30d"}, samples.FIXED_7D)
+    found = {(one.image, one.copy): one for one in expiry.decisions(new, state, samples.NOW)}["img-10", 1]
+    assert found.expires_at == ago(days=-30, hours=1)
+    assert found.reason.message == (
+        "kept: Fixed 7d until 2026-11-30T20:00Z; Fixed 30d was promised until 2026-12-23T20:00Z"
+    )
+    new, state = braked(samples.FOREVER, samples.FIXED_7D)
+    found = {(one.image, one.copy): one for one in expiry.decisions(new, state, samples.NOW)}["img-10", 1]
+    assert found.expires_at is None and found.reason.message.endswith("; Forever was promised")
+
+
 def test_under_keep_a_promise_ends_as_the_old_rule_would_have_ended_it() -> None:
     new, state = braked({"type": "Keep", "last": 6}, {"type": "Keep", "last": 3})
     found = samples.states(planner.plan(new, state, samples.NOW))
