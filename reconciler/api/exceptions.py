@@ -33,9 +33,9 @@ class LegalHoldSpec(models.Model):
     images: models.Items[models.Text] = ()
     """Single images, by id."""
     from_: Annotated[models.Moment | None, pydantic.Field(alias="from")] = None
-    """Only images whose time is not before this."""
+    """Of clients and policies: only images whose time is not before this."""
     to: models.Moment | None = None
-    """Only images whose time is before this."""
+    """Of clients and policies: only images whose time is before this, which may lie in the future."""
     reason: models.Text
     """Why; shown wherever the hold is."""
     released: Released | None = None

@@ -61,7 +61,7 @@ class StorageUnitSpec(models.Model):
     scrub: Scrub | None = None
     """DedupePool: how often stored data is re-read."""
     grace: models.Duration | None = None
-    """How long a copy that was decided to go can still be taken back; none by default."""
+    """How long a copy that was decided to go can be taken back, save one that makes room or moved; none by default."""
     previous_names: models.Items[models.Name] = ()
     """Names this unit had before, so that its history follows."""
 

@@ -58,6 +58,9 @@ IMPOSSIBLE_GLOB: Final = "HF416"
 UNREACHED_UNIT: Final = "HF417"
 APPROVAL_EXPIRED: Final = "HF418"
 NOT_CARRIED_OUT: Final = "HF419"
+EMPTY_HOLD: Final = "HF420"
+IMPOSSIBLE_SPAN: Final = "HF421"
+RELEASED_LATER: Final = "HF422"
 
 #: Code -> what it stands for, in a few words.
 MEANINGS: Final[dict[str, str]] = {
@@ -108,4 +111,7 @@ MEANINGS: Final[dict[str, str]] = {
     UNREACHED_UNIT: "no media server reaches a unit",
     APPROVAL_EXPIRED: "an Approval that has run out",
     NOT_CARRIED_OUT: "a word that this version knows but does not carry out yet",
+    EMPTY_HOLD: "a LegalHold that names nothing",
+    IMPOSSIBLE_SPAN: "a span of time that ends before it begins",
+    RELEASED_LATER: "a release that lies in the future",
 }

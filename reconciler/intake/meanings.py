@@ -43,6 +43,8 @@ def check(item: findings.Located, found: findings.Findings, now: dt.datetime | N
             _policy(item, spec, found)
         case exceptions.Approval(spec=spec):
             _approval(item, spec, found, now)
+        case exceptions.LegalHold(spec=spec):
+            _hold(item, spec, found, now)
 
 
 def _positive(
@@ -65,6 +67,20 @@ def _approval(
         message = f"it ran out at {times.show_minutes(spec.until)}: nothing is let go by it any more"
         hint = "remove it; plan prints one for what still waits"
         found.warn(codes.APPROVAL_EXPIRED, item, ("spec", "until"), message, hint)
+
+
+def _hold(
+    item: findings.Located, spec: exceptions.LegalHoldSpec, found: findings.Findings, now: dt.datetime | None
+) -> None:
+    if not (spec.clients or spec.policies or spec.images):
+        message = "this LegalHold names no clients, no policies and no images: it would hold nothing"
+        found.error(codes.EMPTY_HOLD, item, ("spec",), message, 'such as clients: ["vm1"], or clients: ["*"] for all')
+    if spec.from_ is not None and spec.to is not None and spec.from_ >= spec.to:
+        message = f"from must be before to ({times.show_minutes(spec.to)}): no image lies between them"
+        found.error(codes.IMPOSSIBLE_SPAN, item, ("spec", "from"), message, "to itself is no longer held")
+    if now is not None and spec.released is not None and spec.released.at > now:
+        message = f"{times.show_minutes(spec.released.at)} has not come yet, and a release counts once it is applied"
+        found.warn(codes.RELEASED_LATER, item, ("spec", "released", "at"), message, "add released when the hold ends")
 
 
 # -- storage units ---------------------------------------------------------------------------------------------------
@@ -91,6 +107,7 @@ def _unit(item: findings.Located, spec: storage.StorageUnitSpec, found: findings
         _positive(item, ("spec", "scrub", "every"), spec.scrub.every, found)
     if spec.immutability is not None:
         _positive(item, ("spec", "immutability", "period"), spec.immutability.period, found)
+    _positive(item, ("spec", "grace"), spec.grace, found)
 
 
 # -- windows ---------------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ ARRAY_PATH = "path: /srv/units/array"
         (ARRAY, "  @@compression: {level: 3}", codes.POOL_SETTING, "a Directory has none"),
         (ARRAY, "  @@scrub: {every: 30d}", codes.POOL_SETTING, "a Directory has none"),
         (ARRAY, "  immutability: {period: @@0d}", codes.ZERO_DURATION, "longer than nothing"),
+        (ARRAY, "  grace: @@0h", codes.ZERO_DURATION, "longer than nothing"),
         (POOL, "  segmentSize: @@100KiB", codes.POOL_SETTING, "power of two"),
         (POOL, "  segmentSize: @@2KiB", codes.POOL_SETTING, "from 4KiB to 1MiB"),
         (POOL, "  segmentSize: @@2MiB", codes.POOL_SETTING, "from 4KiB to 1MiB"),
@@ -192,6 +193,34 @@ def test_an_approval_that_has_run_out_is_told_to_who_asks_what_time_it_is(tmp_pa
     assert estates.load(tmp_path, times.parse("2026-02-28T23:59:00Z")).diagnostics == ()
     # A plan says it as drift, so that it is not said twice.
     assert estates.load(tmp_path).diagnostics == ()
+
+
+HOLD = "---\napiVersion: holdfast/v1alpha1\nkind: LegalHold\nmetadata: {name: case-7}\nspec: "
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "said"),
+    [
+        ("@@{reason: case 7}", codes.EMPTY_HOLD, "it would hold nothing"),
+        ("{clients: [vm1], from: @@2026-02-01T00:00:00Z, to: 2026-02-01T00:00:00Z, reason: x}", codes.IMPOSSIBLE_SPAN,
+         "from must be before to"),
+        ("{clients: [vm1], reason: x, released: {by: ann, at: @@2026-03-02T00:00:00Z, reason: y}}", codes.RELEASED_LATER,
+         "has not come yet"),
+    ],
+)  # fmt: skip
+def test_a_legal_hold_that_cannot_be_meant(tmp_path: Path, spec: str, code: str, said: str) -> None:
+    text, ((line, column),) = intake_samples.marked(f"{intake_samples.GOOD}{HOLD}{spec}\n")
+    (tmp_path / "file.yaml").write_text(text)
+    (found,) = estates.load(tmp_path, times.parse("2026-03-01T00:00:00Z")).diagnostics
+    assert found.position is not None and (found.position.line, found.position.column) == (line, column)
+    assert found.code == code and said in found.message
+
+
+def test_a_legal_hold_as_it_is_meant(tmp_path: Path) -> None:
+    spec = '{clients: ["vm*"], from: 2026-01-01T00:00:00Z, to: 2026-02-01T00:00:00Z, reason: case 7}'
+    (tmp_path / "file.yaml").write_text(f"{intake_samples.GOOD}{HOLD}{spec}\n")
+    loaded = estates.load(tmp_path, times.parse("2026-03-01T00:00:00Z"))
+    assert loaded.desired is not None and list(loaded.desired.legal_holds) == ["case-7"]
 
 
 def test_every_code_is_explained_and_numbered_by_its_group() -> None:
