@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from reconciler.api import lifecycles, policies, storage
+from reconciler.api import exceptions, lifecycles, policies, storage
 from reconciler.base import meters
 from reconciler.catalog import database, images, inventories, jobs, workers
 from reconciler.planning import actions, observed
@@ -67,6 +67,11 @@ def policy(name: str = "obl", *schedules: dict[str, Any], **spec: Any) -> polici
 def schedule(name: str, **fields: Any) -> dict[str, Any]:
     """One schedule as users write it."""
     return {"name": name, "type": "Full", "cron": "0 21 * * *", **fields}
+
+
+def legal_hold(name: str, **spec: Any) -> exceptions.LegalHold:
+    """A LegalHold manifest."""
+    return exceptions.LegalHold.model_validate({"metadata": {"name": name}, "spec": spec})
 
 
 def apply(

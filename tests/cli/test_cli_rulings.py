@@ -136,17 +136,17 @@ def test_the_only_image_of_a_series_stays_even_if_it_is_wrong(days: Days) -> Non
 
 def test_a_unit_with_a_grace_keeps_what_left_for_a_while(days: Days) -> None:
     storage = days.estate.folder / "storage.yaml"
-    samples.replace(storage, storage.read_text().replace("path: storage/fast,", "path: storage/fast, grace: 24h,"))
+    samples.replace(storage, storage.read_text().replace("path: storage/fast,", "path: storage/fast, grace: 2d,"))
     days.day(1)
     first, of_other = days.images()[0], days.images("vm2")[0]
-    days.day(2)
-    days.day(4)
+    for number in (2, 3, 4):
+        days.day(number)
     assert days.copies(first) == {f"{first}/1": ("Expiring", "Grace")}
     said = days.command.run("hold", first, "--reason", "still needed").stdout
     assert f"back again: {first}/1" in said
     refused = days.command.run("expire", of_other, "--undo", "--reason", "r", code=1).stderr
     assert "nobody ordered" in refused and "holdfast hold" in refused
-    days.day(6)
+    days.day(8)
     assert days.copies(first) == {f"{first}/1": ("Complete", "Held")}
     assert days.copies(of_other) == {}
     gone = days.command.run("hold", of_other, "--reason", "too late", code=1).stderr
