@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TypeVar
 
 from reconciler.base import errors, meters
-from reconciler.catalog import database
+from reconciler.catalog import database, servers
 from reconciler.cli import settings
 
 _T = TypeVar("_T")
@@ -43,7 +43,9 @@ def read(chosen: settings.Settings, function: Callable[[database.Database], _T])
 
 
 def _nowhere(chosen: settings.Settings) -> errors.NotFound:
-    return errors.NotFound(f"there is no catalog at {chosen.catalog}", hint="the first holdfast apply makes it")
+    return errors.NotFound(
+        f"there is no catalog at {servers.shown(chosen.catalog)}", hint="the first holdfast apply makes it"
+    )
 
 
 @contextlib.contextmanager
