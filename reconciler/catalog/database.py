@@ -271,8 +271,6 @@ def _migrate(database: Database, engine: sa.Engine) -> None:
                 # Again, now that nobody else can write: another process may have been faster.
                 if upgrades.version(connection, database.location) != migrations.HEAD:
                     upgrades.upgrade(connection)
-                    if not sqlite:
-                        servers.order_by_bytes(connection)
                     _name(connection)
                 if sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").first()):
                     raise _unreadable(database.location, f"migration would break a reference of table {broken[0]}")

@@ -42,7 +42,7 @@ DO $$ DECLARE one record; BEGIN
     SELECT table_name, column_name, format_type(a.atttypid, a.atttypmod) AS type
     FROM information_schema.columns c
     JOIN pg_attribute a ON a.attrelid = format('%I.%I', table_schema, table_name)::regclass AND a.attname = column_name
-    WHERE table_schema = current_schema() AND collation_name IS NULL AND a.attcollation <> 0
+    WHERE table_schema = current_schema() AND collation_name IS NULL AND a.attcollation <> 0 AND a.attgenerated = ''
   LOOP
     EXECUTE format('ALTER TABLE %I ALTER COLUMN %I TYPE %s COLLATE "C"', one.table_name, one.column_name, one.type);
   END LOOP;

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import catalog_samples as samples
@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from alembic import autogenerate, config, migration, script
 
 from reconciler.base import errors
-from reconciler.catalog import database, images, migrations, tables, upgrades
+from reconciler.catalog import database, images, migrations, servers, tables, upgrades
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,11 +80,12 @@ def test_the_list_of_revisions_is_the_files() -> None:
     assert folder.get_heads() == [migrations.HEAD]
 
 
-def test_every_step_can_be_taken_back(tmp_path: Path) -> None:
+def test_every_step_can_be_taken_back(places: Callable[[], str], tmp_path: Path) -> None:
     from alembic import command
 
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'x.sqlite'}")
-    with engine.begin() as connection:
+    location = places()
+    engine = servers.engine(location) if servers.is_url(location) else sa.create_engine(f"sqlite:///{tmp_path / 'x'}")
+    with engine.connect().execution_options(holdfast_writing=True) as connection, connection.begin():
         upgrades.upgrade(connection)
         settings = config.Config(attributes={"connection": connection})
         settings.set_main_option("script_location", str(Path(upgrades.__file__).with_name("migrations")))

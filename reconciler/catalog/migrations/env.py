@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from alembic import context
 
-from reconciler.catalog import tables
+from reconciler.catalog import servers, tables
+
+
+def _settled(ctx: Any, **_told: Any) -> None:
+    """After each step, before a later one builds on its columns."""
+    if ctx.connection.dialect.name == "postgresql":
+        servers.order_by_bytes(ctx.connection)
 
 
 def migrate() -> None:
@@ -14,6 +22,7 @@ def migrate() -> None:
         target_metadata=tables.METADATA,
         render_as_batch=True,
         compare_type=True,
+        on_version_apply=_settled,
     )
     context.run_migrations()
 
