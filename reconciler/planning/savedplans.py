@@ -135,6 +135,7 @@ def facts(
             [[item.object.written(), item.orphaned] for _, item in sorted(seen.applied.items())]
         ),
         approvals=digests.json_digest(_approvals(wanted, seen)),
+        exceptions=digests.json_digest(_exceptions(seen)),
         units=tuple(_unit(name, seen.units.get(name)) for name in sorted(units)),
         series=tuple(_series(one, seen) for one in seen.series if _concerns(one, keys, images)),
     )
@@ -153,6 +154,19 @@ def _approvals(wanted: desired.Desired, seen: observed.Observed) -> list[list[ob
         [one.lifecycle, one.operation, one.before, one.client, one.up_to, one.digest] for one in seen.releases
     ]
     return [*written, *sorted(given, key=str), *sorted(ended, key=str)]
+
+
+def _exceptions(seen: observed.Observed) -> list[list[object]]:
+    holds: list[list[object]] = [
+        [one.name, sorted(one.clients), sorted(one.images), _moment(one.since), _moment(one.until)]
+        for one in seen.holds
+    ]
+    rulings: list[list[object]] = [[one.kind, one.object, one.by] for one in seen.rulings]
+    return [*sorted(holds, key=str), *sorted(rulings, key=str)]
+
+
+def _moment(value: dt.datetime | None) -> str | None:
+    return times.show(value) if value is not None else None
 
 
 def _unit(name: str, unit: observed.Unit | None) -> saved.UnitFact:
@@ -182,6 +196,8 @@ def moved(before: saved.Facts, after: saved.Facts) -> Iterator[str]:
         yield "another configuration is in force"
     if before.approvals != after.approvals:
         yield "approvals were given, used or withdrawn"
+    if before.exceptions != after.exceptions:
+        yield "holds or rulings were made or ended"
     units = {one.name: one for one in after.units}
     for unit in before.units:
         now = units.get(unit.name)

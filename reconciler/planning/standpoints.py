@@ -103,7 +103,9 @@ def problems(
 ) -> list[diagnostics.Diagnostic]:
     """What a plan would complain of, with ``before`` in force (None: the revision itself)."""
     applied = as_applied(before if before is not None else revision.effective, seen.applied, now)
-    bare = dataclasses.replace(seen, applied=applied, inventories=revision.inventories, series=())
+    # Nothing but the words of a hold is judged by the series; without one they need not be read.
+    series = seen.series if revision.manifests.legal_holds else ()
+    bare = dataclasses.replace(seen, applied=applied, inventories=revision.inventories, series=series)
     return [*revision.problems, *planner.plan(revision.manifests, bare, now).problems]
 
 

@@ -109,6 +109,19 @@ def test_a_promise_that_the_catalog_recorded_holds_under_both() -> None:
     assert ends["img-13"][2] and not ends["img-20"][2]
 
 
+@pytest.mark.parametrize("words", [{"clients": ["oblVM1"]}, {"policies": ["gold"]}])
+def test_a_legal_hold_keeps_what_would_leave(words: dict[str, Any]) -> None:
+    old = land(WEEK)
+    spec = {**words, "reason": "case 4711"}
+    new = samples.estate(*old.objects(), samples.make("LegalHold", "case-4711", spec), revision="b")
+    found = compare(old, new, samples.seen(old, days(20, old)))
+    assert found.problems == ()
+    assert (found.groups[0].earlier, found.groups[0].later) == (0, 13)
+    assert {one.copies for one in found.kept.values()} == {13}
+    (point,) = found.clients
+    assert (point.before, point.after) == (samples.ago(days=6, hours=1), samples.ago(days=19, hours=1))
+
+
 def test_the_oldest_restore_point_moves_with_what_may_leave() -> None:
     old, new = land(MONTH), land(WEEK, revision="b")
     found = compare(old, new, samples.seen(old, days(20, old)))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from reconciler.api.documents import saved
 from reconciler.base import errors
-from reconciler.planning import configuration, planfile, planner, savedplans
+from reconciler.planning import configuration, observed, planfile, planner, savedplans
 
 PLACES = {"estate": "/srv/estate", "state": "/srv/estate/.holdfast", "catalog": "/srv/estate/.holdfast/catalog.sqlite"}
 
@@ -135,6 +135,10 @@ def test_what_was_due_and_was_done_moves_facts_and_makes_nothing_stale() -> None
     ]
 
 
+def ruling(world: worlds.World) -> observed.Ruling:
+    return observed.Ruling(kind="Hold", object="img-1", by="anna", at=world.now, reason="case 4711")
+
+
 def test_staleness_names_what_moved() -> None:
     world = test_documents.fresh_world()
     before = savedplans.read(written(world), world.now)
@@ -145,6 +149,9 @@ def test_staleness_names_what_moved() -> None:
     assert "copies of series gold/x-a have changed" in moved(world, before)
     world.wanted = dataclasses.replace(samples.small(land=samples.FIXED_7D, priority=9), revision="dir@blake3:2")
     assert "BackupPolicy/gold: Update is new" in moved(world, before)
+    seen = dataclasses.replace(world.observe(), rulings=(ruling(world),))
+    facts = savedplans.facts(world.plan(), effective(world), seen, also=before.facts)
+    assert "holds or rulings were made or ended" in list(savedplans.moved(before.facts, facts))
     world.turn()
     assert moved(world, before)[0] == "another configuration is in force"
 

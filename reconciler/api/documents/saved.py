@@ -37,6 +37,8 @@ class Facts(shapes.Shape):
     """Over every object in force."""
     approvals: str
     """Over every approval and every promise that one ended."""
+    exceptions: str
+    """Over every hold, and every ruling about a single image, copy or client."""
     units: tuple[UnitFact, ...]
     series: tuple[SeriesFact, ...]
 
