@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from reconciler.api.documents import plans
 from reconciler.base import diagnostics
-from reconciler.planning import planfile, planner
+from reconciler.planning import actions, planfile, planner
 from reconciler.reports import folds, tables
 from reconciler.reports import plans as reports
 
@@ -151,3 +151,7 @@ def test_wrapping_keeps_every_word_and_the_width(words: list[str], width: int) -
     lines = folds.Line(words[0], " ".join(words[1:])).rendered(width)
     assert " ".join(" ".join(lines).split()).replace(":", "") == " ".join(words)
     assert all(tables.measure(line) <= width for line in lines if " " in line.strip(": "))
+
+
+def test_every_type_of_action_has_its_words() -> None:
+    assert set(reports._NOUNS) == {type.value for type in actions.Type}
