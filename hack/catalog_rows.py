@@ -165,9 +165,8 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> N
     if not rows:
         return
     named = COLUMNS[table.name].split()
-    computed = {column.name for column in table.columns if column.computed is not None}
-    left_out = {*named, *COUNTED, *computed}
-    rest = {column.name: _default(column) for column in table.columns if column.name not in left_out}
+    others = (column for column in table.columns if column.computed is None)
+    rest = {column.name: _default(column) for column in others if column.name not in (*named, *COUNTED)}
     columns = ", ".join([*named, *rest])
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite":

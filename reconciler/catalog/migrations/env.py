@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from alembic import context
+from alembic import context, migration
 
 from reconciler.catalog import servers, tables
 
 
-def _settled(ctx: Any, **_told: Any) -> None:
+def _settled(ctx: migration.MigrationContext, step: Any, heads: Any, run_args: Any) -> None:  # noqa: ARG001
     """After each step, before a later one builds on its columns."""
-    if ctx.connection.dialect.name == "postgresql":
+    if ctx.connection is not None and ctx.connection.dialect.name == "postgresql":
         servers.order_by_bytes(ctx.connection)
 
 
