@@ -18,7 +18,7 @@ from reconciler.base import clocks, errors, files, quantities
 from reconciler.catalog import database, inventories
 from reconciler.cli import comparing, options, outputs, settings
 from reconciler.controller import freeing, jumps, observations, passes
-from reconciler.planning import actions, desired, observed, planfile, savedplans
+from reconciler.planning import actions, desired, foresights, observed, planfile, savedplans
 from reconciler.reports import comments, markup, plans
 from reconciler.storage import opening
 
@@ -157,4 +157,6 @@ def _compute_once(
         seen = dataclasses.replace(seen, approvals=(*seen.approvals, *given))
         made = passes.decide(tree, seen, now, horizon)
         read = facts(made, effective, seen) if facts is not None else None
-        return Computed(freeing.measured(made, units) if measure else made, tree, read)
+        if measure:
+            made = freeing.measured(foresights.dated(made, tree.wanted, seen), units)
+        return Computed(made, tree, read)

@@ -185,7 +185,7 @@ class _Foresight:
         if policy is None or self._wanted.is_orphaned("BackupPolicy", policy.name):
             return
         sequence = max(one.sequence for one in self.series.images)
-        for slot, schedule in _slots(self._wanted, self._seen, self.series, self._now):
+        for slot, schedule in slots(self._wanted, self._seen, self.series, self._now):
             model = next((one for one in reversed(self.series.images) if one.schedule == schedule), verdict.image)
             sequence += 1
             copy = verdict.copy._replace(number=1, state="Complete", created_at=slot, base=None, busy=False)
@@ -195,7 +195,7 @@ class _Foresight:
             )  # fmt: skip
 
 
-def _slots(
+def slots(
     wanted: desired.Desired,
     seen: observed.Observed,
     series: observed.Series,
@@ -242,7 +242,7 @@ def client(
             message = f"no manifest describes policy {series.policy}; nothing new is backed up"
             said.append(Sentence(about=f"policy {series.policy}", state="Blocked", code="Orphaned", message=message))
             continue
-        slot = next(_slots(effective, seen, series, now), None)
+        slot = next(slots(effective, seen, series, now), None)
         if slot is not None:
             said.append(_next_slot(f"policy {series.policy}", *slot))
     return tuple(said)

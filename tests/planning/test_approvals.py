@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, configuration, desired, expiry, observed, planner
+from reconciler.planning import actions, configuration, desired, expiry, foresights, observed, planner
 
 ago, image, copy = samples.ago, samples.image, samples.copy
 FULLS = {"name": "daily", "type": "Full", "every": "24h"}
@@ -333,3 +333,28 @@ def test_a_digest_stays_while_images_are_added_and_changes_with_the_causes(chang
     other = wanted({"type": "Fixed", "period": "1h"})
     found = planner.plan(other, state, samples.NOW).destruction
     assert found.digest is None or found.digest != before.digest
+
+
+# -- foresight ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_promise_of_keep_is_when_the_next_slots_would_push_the_copy_out() -> None:
+    old, new = wanted({"type": "Keep", "daily": 10}), wanted({"type": "Keep", "last": 3})
+    state = samples.seen(old, samples.series(*days(10)))
+    plan = planner.plan(new, state, samples.NOW)
+    assert {item.expires_before for item in plan.destruction.items} == {None}
+    found = foresights.dated(plan, new, state).destruction
+    assert dataclasses.replace(found, items=()) == dataclasses.replace(plan.destruction, items=())
+    # Daily images of 20:00; the next ones push out one each, the oldest first.
+    slots = [samples.NOW - dt.timedelta(hours=1) + dt.timedelta(days=n) for n in range(1, 8)]
+    assert [(item.image, item.expires_before) for item in found.items] == [
+        (f"img-{n}", slots[n - 1]) for n in range(1, 8)
+    ]
+
+
+def test_without_coming_slots_or_with_a_promise_for_ever_there_is_no_date() -> None:
+    for rule in ({"type": "Keep", "yearly": 20}, {"type": "Forever"}):
+        old, new = wanted(rule), wanted({"type": "Fixed", "period": "1d"})
+        state = samples.seen(old, samples.series(*days(3)))
+        plan = planner.plan(new, state, samples.NOW)
+        assert foresights.dated(plan, new, state) == plan
