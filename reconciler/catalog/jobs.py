@@ -261,6 +261,7 @@ def attempts(db: database.Database) -> dict[str, observed.Attempts]:
     """
     job, later = tables.JOBS, tables.JOBS.alias()
     lost = job.c.state == "Lost"
+    overran = (job.c.state == "Cancelled") & (job.c.error_code == "WindowClosed")
     with db.reading() as connection:
         newest = connection.scalar(sa.select(sa.func.max(job.c.finished_at)).where(job.c.state.in_(_FAILED)))
         if newest is None:
@@ -274,6 +275,7 @@ def attempts(db: database.Database) -> dict[str, observed.Attempts]:
                 sa.func.count().label("failed"),
                 sa.func.sum(sa.case((lost, 1), else_=0)).label("lost"),
                 sa.func.sum(sa.case((lost & (job.c.error_code == "Stopped"), 1), else_=0)).label("stopped"),
+                sa.func.sum(sa.case((overran, 1), else_=0)).label("overran"),
                 sa.func.max(job.c.number).label("last"),
             )
             .where(job.c.state.in_(_FAILED), job.c.finished_at >= newest - _MEMORY, ~succeeded)
@@ -285,8 +287,10 @@ def attempts(db: database.Database) -> dict[str, observed.Attempts]:
             failed.c.failed,
             failed.c.lost,
             failed.c.stopped,
+            failed.c.overran,
             job.c.finished_at,
             job.c.state,
+            job.c.error_code,
             job.c.error_message,
         ).join_from(failed, job, job.c.number == failed.c.last)
         return {
@@ -294,8 +298,9 @@ def attempts(db: database.Database) -> dict[str, observed.Attempts]:
                 failed=int(row.failed),
                 lost=int(row.lost),
                 stopped=int(row.stopped),
+                overran=int(row.overran),
                 last_finished=row.finished_at,
-                last_state=row.state,
+                last_state="Overrun" if row.error_code == "WindowClosed" else row.state,
                 message=row.error_message or "",
             )
             for row in connection.execute(query)

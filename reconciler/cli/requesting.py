@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import difflib
 import functools
 import time
@@ -10,8 +11,9 @@ from typing import Annotated
 
 import typer
 
+from reconciler.api import policies
 from reconciler.api.documents import results
-from reconciler.base import clocks, errors
+from reconciler.base import clocks, errors, times
 from reconciler.catalog import database, inventories, jobs, leases, requests, workers
 from reconciler.cli import applying, options, outputs, seats, sessions, settings
 from reconciler.controller import handovers
@@ -35,8 +37,8 @@ def backup(
     chosen = settings.of_state(state=state, catalog=catalog)
     clock = clocks.from_environment()
     with sessions.writing(chosen) as db:
-        machines = _machines(db, policy, client)
         now = clock.now()
+        machines = _machines(db, policy, client, now)
         made = [
             requests.add(db, "Backup", {"policy": policy, "client": one.id}, now, sessions.actor()) for one in machines
         ]
@@ -67,15 +69,24 @@ def backup(
         return 3 if failed else 0
 
 
-def _machines(db: database.Database, policy: str, client: str | None) -> list[observed.Machine]:
+def _machines(db: database.Database, policy: str, client: str | None, now: dt.datetime) -> list[observed.Machine]:
     inventories_known = inventories.inventories(db)
     applied = {
-        name for (kind, name), item in inventories.applied(db).items() if kind == "BackupPolicy" and not item.orphaned
+        name: item.object
+        for (kind, name), item in inventories.applied(db).items()
+        if kind == "BackupPolicy" and not item.orphaned
     }
     if policy not in applied:
         near = difflib.get_close_matches(policy, applied, 1)
         hint = f"did you mean {near[0]}?" if near else f"in force are: {', '.join(sorted(applied)) or 'none'}"
         raise errors.NotFound(f"no policy {policy} is in force", hint=hint)
+    known = applied[policy]
+    suspend = known.spec.suspend if isinstance(known, policies.BackupPolicy) else None
+    if suspend is not None and suspend.until > now:
+        raise errors.HoldfastError(
+            f"policy {policy} is suspended until {times.show_minutes(suspend.until)}: {suspend.reason}",
+            hint="nothing was asked for; take suspend out of its manifest and apply that",
+        )
     machines = list(inventories_known[policy].machines) if policy in inventories_known else []
     if client is not None:
         wanted = inventories.find_client(db, client)

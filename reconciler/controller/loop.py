@@ -66,6 +66,7 @@ def _rest(controller: passes.Controller, plan: actions.Plan, stop: threading.Eve
     """Sleep until a job has finished or a time has come."""
     while True:
         finished = controller.engine.wait(TICK)
+        controller.stop_overruns()
         progress()
         if stop.is_set():
             raise errors.Cancelled("interrupted")
@@ -115,6 +116,7 @@ class _Keeper:
     def needed(self) -> bool:
         """Wait a tick; whether there is a reason to turn again."""
         finished = self._controller.engine.wait(TICK)
+        self._controller.stop_overruns()
         self._stale = (
             self._plan is None
             or self._woken.is_set()

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from reconciler.base import crashes, diagnostics, errors
+from reconciler.base import crashes, diagnostics, errors, times
 from reconciler.catalog import approvals, database, inventories, jobs, leases, requests
 from reconciler.controller import bindings, handovers, jumps, notifications, observations, safekeeping
 from reconciler.intake import estates
@@ -89,6 +89,8 @@ class Controller:
         self._checked: set[str] = set()
         #: Before this moment of the monotonic clock no dump is made while work goes on.
         self._dump_again = 0.0
+        #: By action address: when its window closes and ends the job.
+        self._ends: dict[str, dt.datetime] = {}
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -153,6 +155,7 @@ class Controller:
     def _start(self, situation: bindings.Situation, starts: list[dispatch.Start]) -> None:
         live = self.engine.live()
         tasks = [bindings.task(situation, start) for start in starts if start.action.address not in live]
+        self._ends.update({one.action.address: end for one in starts if (end := one.action.stop_at) is not None})
         if len(tasks) > 1:
             self.started += len(self.engine.start_batch(tasks))
             return
@@ -163,6 +166,15 @@ class Controller:
             except (jobs.AddressTaken, jobs.CopyLeaving) as error:
                 # The world moved between observing and starting; the next turn plans from what is there then.
                 _log.info("not started: %s", error)
+
+    def stop_overruns(self) -> None:
+        """Stop the work whose window has closed (``overrun: Stop``)."""
+        now = self.site.clock.now()
+        over = {address: self._ends.pop(address) for address, end in list(self._ends.items()) if end <= now}
+        for job in jobs.live(self.site.db) if over else ():
+            if job.address in over:
+                words = f"its window closed at {times.show_minutes(over[job.address])}"
+                self.engine.cancel(job.id, engines.Failure(code=engines.WINDOW_CLOSED, message=words))
 
     def _put_in_force(self, plan: actions.Plan, wanted: desired.Desired) -> bool:
         """Whether decisions may come out otherwise now."""

@@ -40,6 +40,8 @@ class State(enum.StrEnum):
 
 #: The error code of a ``Lost`` job whose engine was stopped, as opposed to killed.
 STOPPED = "Stopped"
+#: The error code of a ``Cancelled`` job that was stopped because its window closed, not because anybody asked.
+WINDOW_CLOSED = "WindowClosed"
 #: The error code of a job that ended by an exception nobody foresaw; its log holds the traceback.
 UNEXPECTED = "Unexpected"
 

@@ -8,7 +8,7 @@ read where the new one lands; without one, or where that unit takes nothing new,
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from reconciler.api import policies
@@ -49,6 +49,15 @@ class _Kind(NamedTuple):
     blocked: actions.Reason | None
 
 
+class Failing(NamedTuple):
+    """Why a series fails."""
+
+    #: RetriesExhausted or WindowTooShort.
+    reason: str
+    message: str
+    since: dt.datetime
+
+
 def address(policy: str, slug: str, slot: dt.datetime) -> str:
     """The address of a backup."""
     return f"backup/{policy}/{slug}@{times.show_minutes(slot)}"
@@ -79,6 +88,7 @@ class Desk:
         for request in sorted(seen.requests, key=lambda one: (one.at, one.id)):
             if request.policy in (policy.name, *policy.spec.previous_names):
                 self._requests.setdefault(request.client, []).append(request)
+        self._stopped: dict[str, list[observed.Attempts]] | None = None
         suspend = policy.spec.suspend
         self._suspended = suspend if suspend is not None and suspend.until > now else None
         self._earliest = max(now, suspend.until) if suspend is not None else now
@@ -107,21 +117,58 @@ class Desk:
         if planned is not None and planned.address != emitted:
             yield planned
 
-    def failing(self, slug: str, record: schedules.Record) -> observed.Attempts | None:
-        """The attempts that used up the retries of the slot that is due, if they did."""
+    def failing(self, slug: str, record: schedules.Record, history: histories.History | None) -> Failing | None:
+        """Why a series fails: its window keeps stopping it, or the retries of the slot that is due are used up."""
+        short = self._too_short(slug, history)
+        if short is not None:
+            return short
         entries = list(self._due(slug, record))
         if not entries:
             return None
         slot = max(entry.slot for entry in entries)
         attempts = self._seen.attempts.get(address(self.policy.name, slug, slot))
-        spent = retries.standing(attempts, self.policy.spec.retries.count, self._now).state == "Exhausted"
-        return attempts if spent else None
+        if attempts is None:
+            return None
+        if retries.standing(attempts, self.policy.spec.retries.count, self._now).state != "Exhausted":
+            return None
+        words = f"{attempts.failed} attempts did not succeed, the last at {times.show_minutes(attempts.last_finished)}"
+        message = f"{words}: {attempts.message}; it is tried again at its next slot"
+        return Failing("RetriesExhausted", message, attempts.last_finished)
+
+    def _too_short(self, slug: str, history: histories.History | None) -> Failing | None:
+        """Whether closing windows have stopped the series twice since its last success, at whatever slots."""
+        after = history.sound[-1].time if history is not None and history.sound else None
+        found = [one for one in self._overruns().get(slug, ()) if after is None or one.last_finished > after]
+        count = sum(one.overran for one in found)
+        if count < retries.SHORT:
+            return None
+        last = max(one.last_finished for one in found)
+        names = sorted({one.schedule.window for one in self.tables if one.schedule.window is not None})
+        window = f"window {names[0]}" if len(names) == 1 else "its window"
+        message = (
+            f"{window} closed before the backup was done, {count} times, last at {times.show_minutes(last)}; "
+            "make it longer, or set overrun: Finish"
+        )
+        return Failing("WindowTooShort", message, last)
+
+    def _overruns(self) -> Mapping[str, list[observed.Attempts]]:
+        """Attempts of the policy that a closing window stopped, by slug; looked for once, and seldom there."""
+        if self._stopped is None:
+            self._stopped = {}
+            stem = f"backup/{self.policy.name}/"
+            for place, attempts in self._seen.attempts.items():
+                if attempts.overran and place.startswith(stem):
+                    slug = place.removeprefix(stem).rpartition("@")[0]
+                    self._stopped.setdefault(slug, []).append(attempts)
+        return self._stopped
 
     def next_start(self, slug: str, record: schedules.Record) -> dt.datetime | None:
         """When the next backup of a series may begin, however far ahead: now where a slot is due; None for never."""
         starts = [entry.opening for entry in self._due(slug, record)]
         for table in self.tables:
             slot = schedules.following(table, record, self._now)
+            if slot is not None and record.begun and self._slept(table, slot):
+                slot = schedules.following(table, record, self._earliest - schedules.GRACE - dt.timedelta.resolution)
             opening = self._opening(table, slot) if slot is not None else None
             if slot is not None and opening is not None and not schedules.past_deadline(table, slot, opening):
                 starts.append(opening)
@@ -139,6 +186,8 @@ class Desk:
             watching = self._seen.watching
             if not attempted and schedules.missed(table, slot, self._now, initial=initial, watching=watching):
                 continue
+            if not attempted and not initial and self._slept(table, slot):
+                continue
             opening = self._opening(table)
             if opening is None:
                 continue
@@ -148,6 +197,11 @@ class Desk:
                 if not attempted and not initial and schedules.past_deadline(table, slot, opening):
                     continue
             yield _Entry(table, slot, opening)
+
+    def _slept(self, table: schedules.Timetable, slot: dt.datetime) -> bool:
+        """Whether a slot passes, or passed, during a suspension, and nothing catches it up."""
+        suspend = self.policy.spec.suspend
+        return suspend is not None and table.schedule.catch_up == "None" and slot + schedules.GRACE < suspend.until
 
     def _requested(self, client: str, record: schedules.Record, history: histories.History | None) -> Iterator[_Entry]:
         """A request is a slot at its own time, through the policy: its weakest schedule, in that one's window.

@@ -87,10 +87,9 @@ def _failing(
     client = seen.clients.get(history.series.client)
     if policy is not None and client is not None and not effective.is_orphaned("BackupPolicy", policy.name):
         desk = backups.Desk(policy, effective, seen, nevers.Rules(effective, seen, now).units, now)
-        spent = desk.failing(client.slug, schedules.record(history, client.first_seen))
-        if spent is not None:
-            words = f"{spent.failed} attempts did not succeed: {spent.message}"
+        found = desk.failing(client.slug, schedules.record(history, client.first_seen), history)
+        if found is not None:
             return Condition(
-                type="Failing", status="True", reason="RetriesExhausted", message=words, since=spent.last_finished
+                type="Failing", status="True", reason=found.reason, message=found.message, since=found.since
             )
     return Condition(type="Failing", status="False", reason="NoFailure", message="no slot was given up", since=None)

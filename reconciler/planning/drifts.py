@@ -11,9 +11,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from reconciler.api import policies
-from reconciler.base import digests, times
-from reconciler.planning import actions, desired, histories, observed
+from reconciler.base import digests
+from reconciler.planning import actions, backups, desired, histories, observed
 
 #: A selection that lost a third of its clients, and at least this many, is drift.
 _GUARDED = 3
@@ -143,13 +142,7 @@ def drains(left: Mapping[str, int]) -> Iterator[actions.Drift]:
         yield actions.Drift(code=code, object=f"StorageUnit/{name}", message=message)
 
 
-def failing(policy: policies.BackupPolicy, slug: str, attempts: observed.Attempts) -> actions.Drift:
-    """A series whose retries are used up."""
-    return actions.Drift(
-        code="Failing",
-        object=f"BackupPolicy/{policy.name}/{slug}",
-        message=(
-            f"{attempts.failed} attempts did not succeed, the last at {times.show_minutes(attempts.last_finished)}:"
-            f" {attempts.message}; it is tried again at its next slot"
-        ),
-    )
+def failing(policy: str, slug: str, found: backups.Failing) -> actions.Drift:
+    """A series that fails."""
+    message = f"{found.message} ({found.reason})" if found.reason == "WindowTooShort" else found.message
+    return actions.Drift(code="Failing", object=f"BackupPolicy/{policy}/{slug}", message=message)

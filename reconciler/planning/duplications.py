@@ -128,6 +128,7 @@ class Desk:
             adds=self._adds(image, source, candidates),
             priority=policy.spec.priority if policy is not None else 0,
             attempt=retries.number(attempts),
+            stop_at=self._stop(one) if state is actions.State.DUE else None,
         )
 
     def _state(
@@ -176,6 +177,12 @@ class Desk:
     def _opening(self, one: lifecycles.Owed, at: dt.datetime) -> dt.datetime | None:
         window = self._wanted.windows.get(one.window) if one.window is not None else None
         return calendars.next_opening(window.spec, at) if window is not None else at
+
+    def _stop(self, one: lifecycles.Owed) -> dt.datetime | None:
+        """When the operation's window ends what starts now, if it does."""
+        window = self._wanted.windows.get(one.window) if one.window is not None else None
+        stops = window is not None and window.spec.overrun == "Stop"
+        return calendars.closing(window.spec, self._now) if stops and window is not None else None
 
     def _closed(
         self, one: lifecycles.Owed, opening: dt.datetime | None

@@ -278,11 +278,13 @@ class Attempts:
     #: Those of them that were Lost; they do not count against the retries.
     lost: int
     last_finished: dt.datetime
-    #: State of the last attempt: Failed, Partial, Cancelled or Lost.
+    #: State of the last attempt: Failed, Partial, Cancelled, Lost or Overrun.
     last_state: str
     message: str
     #: Those of the lost whose process was asked to stop, and did.
     stopped: int = 0
+    #: Those that a closing window stopped; ``last_state`` is Overrun after one. They do not count against the retries.
+    overran: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

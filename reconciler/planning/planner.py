@@ -294,9 +294,9 @@ class _Pass:
             yield action
             if action.state in (actions.State.DUE, actions.State.WAITING):
                 yield from backups.dependents(action, desk.policy, self.judge.book, self.judge.units)
-        spent = desk.failing(slug, record)
-        if spent is not None:
-            self.drift.append(drifts.failing(desk.policy, slug, spent))
+        failing = desk.failing(slug, record, history)
+        if failing is not None:
+            self.drift.append(drifts.failing(policy, slug, failing))
         if history is not None:
             self.drift.extend(drifts.removed_disks(history, machine, slug, policy))
 

@@ -2,7 +2,8 @@
 
 Called for every action that would start. Lost attempts are repeated at once and do not count, until five of them show
 that the action kills its worker (one that was stopped in order shows nothing); failures wait longer each time; a
-cancelled action rests until its next slot.
+cancelled action rests until its next slot. One that its closing window stopped goes on when the window opens again; a
+second time it is given up until its next slot, if it has one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from reconciler.planning import actions, observed
 
 #: From this many attempts on whose worker died, each counts as a failure.
 PATIENCE: Final = 5
+#: This many times a closing window stops an attempt at a slot before the slot is given up.
+SHORT: Final = 2
 #: How long a cancelled action rests that has no slot.
 REST: Final = dt.timedelta(days=1)
 _FIRST: Final = dt.timedelta(minutes=1)
@@ -47,13 +50,15 @@ def standing(attempts: observed.Attempts | None, limit: int | None, now: dt.date
     if attempts.last_state == "Cancelled":
         return Standing("Cancelled", None, 0)
     deaths = attempts.lost - attempts.stopped
-    failures = attempts.failed - attempts.lost + max(0, deaths - PATIENCE + 1)
+    failures = attempts.failed - attempts.lost - attempts.overran + max(0, deaths - PATIENCE + 1)
+    if limit is not None and attempts.overran >= SHORT:
+        return Standing("Exhausted", None, failures)
     if failures <= 0:
         return READY
     if limit is not None and failures > limit:
         return Standing("Exhausted", None, failures)
     until = attempts.last_finished + backoff(failures)
-    at_once = attempts.last_state == "Lost" and deaths < PATIENCE
+    at_once = attempts.last_state == "Overrun" or (attempts.last_state == "Lost" and deaths < PATIENCE)
     # Seen from a clock that was set back the last attempt lies ahead; it must not hold the next one up for so long.
     ahead = attempts.last_finished > now + _FIRST
     if at_once or ahead or until <= now:

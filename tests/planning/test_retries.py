@@ -26,3 +26,16 @@ def test_stops_in_order_never_count(stops: int) -> None:
 def test_an_action_that_kills_its_worker_comes_to_rest() -> None:
     states = [retries.standing(lost(killed=count, stopped=3), 2, NOW).state for count in range(1, 8)]
     assert states == ["Ready"] * 4 + ["Waiting"] * 2 + ["Exhausted"]
+
+
+@pytest.mark.parametrize(
+    ("stops", "failures", "limit", "state"),
+    [(1, 0, 2, "Ready"), (2, 0, 2, "Exhausted"), (1, 2, 2, "Ready"), (1, 3, 2, "Exhausted"), (5, 0, None, "Ready")],
+)
+def test_an_attempt_that_its_window_stopped_is_no_failure_and_a_second_one_ends_the_slot(
+    stops: int, failures: int, limit: int | None, state: str
+) -> None:
+    tried = observed.Attempts(
+        failed=stops + failures, lost=0, overran=stops, last_finished=NOW, last_state="Overrun", message="closed"
+    )
+    assert retries.standing(tried, limit, NOW).state == state
