@@ -9,81 +9,22 @@ Constraints carry names by convention, because SQLite can only change a table wh
 from __future__ import annotations
 
 import datetime as dt
-import json
 from typing import Any, Final
 
 import sqlalchemy as sa
-import sqlmodel
 from sqlmodel import Field
 
-from reconciler.base import digests, times
+from reconciler.catalog import columns
+from reconciler.catalog.columns import Document, Moment, Row, RowNumber
 
-EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=times.UTC)
-_MICROSECOND: Final = dt.timedelta(microseconds=1)
+METADATA: Final = columns.METADATA
+EPOCH: Final = columns.EPOCH
+to_number = columns.to_number
+to_moment = columns.to_moment
 
 #: Job states in which a job holds its address and keeps copies from expiring.
 LIVE: Final = ("Queued", "Running")
 _LIVE_CLAUSE: Final = "state IN ('Queued', 'Running')"
-
-
-def to_number(moment: dt.datetime) -> int:
-    """Microseconds since 1970 of an aware time."""
-    return (moment - EPOCH) // _MICROSECOND
-
-
-def to_moment(number: int) -> dt.datetime:
-    """The aware UTC time of a number of microseconds since 1970."""
-    return EPOCH + dt.timedelta(0, 0, number)
-
-
-class Moment(sa.types.TypeDecorator[dt.datetime]):
-    """An aware time, kept as microseconds since 1970."""
-
-    impl = sa.BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
-        """To the stored number."""
-        return None if value is None else to_number(value)
-
-    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> dt.datetime | None:  # noqa: ARG002
-        """From the stored number."""
-        return None if value is None else to_moment(value)
-
-
-class Document(sa.types.TypeDecorator[Any]):
-    """JSON values, kept as canonical text: equal values are equal texts."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002
-        """To the stored text."""
-        return None if value is None else digests.canonical_json(value).decode()
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002
-        """From the stored text."""
-        return None if value is None else json.loads(value)
-
-
-#: A row number that the database counts up.
-RowNumber: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
-METADATA: Final = sa.MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    }
-)
-
-
-class Row(sqlmodel.SQLModel):
-    """What all tables share: the metadata with the naming convention."""
-
-    metadata = METADATA
 
 
 class Fact(Row, table=True):
