@@ -156,6 +156,14 @@ def test_a_problem_of_the_later_revision_alone_is_new() -> None:
     assert compare(broken, old, seen).problems == ()
 
 
+def test_a_revision_in_which_most_is_gone_changes_nothing_and_says_so() -> None:
+    old = land(MONTH)
+    empty = samples.estate(revision="b")
+    found = compare(old, empty, samples.seen(old, days(3, old)))
+    assert [one.code for one in found.problems] == [configuration.GONE]
+    assert found.configuration == () and found.protection == () and found.moved == ()
+
+
 def test_a_renamed_policy_and_unit_are_the_same_ones() -> None:
     old = land(MONTH)
     new = samples.estate(

@@ -354,3 +354,14 @@ def test_what_an_image_would_free_is_known_before_and_nothing_is_touched(unit: u
     assert unit.freed_by(["a"]) == (0, True)
     freed = before.used - unit.capacity().used
     assert abs(freed - said) <= 64 << 10
+
+
+@pytest.mark.parametrize("count", [3, 12])
+def test_many_images_free_what_they_free_together(unit: units.StorageUnit, count: int) -> None:
+    for number in range(count):
+        samples.store(unit, samples.label(f"img-{number}"), {"d": samples.noise(MIB, number)})
+    ids = [f"img-{number}" for number in range(count)]
+    each = [unit.freed_by([one])[0] for one in ids]
+    said, exact = unit.freed_by([*ids, *ids, "unknown"])
+    # Beside what each has for itself, what only they share; in a pool, a few pages.
+    assert exact and sum(each) <= said <= sum(each) + MIB

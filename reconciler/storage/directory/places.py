@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from reconciler.base import errors, files
@@ -18,6 +18,8 @@ from reconciler.storage.directory import formats
 
 #: Made by mkfs in the root of ext file systems; never a client.
 _FOREIGN = frozenset({"lost+found"})
+#: Images that are looked for one by one.
+_FEW = 8
 
 
 class Places:
@@ -59,6 +61,17 @@ class Places:
                 self._seen[image_id] = client / image_id
                 return client / image_id
         return None
+
+    def of(self, image_ids: Collection[str]) -> Iterator[Path]:
+        """The folders of those of many images that are here. Raises ``UnitError``."""
+        if len(image_ids) > _FEW:
+            # Looking for each of them would ask every client's folder as often.
+            yield from (folder for folder in self.images() if folder.name in image_ids)
+            return
+        for image in image_ids:
+            folder = self.find(image)
+            if folder is not None:
+                yield folder
 
     def make(self, folder: Path) -> None:
         """Make ``folder`` and, durably, the client's folder around it. Raises ``OSError``."""

@@ -123,8 +123,7 @@ class DirectoryUnit:
         """What the files of these images occupy: deleting them gives back all of it. Always counted."""
         self._places.require_online()
         with files.unit_errors(self.name):
-            found = [place for image in set(image_ids) if (place := self._places.find(image)) is not None]
-            return sum(places.allocated(place) for place in found), True
+            return sum(places.allocated(place) for place in self._places.of(set(image_ids))), True
 
     def sweep(self, alive: Collection[str]) -> int:
         """Remove unfinished images but those in ``alive`` and this unit's own writers', and what deletion left."""
