@@ -23,9 +23,7 @@ def text(document: results.ApplyResult, plan: plans.Plan | None = None) -> str:
                 )
     if document.held and plan is not None and plan.destruction.digest is not None:
         count = tables.count(document.held, "copy", "copies")
-        lines.append(
-            f"Held: {count} would go before a promise ends. To let them go, holdfast approve, with a --reason,"
-        )
+        lines.append(f"Held: {count} would go before a promise ends; holdfast approve lets them go:")
         lines.append(f"  {plan.destruction.digest}")
     failed = document.failed + document.partial
     lines.append(
