@@ -36,6 +36,14 @@ def approvals(db: database.Database) -> tuple[observed.Approval, ...]:
     return tuple(observed.Approval(**row._mapping) for row in rows)
 
 
+def spend(db: database.Database, digest: str, now: dt.datetime, actor: str) -> None:
+    """A guarded change that was approved by command is in force: the same omission once more asks once more."""
+    with db.writing() as connection:
+        gone = connection.execute(tables.APPROVALS.delete().where(tables.APPROVALS.c.digest == digest)).rowcount
+        if gone:
+            audits.record(connection, now=now, actor=actor, event="ApprovalSpent", object=digest)
+
+
 def release(
     db: database.Database,
     releases: Iterable[observed.Release],

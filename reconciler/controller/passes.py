@@ -190,6 +190,9 @@ class Controller:
                 fence=self._lease.token,
             )
             crashes.passing("configuration.recorded")
+            for question in plan.questions:
+                if question.what == "Configuration" and question.approved:
+                    approvals.spend(self.site.db, question.digest, now, self.site.actor)
             self.tally.configuration += len(plan.configuration)
         changed = bool(plan.configuration)
         for policy, inventory in self._surveyed.items():

@@ -56,6 +56,16 @@ def test_approvals_read_back_in_order_with_an_audit_line_each(db: database.Datab
     assert line.actor == "tester" and line.details["reason"] == "change 1234" and line.details["by"] == "ann"
 
 
+def test_an_approval_of_a_change_is_spent_with_it(db: database.Database) -> None:
+    other = approval(digest="blake3:2")
+    for one in (approval(), other, approval(by="bob")):
+        approvals.record(db, one, samples.NOW, "tester")
+    approvals.spend(db, "blake3:1", samples.NOW, "tester")
+    approvals.spend(db, "blake3:1", samples.NOW, "tester")
+    assert approvals.approvals(db) == (other,)
+    assert [one.object for one in audits.entries(db) if one.event == "ApprovalSpent"] == ["blake3:1"]
+
+
 def test_releases_are_recorded_once_and_the_widest_of_each_is_kept(db: database.Database) -> None:
     many = (
         release(),

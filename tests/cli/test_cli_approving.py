@@ -188,3 +188,10 @@ def test_an_approval_lets_a_guarded_change_go(estate: Estate, by: str) -> None:
     assert present(estate) == before
     assert estate.at(LATE).json("plan")["configuration"] == []
     assert {one["state"] for one in estate.at(LATE).json("get", "policies")["items"]} == {"Orphaned"}
+    # The same once more is asked once more; a manifest stands as long as it stands.
+    estate.write(retention=LONG)
+    estate.apply(clock=LATE)
+    for name in ("storage.yaml", "lifecycle.yaml", "policy.yaml"):
+        (estate.folder / name).unlink()
+    plan = estate.at(LATE).json("plan", code=None)
+    assert ("HF490" in {one["code"] for one in plan["problems"]}) == (by == "command")
