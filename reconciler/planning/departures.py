@@ -67,9 +67,10 @@ def unapproved(
     operation: str,
     rule: kinds.Retention | None,
     order: observed.Ruling,
+    until: dt.datetime | None,
 ) -> verdicts.Verdict:
-    """A copy that an order lets go, held until somebody approves that."""
-    held = verdicts.Held(image.lifecycle, operation, rule, None, None, order=order)
+    """A copy that an order lets go, held until somebody approves that; by its rule it would stay ``until`` then."""
+    held = verdicts.Held(image.lifecycle, operation, rule, None, until, order=order)
     words = f"kept: ordered to expire by {order.by}, and that waits for an approval: {order.reason}"
     return verdicts.Verdict(image, copy, "Blocked", "HeldByBrake", words, order.at, held=held)
 

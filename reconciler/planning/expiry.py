@@ -197,12 +197,12 @@ class _Trial:
             return None
         decision = self._decide(image, copy, operation, rule)
         if order is not None and decision.keeps:
-            return self._ordered(image, copy, operation, rule, order)
+            return self._ordered(image, copy, operation, rule, order, decision.at)
         if decision.keeps:
             return self._stays(image, copy, operation, decision)
         held, released = self.held(image, copy, operation, rule, decision)
         if order is not None and held is not None:
-            return self._ordered(image, copy, operation, rule, order)
+            return self._ordered(image, copy, operation, rule, order, held.until)
         if held is not None:
             code, words = "RebuiltCatalog", "it came back with its unit; nothing of that expires until it is approved"
             if held.before is not None:
@@ -227,12 +227,13 @@ class _Trial:
         operation: str,
         rule: kinds.Retention | None,
         order: observed.Ruling,
+        until: dt.datetime | None,
     ) -> Verdict | None:
         """One whose rule would keep it, and whose image somebody declared wrong: it goes once that is approved."""
         free = nevers.forbids(self.judge, self.history, self.debts, image, copy, self.leaving) is None
         client = self.history.series.client
         if free and self.judge.promises.released(client, image, operation, rulings.named(order)) is None:
-            return departures.unapproved(image, copy, operation, rule, order)
+            return departures.unapproved(image, copy, operation, rule, order, until)
         return self._release(image, copy, operation, departures.decision(order), order)
 
     # -- the rule in force ---------------------------------------------------------------------------------------------
@@ -381,6 +382,7 @@ class _Trial:
         if decision.code == "Fixed" and not passed:
             at, words = self.judge.promises.outlasting(self.history.series.client, image, operation, at)
             message += words
+        message += f"; its image is {reason.message}" if reason is not None else ""
         return Verdict(image, copy, "Kept", decision.code, message, at)
 
     def _keep(self, image: observed.Image, copy: observed.Copy, code: str, text: str) -> Verdict | None:

@@ -96,8 +96,8 @@ def named(order: observed.Ruling) -> str:
 
 
 def copy_of(object: str) -> tuple[str, int] | None:
-    """Image id and number of ``IMAGE/NUMBER`` (or ``IMAGE:NUMBER``), None for anything else."""
-    head, _, number = object.replace(":", "/").rpartition("/")
+    """Image id and number of ``IMAGE/NUMBER`` (or ``IMAGE:NUMBER``, ``IMAGE#NUMBER``), None for anything else."""
+    head, _, number = object.replace(":", "/").replace("#", "/").rpartition("/")
     return (head, int(number)) if head and number.isascii() and number.isdigit() else None
 
 

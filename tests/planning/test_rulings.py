@@ -131,6 +131,14 @@ def test_of_two_copies_the_one_that_stays_longest_is_kept() -> None:
     }  # fmt: skip
 
 
+def test_of_several_good_copies_each_says_its_rule_and_the_hold() -> None:
+    wanted = three_units()
+    seen = samples.seen(wanted, lived(wanted, [(3, ["Complete", "Complete"])]), holds=(recorded(),))
+    for one in decided(wanted, seen).values():
+        assert one.reason.code == "Fixed" and one.expires_at == samples.ago(days=-4)
+        assert one.reason.message.endswith("; its image is under LegalHold case-4711: case 4711")
+
+
 def test_what_a_hold_meant_stays_held_when_its_words_mean_less() -> None:
     facts = holds.Facts(
         clients={"a": ("vm-a", "vm-a"), "b": ("vm-b", "vm-b")}, owners={"gold": frozenset({"c"})},
@@ -309,7 +317,7 @@ def test_an_order_waits_for_its_approval_and_then_goes_by_its_grace() -> None:
     seen = samples.seen(wanted, days(wanted, 3, 2, 1), rulings=(order,))
     plan = planner.plan(wanted, seen, NOW)
     assert samples.states(plan)["expire/img-2/1"] == ("Blocked", "HeldByBrake")
-    assert [one.image for one in plan.destruction.items] == ["img-2"]
+    assert [(one.image, one.expires_before) for one in plan.destruction.items] == [("img-2", samples.ago(days=-5))]
     approval = observed.Approval(
         digest=str(plan.destruction.digest), copies=1, by="ben", until=NOW + dt.timedelta(days=1), reason="yes"
     )
@@ -487,7 +495,14 @@ def test_another_copy_of_the_same_operation_still_owes() -> None:
 
 @pytest.mark.parametrize(
     ("text", "copy"),
-    [("img-1/2", ("img-1", 2)), ("img-1:2", ("img-1", 2)), ("img-1", None), ("img-1/x", None), ("/2", None)],
+    [
+        ("img-1/2", ("img-1", 2)),
+        ("img-1:2", ("img-1", 2)),
+        ("img-1#2", ("img-1", 2)),
+        ("img-1", None),
+        ("img-1/x", None),
+        ("/2", None),
+    ],
 )
 def test_a_copy_is_named_by_image_and_number(text: str, copy: tuple[str, int] | None) -> None:
     assert rulings.copy_of(text) == copy
