@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from reconciler.base import digests
-from reconciler.catalog import jobs, tables
+from reconciler.base import digests, times
+from reconciler.catalog import jobs
 from reconciler.planning import backups, duplications
 
 #: Values in the order of ``COLUMNS``.
@@ -129,7 +129,7 @@ def work(night: Night) -> list[Row]:
         }
     ).decode()  # fmt: skip
     for place, step, done in _ends(night):
-        slot = tables.to_moment(night.slot)
+        slot = times.to_moment(night.slot)
         first = place == 0
         result.append(
             (
@@ -202,4 +202,4 @@ def _spelled(value: object) -> str:
 
 def number(moment: dt.datetime) -> int:
     """Microseconds since 1970."""
-    return tables.to_number(moment)
+    return times.to_number(moment)

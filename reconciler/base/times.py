@@ -6,7 +6,19 @@ import datetime as dt
 import re
 
 UTC = dt.UTC
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = dt.timedelta(microseconds=1)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:\d\d)\Z")
+
+
+def to_number(moment: dt.datetime) -> int:
+    """Microseconds since 1970 of an aware time."""
+    return (moment - EPOCH) // _MICROSECOND
+
+
+def to_moment(number: int) -> dt.datetime:
+    """The aware UTC time of a number of microseconds since 1970."""
+    return EPOCH + dt.timedelta(0, 0, number)
 
 
 def parse(text: str) -> dt.datetime:

@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from reconciler.base import times
 from reconciler.catalog import audits, database, tables
 from reconciler.planning import alarms, tellings
 
@@ -57,9 +58,9 @@ def audit(
 
 def _ear(toldAt: int | None, failures: int, triedAt: int | None) -> tellings.Ear:  # noqa: N803 - as they are kept
     return tellings.Ear(
-        told_at=tables.to_moment(toldAt) if toldAt is not None else None,
+        told_at=times.to_moment(toldAt) if toldAt is not None else None,
         failures=failures,
-        tried_at=tables.to_moment(triedAt) if triedAt is not None else None,
+        tried_at=times.to_moment(triedAt) if triedAt is not None else None,
     )
 
 
@@ -70,9 +71,9 @@ def _row(record: tellings.Record) -> dict[str, Any]:
         "since": record.since, "told_at": record.told_at, "over_at": record.over_at,
         "ears": {
             channel: {
-                "toldAt": tables.to_number(ear.told_at) if ear.told_at is not None else None,
+                "toldAt": times.to_number(ear.told_at) if ear.told_at is not None else None,
                 "failures": ear.failures,
-                "triedAt": tables.to_number(ear.tried_at) if ear.tried_at is not None else None,
+                "triedAt": times.to_number(ear.tried_at) if ear.tried_at is not None else None,
             }
             for channel, ear in record.ears.items()
         },

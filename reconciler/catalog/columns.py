@@ -15,19 +15,6 @@ import sqlmodel
 
 from reconciler.base import digests, times
 
-EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=times.UTC)
-_MICROSECOND: Final = dt.timedelta(microseconds=1)
-
-
-def to_number(moment: dt.datetime) -> int:
-    """Microseconds since 1970 of an aware time."""
-    return (moment - EPOCH) // _MICROSECOND
-
-
-def to_moment(number: int) -> dt.datetime:
-    """The aware UTC time of a number of microseconds since 1970."""
-    return EPOCH + dt.timedelta(0, 0, number)
-
 
 class Moment(sa.types.TypeDecorator[dt.datetime]):
     """An aware time, kept as microseconds since 1970."""
@@ -37,11 +24,11 @@ class Moment(sa.types.TypeDecorator[dt.datetime]):
 
     def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
         """To the stored number."""
-        return None if value is None else to_number(value)
+        return None if value is None else times.to_number(value)
 
     def process_result_value(self, value: int | None, dialect: sa.Dialect) -> dt.datetime | None:  # noqa: ARG002
         """From the stored number."""
-        return None if value is None else to_moment(value)
+        return None if value is None else times.to_moment(value)
 
 
 class Document(sa.types.TypeDecorator[Any]):

@@ -133,7 +133,9 @@ def _dumped() -> list[sa.TableClause]:
 
 
 def _plain(table: sa.Table) -> sa.TableClause:
-    return sa.table(table.name, *(sa.column(column.name, _stored(column.type)) for column in table.columns))
+    # What the database computes from other columns it computes again.
+    kept = (column for column in table.columns if column.computed is None)
+    return sa.table(table.name, *(sa.column(column.name, _stored(column.type)) for column in kept))
 
 
 def _stored(type: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:

@@ -8,18 +8,22 @@ much. Images that are ``spent`` (no copy left, and a newer one remembers their s
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 
+from reconciler.base import times
 from reconciler.catalog import database, tables
-from reconciler.planning import actions, observed
+from reconciler.planning import actions, columns, observed
 
 #: Image states that exist for everybody; Writing ones were never committed.
 COMMITTED: Final = ("Complete", "Partial")
 _BATCH: Final = 2000
+_SERIES: Final = operator.itemgetter(0, 1)
 
 #: What keeps copies of an image busy: a copy number, a unit, or (both None) every copy.
 _Use = tuple[int | None, str | None]
@@ -59,73 +63,103 @@ def load(connection: sa.Connection, client_id: str, policy: str) -> observed.Ser
 
 
 def _walk(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[observed.Series]:
-    """Two results in the same order, walked side by side: joined, each image would be read once for every copy."""
+    """One row an image, its copies folded into one text by the database, the rows of a series turned into columns."""
+    values = _Values(_uses(connection))
+    options = {"stream_results": connection.dialect.name != "sqlite"}
+    with connection.execute(_query(*chosen), execution_options=options) as result:
+        rows = itertools.chain.from_iterable(_batches(result))
+        for (client, policy), group in itertools.groupby(rows, key=_SERIES):
+            yield observed.Series(client=client, policy=policy, images=values.series(tuple(zip(*group, strict=True))))
+
+
+def _batches(result: sa.CursorResult[Any]) -> Iterator[Sequence[Any]]:
+    if result.dialect.name != "sqlite":
+        yield from result.partitions(_BATCH)
+        return
+    # The rows are plain numbers and texts: what SQLAlchemy does to a row would cost more than reading it.
+    while batch := result.cursor.fetchmany(_BATCH) if result.cursor is not None else ():
+        yield batch
+
+
+def _query(*chosen: sa.ColumnElement[bool]) -> sa.Select[Any]:
     image, copy = tables.IMAGES.c, tables.COPIES.c
-    order = (image.client_id, image.policy, image.sequence, image.id)
-    visible = sa.and_(image.spent == sa.false(), image.state.in_(COMMITTED), *chosen)
-    images = sa.select(
-        image.client_id, image.policy, image.id, image.schedule, image.type, image.state, _number(image.time),
-        image.sequence, _number(image.slot), image.lifecycle, image.owed, image.parent, image.size_bytes,
-        _text(image.disk_names),
+    folded = sa.func.aggregate_strings(copy.fold, ";") + "#" + sa.func.aggregate_strings(copy.facts, ";")
+    copies = sa.select(folded).where(copy.image_id == image.id).correlate(tables.IMAGES).scalar_subquery()
+    return (
+        sa.select(
+            image.client_id, image.policy, image.id, _number(image.time), image.sequence, _number(image.slot),
+            image.parent, image.size_bytes, image.schedule, image.type, image.state, image.lifecycle, image.owed,
+            _text(image.disk_names), copies,
+        )
+        .where(image.spent == sa.false(), image.state.in_(COMMITTED), *chosen)
+        .order_by(image.client_id, image.policy, image.sequence, image.id)
     )  # fmt: skip
-    copies = sa.select(
-        image.id, copy.number, copy.operation, copy.unit, copy.state, _number(copy.created_at), copy.stored_bytes,
-        copy.base, copy.imported, _number(copy.grace_until),
-    ).join_from(tables.IMAGES, tables.COPIES, copy.image_id == image.id)  # fmt: skip
-    streamed = {"yield_per": _BATCH}
-    made = _Values(_uses(connection))
-    with (
-        connection.execute(copies.where(visible).order_by(*order, copy.number), execution_options=streamed) as beside,
-        connection.execute(images.where(visible).order_by(*order), execution_options=streamed) as rows,
-    ):
-        waiting = beside.fetchone()
-        key: tuple[str, str] | None = None
-        gathered: list[observed.Image] = []
-        for row in rows:
-            held = []
-            while waiting is not None and waiting[0] == row[2]:
-                held.append(made.copy(waiting))
-                waiting = beside.fetchone()
-            if key != (row[0], row[1]):
-                if key is not None:
-                    yield observed.Series(client=key[0], policy=key[1], images=tuple(gathered))
-                key, gathered = (row[0], row[1]), []
-            gathered.append(made.image(row, tuple(held)))
-        if key is not None:
-            yield observed.Series(client=key[0], policy=key[1], images=tuple(gathered))
 
 
 class _Values:
-    """Makes values of rows. The same few words stand in every row; keeping one of each spares most of the memory."""
+    """Makes columns of rows, and values of columns. One of each shape is kept for the whole walk."""
 
     def __init__(self, uses: dict[str, list[_Use]]) -> None:
         self._uses = uses
-        self._words: dict[str, str] = {}
-        self._names: dict[str, tuple[str, ...]] = {}
+        self._shapes: dict[tuple[Any, ...], columns.Shape] = {}
 
-    def image(self, row: Any, copies: tuple[observed.Copy, ...]) -> observed.Image:
-        """One image of a row of the walk."""
-        _, _, id, schedule, type, state, at, sequence, slot, lifecycle, owed, parent, size, names = row
-        disks = self._names.get(names)
-        if disks is None:
-            disks = self._names[names] = tuple(json.loads(names))
-        word = self._words.setdefault
-        return observed.Image(
-            id, word(schedule, schedule), word(type, type), word(state, state), tables.to_moment(at), sequence,
-            tables.to_moment(slot), word(lifecycle, lifecycle), word(owed, owed), parent, size, copies, disks,
-        )  # fmt: skip
+    def series(self, rows: tuple[tuple[Any, ...], ...]) -> columns.Columns:
+        """The images of one series, from the columns of its rows."""
+        _, _, ids, stamps, sequences, slots, parents, sizes, *heads, copies = rows
+        # Without any copy, which a crash between two versions could leave, there is nothing to fold.
+        folds, _, facts = zip(*((text or "#").partition("#") for text in copies), strict=True)
+        keys = zip(*heads, map(_relative, folds, parents), strict=True)
+        shapes = [self._shapes.get(key) or self._shape(key) for key in keys]
 
-    def copy(self, row: Any) -> observed.Copy:
-        """One copy of a row of the walk."""
-        image, number, operation, unit, state, at, stored, base, imported, grace = row
-        busy = image in self._uses and any(
-            used == number or place == unit or (used is None and place is None) for used, place in self._uses[image]
+        def make(index: int) -> observed.Image:
+            shape = shapes[index]
+            return observed.Image(
+                ids[index], shape.schedule, shape.type, shape.state, times.to_moment(stamps[index]), sequences[index],
+                times.to_moment(slots[index]), shape.lifecycle, shape.owed, parents[index], sizes[index],
+                self._copies(ids[index], parents[index], shape, facts[index]), shape.disks,
+            )  # fmt: skip
+
+        return columns.Columns(
+            ids=ids, stamps=stamps, sequences=sequences, slots=slots, parents=parents, shapes=shapes, make=make
         )
-        word = self._words.setdefault
-        return observed.Copy(
-            number, word(operation, operation), word(unit, unit), word(state, state), tables.to_moment(at), stored,
-            base, busy, bool(imported), tables.to_moment(grace) if grace is not None else None,
+
+    def _shape(self, key: tuple[Any, ...]) -> columns.Shape:
+        schedule, type, state, lifecycle, owed, disks, fold = key
+        made = columns.Shape(
+            schedule=schedule, type=type, state=state, lifecycle=lifecycle, owed=owed,
+            disks=tuple(json.loads(disks)), parts=tuple(map(_part, fold.split(";"))) if fold else (),
         )  # fmt: skip
+        self._shapes[key] = made
+        return made
+
+    def _copies(self, image: str, parent: str | None, shape: columns.Shape, facts: str) -> tuple[observed.Copy, ...]:
+        found = []
+        for part, fact in zip(shape.parts, facts.split(";") if facts else (), strict=True):
+            created, stored, until = fact.split("|")
+            found.append(
+                observed.Copy(
+                    part.number, part.operation, part.unit, part.state, times.to_moment(int(created)), int(stored),
+                    parent if part.base == columns.PARENT else part.base, self._busy(image, part), part.imported,
+                    times.to_moment(int(until)) if until else None,
+                )
+            )  # fmt: skip
+        return tuple(sorted(found))
+
+    def _busy(self, image: str, part: columns.Part) -> bool:
+        return any(
+            used == part.number or place == part.unit or (used is None and place is None)
+            for used, place in self._uses.get(image, ())
+        )
+
+
+def _relative(fold: str, parent: str | None) -> str:
+    """The fold with the image's own parent under a name that all images share."""
+    return fold.replace(f"|{parent}|", f"|{columns.PARENT}|") if parent is not None else fold
+
+
+def _part(text: str) -> columns.Part:
+    number, operation, unit, state, base, imported = text.split("|")
+    return columns.Part(int(number), operation, unit, state, base or None, imported == "1")
 
 
 def _number(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:

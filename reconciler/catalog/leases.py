@@ -220,7 +220,7 @@ def _named(file: int, db: database.Database | None) -> Holder:
             break
         time.sleep(0.02)
     if said is None:
-        return Holder(host="this host", pid=0, since=tables.EPOCH, estate="", actor="")
+        return Holder(host="this host", pid=0, since=times.EPOCH, estate="", actor="")
     row = _row(db)
     if row is not None and row.worker == said["worker"]:
         return _from_row(row)

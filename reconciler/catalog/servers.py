@@ -23,7 +23,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from reconciler.base import errors
+from reconciler.base import errors, times
 from reconciler.catalog import tables
 
 #: How long a server may take to answer when a connection is made, in seconds.
@@ -188,7 +188,7 @@ def engine(location: str, *, read_only: bool = False) -> sa.Engine:
 
 def clock(connection: sa.Connection) -> dt.datetime:
     """The time by the server's clock, the only one that processes on several hosts share."""
-    return tables.to_moment(int(connection.exec_driver_sql(_CLOCK).scalar_one()))
+    return times.to_moment(int(connection.exec_driver_sql(_CLOCK).scalar_one()))
 
 
 def count_on(connection: sa.Connection) -> None:

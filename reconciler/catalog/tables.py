@@ -18,9 +18,6 @@ from reconciler.catalog import columns
 from reconciler.catalog.columns import Document, Moment, Row, RowNumber
 
 METADATA: Final = columns.METADATA
-EPOCH: Final = columns.EPOCH
-to_number = columns.to_number
-to_moment = columns.to_moment
 
 #: Job states in which a job holds its address and keeps copies from expiring.
 LIVE: Final = ("Queued", "Running")
@@ -242,6 +239,18 @@ class ImageRecord(Row, table=True):
     spent: bool = False
 
 
+#: What decisions read of a copy, kept true by the database: number, operation, unit, state, base, imported. It is the
+#: same for many copies, so that a reader looks its meaning up instead of taking it apart.
+_FOLD: Final = (
+    "CAST(number AS TEXT) || '|' || operation || '|' || unit || '|' || state || '|' || COALESCE(base, '') || '|'"
+    " || CASE WHEN imported THEN '1' ELSE '' END"
+)
+#: What is different for every copy, and asked for rarely: when it was made, its bytes, until when it can be taken back.
+_FACTS: Final = (
+    "CAST(created_at AS TEXT) || '|' || CAST(stored_bytes AS TEXT) || '|' || COALESCE(CAST(grace_until AS TEXT), '')"
+)
+
+
 class CopyRecord(Row, table=True):
     """One image on one storage unit."""
 
@@ -267,6 +276,8 @@ class CopyRecord(Row, table=True):
     fallback: str | None
     #: Expiring: until when it may be taken back; empty once its deletion has begun, and where no grace was given.
     grace_until: dt.datetime | None = Field(default=None, sa_type=Moment)
+    fold: str = Field(sa_column=sa.Column(sa.Text, sa.Computed(_FOLD, persisted=True)))
+    facts: str = Field(sa_column=sa.Column(sa.Text, sa.Computed(_FACTS, persisted=True)))
 
 
 class JobRecord(Row, table=True):

@@ -122,8 +122,13 @@ def gather(
         requests=_requests(db),
         jobs=jobs.live(db),
         attempts=jobs.attempts(db),
+        last_used=images.last_used(db) if _rotates(wanted) else {},
         clock_jump=clock_jump,
     )
+
+
+def _rotates(wanted: desired.Desired) -> bool:
+    return any(group.spec.selection == "RoundRobin" for group in wanted.groups.values())
 
 
 def _requests(db: database.Database) -> tuple[observed.Request, ...]:

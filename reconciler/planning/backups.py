@@ -208,9 +208,8 @@ class Desk:
 
         Any image made since serves it. One made before does not, though its slot may lie in the same second.
         """
-        made = [image.time for image in history.sound] if history is not None else []
         for request in self._requests.get(client, ()):
-            if any(moment >= request.at for moment in made):
+            if history is not None and history.sound and history.sound[-1].time >= request.at:
                 continue
             slot, served = schedules.whole(request.at), record.served[1]
             if served is not None and served > slot:

@@ -13,6 +13,7 @@ import bisect
 import datetime as dt
 import functools
 import zoneinfo
+from collections.abc import Iterable
 from typing import Final
 
 import cronsim
@@ -32,12 +33,86 @@ _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 #: Windows repeat every week, so what does not open within this many days never does.
 _AHEAD: Final = 15
 _WEEK: Final = 7
+#: Microseconds, and months.
+_HOUR_LONG: Final = 3_600_000_000
+_DAY_LONG: Final = 24 * _HOUR_LONG
+_QUARTER: Final = _HOUR_LONG // 4
+_MONTHS: Final = {"monthly": 1, "quarterly": 3, "yearly": 12}
+#: Of 1 January 1970.
+_ORDINAL: Final = 719163
 
 
 @functools.lru_cache(maxsize=256)
 def zone(name: str) -> dt.tzinfo:
     """The time zone of an IANA name. Raises ``zoneinfo.ZoneInfoNotFoundError``."""
     return times.UTC if name == "UTC" else zoneinfo.ZoneInfo(name)
+
+
+# -- natural periods ---------------------------------------------------------------------------------------------------
+
+
+class Periods:
+    """The natural periods of one zone, as numbers that are equal within a period: ``hourly``, ``daily`` and so on.
+
+    Stamps are microseconds since 1970, UTC. A week begins on Monday, as ISO 8601 says.
+    """
+
+    def __init__(self, zone_name: str) -> None:
+        self._zone = zone(zone_name)
+        self._offsets: dict[int, int] = {}
+        self._months: dict[int, int] = {}
+
+    def local(self, stamps: Iterable[int]) -> list[int]:
+        """Wall-clock times, in microseconds since 1970 as if they were UTC."""
+        if self._zone is times.UTC:
+            return list(stamps)
+        offsets = self._offsets
+        result = []
+        for stamp in stamps:
+            offset = offsets.get(stamp // _QUARTER)
+            result.append(stamp + (self._offset(stamp) if offset is None else offset))
+        return result
+
+    def of(self, name: str, local: Iterable[int]) -> list[int]:
+        """The period of each local time. Raises ``KeyError`` for a name that is none."""
+        if name == "hourly":
+            return [stamp // _HOUR_LONG for stamp in local]
+        if name == "daily":
+            return [stamp // _DAY_LONG for stamp in local]
+        if name == "weekly":
+            # 1 January 1970 was a Thursday.
+            return [(stamp // _DAY_LONG + 3) // 7 for stamp in local]
+        length = _MONTHS[name]
+        months = self._months
+        result = []
+        for stamp in local:
+            day = stamp // _DAY_LONG
+            month = months.get(day)
+            result.append((self._month(day) if month is None else month) // length)
+        return result
+
+    def _month(self, day: int) -> int:
+        date = dt.date.fromordinal(day + _ORDINAL)
+        self._months[day] = date.year * 12 + date.month - 1
+        return self._months[day]
+
+    def _offset(self, stamp: int) -> int:
+        """What local time is ahead of UTC; remembered where no clock is changed within the quarter of an hour."""
+        quarter = stamp // _QUARTER
+        here, begin, end = (self._ahead(at) for at in (stamp, quarter * _QUARTER, (quarter + 1) * _QUARTER - 1))
+        if begin == end:
+            self._offsets[quarter] = here
+        return here
+
+    def _ahead(self, stamp: int) -> int:
+        offset = times.to_moment(stamp).astimezone(self._zone).utcoffset() or dt.timedelta()
+        return offset // dt.timedelta(microseconds=1)
+
+
+@functools.lru_cache(maxsize=64)
+def periods(zone_name: str) -> Periods:
+    """The natural periods of a zone, which remembers what it has worked out."""
+    return Periods(zone_name)
 
 
 # -- cron ------------------------------------------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 
 from reconciler.api import lifecycles, models, policies, storage
 from reconciler.base import diagnostics, digests
-from reconciler.planning import actions, desired, observed
+from reconciler.planning import actions, columns, desired, observed
 
 Applied = Mapping[desired.Key, observed.Applied]
 #: A third of the objects gone at once, and at least this many, is taken for an accident.
@@ -274,23 +275,20 @@ class _Followed:
 
     def __iter__(self) -> Iterator[observed.Series]:
         touched = {*self.renames.policies, *self.renames.policies.values()}
-        merged: dict[tuple[str, str], list[observed.Image]] = {}
+        merged: dict[tuple[str, str], list[columns.Columns]] = {}
         for one in self.series:
-            images = [self._image(image) for image in one.images]
+            images = columns.of(one.images).renamed(self.renames.units)
             if one.policy not in touched:
-                yield dataclasses.replace(one, images=tuple(images))
+                yield dataclasses.replace(one, images=images)
                 continue
             name = self.renames.policies.get(one.policy, one.policy)
-            merged.setdefault((one.client, name), []).extend(images)
-        for (client, policy), images in sorted(merged.items()):
-            ordered = tuple(sorted(images, key=lambda image: image.sequence))
+            merged.setdefault((one.client, name), []).append(images)
+        for (client, policy), parts in sorted(merged.items()):
+            if len(parts) == 1:
+                yield observed.Series(client=client, policy=policy, images=parts[0])
+                continue
+            ordered = tuple(sorted(itertools.chain(*parts), key=lambda image: image.sequence))
             yield observed.Series(client=client, policy=policy, images=ordered)
-
-    def _image(self, image: observed.Image) -> observed.Image:
-        units = self.renames.units
-        if not any(copy.unit in units for copy in image.copies):
-            return image
-        return image._replace(copies=tuple(c._replace(unit=units.get(c.unit, c.unit)) for c in image.copies))
 
 
 def renames(wanted: desired.Desired) -> Renames:

@@ -48,7 +48,9 @@ class Drain:
         """The copies of a series that have to move, oldest image first; one for each image and operation."""
         if not self.units:
             return
-        for image in history.images:
+        images = history.images
+        on_them = (shape for shape in images.kinds if any(part.unit in self.units for part in shape.parts))
+        for image in (images[place] for place in images.where(on_them)):
             moving: set[str] = set()
             for copy in image.copies:
                 if copy.unit not in self.units or copy.state not in observed.PRESENT:

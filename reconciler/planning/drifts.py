@@ -83,9 +83,10 @@ def removed_disks(
 ) -> Iterator[actions.Drift]:
     """Disks of the images since the last full that the machine no longer has."""
     disks: dict[str, None] = {}
-    for image in reversed(history.sound):
-        disks.update(dict.fromkeys(image.disks))
-        if image.type == "Full":
+    for place in reversed(history.sound.places):
+        shape = history.images.shapes[place]
+        disks.update(dict.fromkeys(shape.disks))
+        if shape.type == "Full":
             break
     gone = sorted(set(disks) - set(machine.disks))
     if gone and machine.problem is None:

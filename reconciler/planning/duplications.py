@@ -54,7 +54,7 @@ class Desk:
     def answer(self, history: histories.History, debts: lifecycles.Debts, slug: str) -> Iterator[actions.Action]:
         """Every copy that the images of a series still owe, oldest image first; then those that have to move."""
         made: dict[tuple[str, str], actions.Action] = {}
-        for image in history.images:
+        for image in debts.open():
             unpaid = debts.unpaid(image)
             root = debts.damaged_root(image)
             missing = {one.name for one in unpaid}

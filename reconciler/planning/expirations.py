@@ -158,11 +158,13 @@ class Ledger:
 
     def _restore_points(self, history: histories.History, held: set[tuple[str, int]], slug: str) -> None:
         before = after = None
-        for image in history.sound:
-            good = history.good(image)
-            if good and before is None:
+        for place in history.sound.places:
+            if not history.has_good(place):
+                continue
+            image = history.images[place]
+            if before is None:
                 before = image.time
-            if any((image.id, copy.number) not in held for copy in good):
+            if any((image.id, copy.number) not in held for copy in history.good(image)):
                 after = image.time
                 break
         self.part.restore_points(slug, before, after, bool(held))

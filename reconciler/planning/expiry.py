@@ -9,7 +9,7 @@ it. What cannot be judged stays. Whether its unit can delete now is the planner'
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from reconciler.api import lifecycles as kinds
@@ -27,12 +27,12 @@ from reconciler.planning import (
     promises,
     retention,
     rulings,
+    sieves,
     verdicts,
 )
 
 #: How long a Partial image stays once its series has a newer complete one.
 PARTIAL_STAYS: Final = dt.timedelta(days=7)
-_MISSING: Final = frozenset({"Damaged", "Lost"})
 
 
 Held = verdicts.Held
@@ -46,6 +46,7 @@ class Judge(nevers.Rules):
         super().__init__(wanted, seen, now)
         self.promises = promises.Promises(wanted, seen, self.book)
         self.draining = drains.draining(wanted)
+        self.sieve = sieves.Sieve(self.book, self.draining)
 
     def promised(self, client: str, image: observed.Image, operation: str) -> bool:
         """Whether an earlier retention still stands that was promised to the image's copies of an operation."""
@@ -158,13 +159,18 @@ class _Trial:
         self.used = used
         self.debts = lifecycles.Debts(judge.book, history, judge.now)
         self.leaving: set[tuple[str, int]] = set()
-        self._kept: dict[tuple[str, str, int, bool], dict[str, retention.Decision]] = {}
+        self.kept = sieves.Kept(judge.book, history)
         self._chain: frozenset[str] | None = None
 
     def hear(self) -> list[Verdict]:
-        """Judge every copy."""
+        """Judge every copy, or those alone of images of which something may be said."""
+        images = self.history.images
+        if self.everything:
+            places: Sequence[int] = range(len(images) - 1, -1, -1)
+        else:
+            places = self.judge.sieve.at_issue(self.history, self.kept, self.until or self.judge.now)
         result = []
-        for image in reversed(self.history.images):
+        for image in (images[place] for place in places):
             copies = [copy for copy in image.copies if copy.state != "Expired"]
             if len(copies) > 1 and nevers.must_stay(self.judge, self.history, image) is not None:
                 # Of several copies that may all go, the one that would have stayed longest is the last to be judged.
@@ -192,9 +198,6 @@ class _Trial:
         operation = self._operation(image, copy)
         rule = self.judge.book.rule(image, operation)
         order = self.judge.register.ordered(image.id)
-        good = image.state == "Complete" and copy.state == "Complete"
-        if order is None and good and self._young(rule, image, copy):
-            return None
         decision = self._decide(image, copy, operation, rule)
         if order is not None and decision.keeps:
             return self._ordered(image, copy, operation, rule, order, decision.at)
@@ -212,13 +215,6 @@ class _Trial:
             text = f"{decision.text}; approved by {released.by}"
             decision = decision._replace(code="Approved", text=text)
         return self._release(image, copy, operation, decision)
-
-    def _young(self, rule: kinds.Retention | None, image: observed.Image, copy: observed.Copy) -> bool:
-        """The common case at the least cost: a period that runs on, and nobody asks for the sentence."""
-        if self.everything or not isinstance(rule, kinds.Fixed) or copy.unit in self.judge.draining:
-            return False
-        end = retention.end(rule, image.time)
-        return end is None or end > (self.until or self.judge.now)
 
     def _ordered(
         self,
@@ -253,14 +249,14 @@ class _Trial:
                 return retention.Decision(False, "Drained", None, text)
         if rule is None:
             return retention.Decision(True, "NoRule", None, "no lifecycle says how long it stays")
-        if copy.state in _MISSING and any(
+        if copy.state in sieves.MISSING and any(
             self._operation(image, other) == operation for other in self.history.good(image)
         ):
             return retention.Decision(
                 False, "Replaced", None, f"it is {copy.state}, and another copy of {operation} is good"
             )
         if isinstance(rule, kinds.Keep):
-            return self._kept_by(rule, image, operation, copy.state in _MISSING)[image.id]
+            return self._kept_by(rule, image, operation, copy.state in sieves.MISSING)
         return retention.single(rule, self._candidate(image, operation), self.judge.now)
 
     def _candidate(self, image: observed.Image, operation: str) -> retention.Candidate:
@@ -284,23 +280,9 @@ class _Trial:
         text = f"Partial, complete again since {times.show_minutes(later.time)}"
         return retention.Decision(at > self.judge.now, "Partial", at, text)
 
-    def _kept_by(
-        self, rule: kinds.Keep, image: observed.Image, operation: str, missing: bool
-    ) -> dict[str, retention.Decision]:
-        """What ``Keep`` says of the series; with ``missing``, as if damaged and lost copies were good."""
-        key = (image.lifecycle, operation, id(rule), missing)
-        found = self._kept.get(key)
-        if found is None:
-            states = _MISSING | observed.GOOD if missing else observed.GOOD
-            name = self.judge.book.operation
-            candidates = [
-                retention.Candidate(one.id, one.time, one.sequence, one.type == "Full")
-                for one in self.history.sound
-                if one.lifecycle == image.lifecycle
-                and any(c.state in states and name(one.lifecycle, c.operation) == operation for c in one.copies)
-            ]
-            found = self._kept[key] = retention.keep(rule, candidates, self.judge.now)
-        return found
+    def _kept_by(self, rule: kinds.Keep, image: observed.Image, operation: str, missing: bool) -> retention.Decision:
+        """What ``Keep`` says of an image; with ``missing``, as if damaged and lost copies were good."""
+        return self.kept.decision(rule, image, operation, self.judge.now, missing=missing, words=self.everything)
 
     def _next_chain(self) -> frozenset[str]:
         """Images that the next incremental is built on."""
@@ -339,7 +321,7 @@ class _Trial:
         holding: list[tuple[kinds.Retention, dt.datetime | None]] = []
         for promise, released in self.judge.promises.made(client, image, operation):
             if isinstance(promise, kinds.Keep):
-                kept = self._kept_by(promise, image, operation, copy.state in _MISSING)[image.id]
+                kept = self._kept_by(promise, image, operation, copy.state in sieves.MISSING)
             else:
                 plain = retention.Candidate(image.id, image.time, image.sequence)
                 kept = retention.single(promise, plain, self.judge.now)

@@ -1,8 +1,9 @@
 """One series read once: which images can be trusted, which copies can be read, which copies need which.
 
 Made by every decision about a series, and by the catalog's check inside a deleting transaction. Separate so that
-"good", "newest" and "needs as base" mean the same to backups, duplications, expiry and conditions. One pass over the
-images, no object per image.
+"good", "newest" and "needs as base" mean the same to backups, duplications, expiry and conditions. It works on
+``columns``: what is asked of all images is answered from numbers and shapes, and a value is made of an image only
+where it is handed out.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import bisect
 import datetime as dt
 import itertools
-from collections.abc import Collection, Iterator
-from typing import Final
+import operator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Final, overload
 
-from reconciler.planning import observed
+from reconciler.api import lifecycles
+from reconciler.base import times
+from reconciler.planning import columns, observed, retention
 
 #: Copy states whose operation has delivered: what was Complete once stays paid when it expires.
 SETTLED = frozenset({"Complete", "Expiring", "Expired"})
@@ -23,53 +27,128 @@ TANGIBLE = frozenset({"Writing", "Complete", "Damaged", "Expiring"})
 AHEAD: Final = dt.timedelta(minutes=15)
 
 
+class Selection(Sequence[observed.Image]):
+    """Some images of a series, each made a value when it is asked for."""
+
+    def __init__(self, images: columns.Columns, places: Sequence[int]) -> None:
+        self._images = images
+        #: Their indices among all images of the series, in order.
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> observed.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[observed.Image, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> observed.Image | tuple[observed.Image, ...]:
+        if isinstance(index, slice):
+            return tuple(self._images[place] for place in self.places[index])
+        return self._images[self.places[index]]
+
+
 class History:
     """The images of a series as decisions see them."""
 
     def __init__(self, series: observed.Series, now: dt.datetime) -> None:
         self.series = series
-        self.images = series.images
+        self.images = columns.of(series.images)
+        doubtful = _doubtful(self.images.stamps, times.to_number(now + AHEAD))
+        #: Indices of the images in ``doubtful``.
+        self.doubted = doubtful
         #: Ids of images clearly later than now (``AHEAD``), or whose time contradicts their sequence: kept, satisfying
         #: nothing.
-        self.doubtful = _doubtful(series.images, now)
+        self.doubtful = frozenset(self.images.ids[index] for index in doubtful)
+        complete = self.images.where(shape for shape in self.images.kinds if shape.state == "Complete")
         #: Complete images that can be trusted, oldest first.
-        self.sound = [i for i in series.images if i.state == "Complete" and i.id not in self.doubtful]
+        self.sound = Selection(
+            self.images, [index for index in complete if index not in doubtful] if doubtful else complete
+        )
         #: Kept by ``nevers``: ids of images that must keep a good copy, and what they are.
         self.protected: dict[str, str] | None = None
-        self._by_id: dict[str, observed.Image] | None = None
-        self._readable: set[tuple[str, str]] = set()
-        self._needed: dict[tuple[str, str], list[tuple[observed.Image, observed.Copy]]] = {}
-        for image in series.images:
-            for copy in image.copies:
-                if copy.base is not None:
-                    if copy.state in TANGIBLE:
-                        self._needed.setdefault((copy.base, copy.unit), []).append((image, copy))
-                    if (copy.base, copy.unit) not in self._readable:
-                        continue
-                if copy.state in observed.GOOD:
-                    self._readable.add((image.id, copy.unit))
+        self._readable: dict[tuple[int, str], bool] = {}
+        self._needed: dict[tuple[str, str], list[tuple[int, int]]] | None = None
+
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def readable(self, image: observed.Image, copy: observed.Copy) -> bool:
         """Whether the copy is good and so is every base it needs on its unit."""
-        return copy.state in observed.GOOD and (image.id, copy.unit) in self._readable
+        place = self.images.place(image.id)
+        return copy.state in observed.GOOD and place is not None and self._stands(place, copy.unit)
 
     def good(self, image: observed.Image) -> list[observed.Copy]:
         """The copies of an image that can be read."""
         return [copy for copy in image.copies if self.readable(image, copy)]
 
+    def has_good(self, place: int) -> bool:
+        """Whether the image at an index has a copy that can be read."""
+        return any(
+            part.state in observed.GOOD and self._stands(place, part.unit) for part in self.images.shapes[place].parts
+        )
+
+    def _stands(self, place: int, unit: str) -> bool:
+        """Whether an image can be read on a unit: from a copy that stands alone, or through bases that can be read."""
+        asked: list[tuple[int, str]] = []
+        at: int | None = place
+        result = False
+        while at is not None:
+            known = self._readable.get((at, unit))
+            if known is not None:
+                result = known
+                break
+            asked.append((at, unit))
+            bases = {
+                self.images.base_of(at, part)
+                for part in self.images.shapes[at].parts
+                if part.unit == unit and part.state in observed.GOOD
+            }
+            if None in bases:
+                result = True
+                break
+            earlier = [one for base in bases if (one := self.images.place(base or "")) is not None and one < at]
+            if len(earlier) > 1:
+                result = any(self._stands(one, unit) for one in earlier)
+                break
+            at = earlier[0] if earlier else None
+        self._readable.update(dict.fromkeys(asked, result))
+        return result
+
     def dependents(self, image: observed.Image, unit: str) -> list[tuple[observed.Image, observed.Copy]]:
         """Copies on ``unit`` that need this image there as base, whatever becomes of them."""
-        return self._needed.get((image.id, unit), [])
+        if self._needed is None:
+            self._needed = self._needs()
+        found = self._needed.get((image.id, unit), ())
+        return [
+            (one, next(copy for copy in one.copies if copy.number == number))
+            for one, number in ((self.images[place], number) for place, number in found)
+        ]
+
+    def _needs(self) -> dict[tuple[str, str], list[tuple[int, int]]]:
+        """(base, unit) -> index and copy number of what is built on it."""
+        result: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        chained = {
+            shape: [part for part in shape.parts if part.base is not None and part.state in TANGIBLE]
+            for shape in self.images.kinds
+        }
+        for place in self.images.where(shape for shape, parts in chained.items() if parts):
+            for part in chained[self.images.shapes[place]]:
+                base = self.images.base_of(place, part) or ""
+                result.setdefault((base, part.unit), []).append((place, part.number))
+        return result
+
+    # -- finding -------------------------------------------------------------------------------------------------------
 
     def newest(self) -> Iterator[observed.Image]:
         """Sound images with a good copy, newest first."""
-        for image in reversed(self.sound):
-            if self.good(image):
-                yield image
+        return (self.images[place] for place in reversed(self.sound.places) if self.has_good(place))
 
     def on_unit(self, image: observed.Image, unit: str) -> observed.Copy | None:
         """The readable copy of an image on a unit, if there is one."""
-        if (image.id, unit) not in self._readable:
+        place = self.images.place(image.id)
+        if place is None or not self._stands(place, unit):
             return None
         return next((c for c in image.copies if c.unit == unit and c.state in observed.GOOD), None)
 
@@ -78,21 +157,19 @@ class History:
 
         It is what the next incremental (or cumulative) backup onto these units builds on.
         """
-        for image in reversed(self.sound):
-            if full and image.type != "Full":
+        for place in reversed(self.sound.places):
+            shape = self.images.shapes[place]
+            if full and shape.type != "Full":
                 continue
-            for copy in image.copies:
-                if copy.unit in units and self.readable(image, copy):
-                    return image, copy.unit
+            for part in shape.parts:
+                if part.unit in units and part.state in observed.GOOD and self._stands(place, part.unit):
+                    return self.images[place], part.unit
         return None
 
     def by_id(self, id: str | None) -> observed.Image | None:
         """The image with this id."""
-        if id is None:
-            return None
-        if self._by_id is None:
-            self._by_id = {one.id: one for one in self.images}
-        return self._by_id.get(id)
+        place = self.images.place(id) if id is not None else None
+        return self.images[place] if place is not None else None
 
     def chain(self, image: observed.Image, unit: str) -> list[str]:
         """Ids of the images that a copy on ``unit`` is read from: itself, its base, that one's base."""
@@ -104,28 +181,48 @@ class History:
             at = self.by_id(copy.base) if copy is not None else None
         return result
 
+    def keep(self, rule: lifecycles.Keep, places: Sequence[int]) -> list[int]:
+        """Those of the images at ``places``, oldest first, that ``rule`` keeps."""
+        images = self.images
+        # Times rise with sequences in all that can be trusted.
+        newest = list(reversed(places))
+        fulls = [images.shapes[place].type == "Full" for place in newest] if rule.prefer == "Full" else ()
+        kept = retention.kept(rule, [images.stamps[place] for place in newest], fulls)
+        return [newest[index] for index in kept]
 
-def _doubtful(images: tuple[observed.Image, ...], now: dt.datetime) -> frozenset[str]:
-    """Images clearly later than now, and the fewest others without which times never fall as sequences rise."""
-    later = {image.id for image in images if image.time > now + AHEAD}
-    rest = [image for image in images if image.id not in later]
-    if all(a.time <= b.time for a, b in itertools.pairwise(rest)):
-        return frozenset(later)
+    def sound_of(self, shapes: Iterable[columns.Shape]) -> Sequence[int]:
+        """The indices of the sound images of these shapes, oldest first."""
+        wanted = frozenset(shapes)
+        if wanted >= self.images.kinds:
+            return self.sound.places
+        return [place for place in self.sound.places if self.images.shapes[place] in wanted]
+
+
+def _doubtful(stamps: Sequence[int], limit: int) -> frozenset[int]:
+    """Indices of times beyond the limit, and of the fewest others without which times never fall as sequences rise."""
+    later: frozenset[int] = frozenset()
+    rest: Sequence[int] = range(len(stamps))
+    if max(stamps, default=limit) > limit:
+        later = frozenset(index for index in rest if stamps[index] > limit)
+        rest = [index for index in rest if index not in later]
+    ordered = [stamps[index] for index in rest] if later else stamps
+    if all(map(operator.le, ordered, itertools.islice(ordered, 1, None))):
+        return later
     # The longest non-decreasing subsequence is what most images agree on; the others contradict it.
-    tails: list[dt.datetime] = []
+    tails: list[int] = []
     ends: list[int] = []
     before: list[int] = []
-    for index, image in enumerate(rest):
-        place = bisect.bisect_right(tails, image.time)
+    for index, stamp in enumerate(ordered):
+        place = bisect.bisect_right(tails, stamp)
         before.append(ends[place - 1] if place else -1)
         if place == len(tails):
-            tails.append(image.time)
+            tails.append(stamp)
             ends.append(index)
         else:
-            tails[place], ends[place] = image.time, index
+            tails[place], ends[place] = stamp, index
     agreeing = set()
     at = ends[-1]
     while at >= 0:
         agreeing.add(at)
         at = before[at]
-    return frozenset(later | {image.id for index, image in enumerate(rest) if index not in agreeing})
+    return later | {rest[index] for index in range(len(ordered)) if index not in agreeing}

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from reconciler.api import lifecycles
-from reconciler.planning import configuration, desired, histories, observed, retention
+from reconciler.planning import columns, configuration, desired, histories, observed, retention
 
 
 class Owed(NamedTuple):
@@ -40,6 +40,22 @@ class Tree(NamedTuple):
     backfilled: frozenset[str]
 
 
+class Made(Protocol):
+    """What made an image: the image itself, or the shape that it shares with others."""
+
+    @property
+    def schedule(self) -> str:
+        """Name of the schedule."""
+
+    @property
+    def lifecycle(self) -> str:
+        """Name of the lifecycle."""
+
+    @property
+    def owed(self) -> str:
+        """Digest of the lifecycle's spec as it was then."""
+
+
 _NOTHING = Tree((), frozenset(), {}, frozenset())
 
 
@@ -64,13 +80,14 @@ class Book:
         self._schedules = {name: configuration.schedule_names(item) for name, item in wanted.policies.items()}
         self._trees: dict[tuple[str, str, str, str], Tree] = {}
         self._rules: dict[tuple[str, str, str], lifecycles.Retention | None] = {}
+        self._settled: dict[tuple[str, columns.Shape], bool] = {}
 
     def operation(self, lifecycle: str, name: str) -> str:
         """The present name of an operation."""
         names = self._operations.get(lifecycle)
         return names.get(name, name) if names is not None else name
 
-    def tree(self, policy: str, image: observed.Image) -> Tree:
+    def tree(self, policy: str, image: Made) -> Tree:
         """What a complete image is owed; nothing where its lifecycle is not known."""
         key = (policy, image.owed, image.lifecycle, image.schedule)
         found = self._trees.get(key)
@@ -85,7 +102,7 @@ class Book:
             self._trees[key] = self._grow(*key)
         return self._trees[key]
 
-    def rule(self, image: observed.Image, operation: str) -> lifecycles.Retention | None:
+    def rule(self, image: Made, operation: str) -> lifecycles.Retention | None:
         """The retention of an operation by the newest spec; where that lacks it, by the one that made the image."""
         key = (image.lifecycle, operation, image.owed)
         if key not in self._rules:
@@ -99,6 +116,25 @@ class Book:
                 if self.operation(image.lifecycle, one.name) == operation:
                     return one.storage
         return None
+
+    def settled(self, policy: str, shape: columns.Shape) -> bool:
+        """Whether images of this shape owe nothing, whatever their time and whatever the other images are."""
+        key = (policy, shape)
+        if key not in self._settled:
+            self._settled[key] = self._is_settled(policy, shape)
+        return self._settled[key]
+
+    def _is_settled(self, policy: str, shape: columns.Shape) -> bool:
+        if shape.state != "Complete":
+            return True
+        states = {part.state for part in shape.parts}
+        if states & _MISSING:
+            return False
+        tree = self.tree(policy, shape)
+        if len(tree.operations) <= 1 or not states & _OPEN:
+            return True
+        made = {self.operation(shape.lifecycle, p.operation) for p in shape.parts if p.state in histories.SETTLED}
+        return made >= tree.names
 
     def _find_rule(self, lifecycle: str, operation: str, owed: str) -> lifecycles.Retention | None:
         for spec in (self._newest.get(lifecycle), self._owed.get(owed)):
@@ -162,6 +198,12 @@ class Debts:
         self._history = history
         self._now = now
         self._worth: dict[tuple[str, str], frozenset[str]] = {}
+
+    def open(self) -> list[observed.Image]:
+        """The images that may owe something, or want healing, oldest first."""
+        images, policy = self._history.images, self._history.series.policy
+        places = images.where(shape for shape in images.kinds if not self._book.settled(policy, shape))
+        return [images[place] for place in places]
 
     def unpaid(self, image: observed.Image) -> tuple[Owed, ...]:
         """Duplications that the image owes, parents first. Partial images owe none, nor does one that is gone."""
@@ -252,21 +294,26 @@ class Debts:
             return True
         key = (image.lifecycle, operation)
         if key not in self._worth:
-            candidates = [
-                retention.Candidate(other.id, other.time, other.sequence, other.type == "Full")
-                for other in self._history.sound
-                if other.lifecycle == image.lifecycle
-                and operation in self._book.tree(self._history.series.policy, other).names
-                and any(copy.state in _OPEN for copy in other.copies)
-                and not self._spent(other, operation)
-            ]
-            kept = retention.keep(rule, candidates, self._now)
-            self._worth[key] = frozenset(id for id, decision in kept.items() if decision.keeps)
+            self._worth[key] = self._kept(rule, image.lifecycle, operation)
         return image.id in self._worth[key]
 
-    def _spent(self, image: observed.Image, operation: str) -> bool:
+    def _kept(self, rule: lifecycles.Keep, lifecycle: str, operation: str) -> frozenset[str]:
+        """Ids of the images that ``Keep`` would keep if each that is owed the operation had its copy."""
+        images, policy = self._history.images, self._history.series.policy
+        wanted = (
+            shape
+            for shape in images.kinds
+            if shape.lifecycle == lifecycle
+            and operation in self._book.tree(policy, shape).names
+            and any(part.state in _OPEN for part in shape.parts)
+            and not self._spent(shape, operation)
+        )
+        return frozenset(images.ids[place] for place in self._history.keep(rule, self._history.sound_of(wanted)))
+
+    def _spent(self, shape: columns.Shape, operation: str) -> bool:
         """Whether the operation's copy came and went: it pushes out nobody any more."""
-        states = [c.state for c in image.copies if self._book.operation(image.lifecycle, c.operation) == operation]
+        name = self._book.operation
+        states = [part.state for part in shape.parts if name(shape.lifecycle, part.operation) == operation]
         return bool(states) and all(state in ("Expiring", "Expired") for state in states)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from reconciler.api import lifecycles, models
@@ -76,7 +76,8 @@ class Series:
 
     client: str
     policy: str
-    images: tuple[Image, ...]
+    #: Values, or ``columns.Columns`` that make them when they are asked for.
+    images: Sequence[Image]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -315,6 +316,8 @@ class Observed:
     jobs: tuple[Job, ...] = ()
     #: By action address; only actions whose last attempt did not succeed.
     attempts: Mapping[str, Attempts] = dataclasses.field(default_factory=dict)
+    #: By unit name: when its newest copy was made; of the units that a RoundRobin group has.
+    last_used: Mapping[str, dt.datetime] = dataclasses.field(default_factory=dict)
     #: Expiry waits while a clock jump is unexplained: the sentence, or None.
     clock_jump: str | None = None
     #: Units that are being emptied, and down to how many bytes, as the last plan of this controller left it.

@@ -8,6 +8,7 @@ what is Due and planning again ends with nothing Due.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,11 +128,9 @@ class _Pass:
         #: (policy, client id) of the series that have images.
         self.imaged: set[tuple[str, str]] = set()
         self.retired = {ruling.object for ruling in seen.rulings if ruling.kind == "Retire"}
-        self.last_used: dict[str, dt.datetime] = {}
         #: Copies that due actions read or build on.
         self.used: dict[tuple[str, int], str] = {}
         self.emptying: Mapping[str, int] = {}
-        self.rotating = any(group.spec.selection == "RoundRobin" for group in self.wanted.groups.values())
 
     def run(self) -> actions.Plan:
         """Put the six parts together."""
@@ -163,7 +162,7 @@ class _Pass:
             questions=tuple(self.questions),
             overdue=tuple(sorted(self.overdue, key=lambda one: (one.policy, one.client))),
             late=self.owings.late(),
-            last_used=self.last_used,
+            last_used=self.seen.last_used,
             emptying=self.emptying,
         )
 
@@ -265,21 +264,18 @@ class _Pass:
 
     def _count(self, series: observed.Series, history: histories.History) -> None:
         policy = series.policy
-        present = sum(1 for image in series.images if any(c.state != "Expired" for c in image.copies))
+        counted = collections.Counter(history.images.shapes)
+        present = sum(n for shape, n in counted.items() if any(part.state != "Expired" for part in shape.parts))
         if present:
             self.protected.setdefault(policy, set()).add(series.client)
         if (policy not in self.wanted.policies or self.wanted.is_orphaned("BackupPolicy", policy)) and present:
             images, owners = self.orphaned.get(policy, (0, 0))
             self.orphaned[policy] = (images + present, owners + 1)
-        for image in history.images:
-            for copy in image.copies:
-                if copy.state in ("Lost", "Damaged"):
-                    key = (copy.unit, copy.state)
-                    self.lost[key] = self.lost.get(key, 0) + 1
-                if self.rotating and copy.created_at > self.last_used.get(
-                    copy.unit, copy.created_at.min.replace(tzinfo=dt.UTC)
-                ):
-                    self.last_used[copy.unit] = copy.created_at
+        for shape, count in counted.items():
+            for part in shape.parts:
+                if part.state in ("Lost", "Damaged"):
+                    key = (part.unit, part.state)
+                    self.lost[key] = self.lost.get(key, 0) + count
 
     def _machine(self, policy: str, client: str, history: histories.History | None) -> Iterator[actions.Action]:
         machine = self.machines.get((policy, client)) if history is None else self.machines.pop((policy, client), None)

@@ -10,6 +10,7 @@ counts from the newest candidate and keeps what is strictly newer. A test compar
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -161,87 +162,82 @@ def _after_copy(candidate: Candidate) -> Decision:
 # -- Keep --------------------------------------------------------------------------------------------------------------
 
 
+class _Word(NamedTuple):
+    """One word of a rule, such as ``daily: 7``, and the places of the candidates it keeps, the newest first."""
+
+    rule: str
+    limit: str
+    places: list[int]
+    #: What the places are counted as, from 1; 0 where the word counts nothing.
+    rank: int = 1
+    #: Which of ``_BUCKETS`` says which period a place stands for; empty where none does.
+    period: str = ""
+
+
+def kept(rule: lifecycles.Keep, stamps: Sequence[int], fulls: Sequence[bool]) -> set[int]:
+    """The places that ``Keep`` keeps, of candidates given newest first: times in microseconds, and which are fulls."""
+    return set().union(*(word.places for word in _words(rule, stamps, fulls)))
+
+
+def gone(rule: lifecycles.Keep) -> Decision:
+    """What is said of a candidate that no word of the rule keeps."""
+    return Decision(False, "Keep", None, f"Keep {summary(rule)} keeps others")
+
+
 def _keep(rule: lifecycles.Keep, candidates: Iterable[Candidate]) -> dict[str, Decision]:
     ordered = sorted(candidates, key=lambda one: (one.time, one.sequence), reverse=True)
-    place = calendars.zone(rule.time_zone)
-    locals_ = [one.time.astimezone(place) for one in ordered]
+    zone = calendars.zone(rule.time_zone)
     matches: dict[str, list[Match]] = {}
-    for name in _COUNTED:
-        count = getattr(rule, name)
-        if count is not None:
-            _count(rule, name, count, ordered, locals_, matches)
-    for name in ("", *_WITHIN):
-        period = getattr(rule, f"within_{name}" if name else "within")
-        if period is not None and ordered:
-            _within(rule, name, period, ordered, locals_, matches)
-    gone = f"Keep {summary(rule)} keeps others"
+    for word in _words(rule, [times.to_number(one.time) for one in ordered], [one.full for one in ordered]):
+        for index, place in enumerate(word.places):
+            found = ordered[place]
+            bucket = _BUCKETS[word.period](found.time.astimezone(zone)) if word.period else ""
+            rank = word.rank + index if word.rank else 0
+            matches.setdefault(found.id, []).append(Match(word.rule, rank, word.limit, bucket))
+    away = gone(rule)
     return {
-        one.id: Decision(True, "Keep", None, "", tuple(matches[one.id]))
-        if one.id in matches
-        else Decision(False, "Keep", None, gone)
+        one.id: Decision(True, "Keep", None, "", tuple(matches[one.id])) if one.id in matches else away
         for one in ordered
     }
 
 
-def _count(
-    rule: lifecycles.Keep,
-    name: str,
-    count: int,
-    ordered: Sequence[Candidate],
-    locals_: Sequence[dt.datetime],
-    matches: dict[str, list[Match]],
-) -> None:
-    kept = 0
-    for bucket, first, last in _runs(name, locals_):
-        if kept == count:
-            return
-        kept += 1
-        chosen = _representative(rule, ordered, first, last)
-        matches.setdefault(ordered[chosen].id, []).append(Match(name, kept, str(count), bucket))
-    if rule.keep_oldest and kept < count and ordered:
-        oldest = matches.setdefault(ordered[-1].id, [])
-        if not any(match.rule == name for match in oldest):
-            oldest.append(Match(f"oldest {name}", kept + 1, str(count), ""))
-
-
-def _within(
-    rule: lifecycles.Keep,
-    name: str,
-    period: quantities.Duration,
-    ordered: Sequence[Candidate],
-    locals_: Sequence[dt.datetime],
-    matches: dict[str, list[Match]],
-) -> None:
-    edge = _edge(locals_[0], period)
-    # Newest first, so those strictly newer than the edge are the first ones.
-    inside = sum(1 for one in ordered if one.time > edge)
-    label = f"within{name.capitalize()}"
-    for bucket, first, last in _runs(name or "last", locals_[:inside]):
-        chosen = _representative(rule, ordered, first, last)
-        matches.setdefault(ordered[chosen].id, []).append(Match(label, 0, str(period), bucket))
-
-
-def _runs(name: str, locals_: Iterable[dt.datetime]) -> Iterator[tuple[str, int, int]]:
-    """Natural buckets, newest first: label, index of the newest candidate in it, index after its oldest."""
-    bucket_of = _BUCKETS.get(name)
-    if bucket_of is None:
-        yield from (("", index, index + 1) for index, _ in enumerate(locals_))
+def _words(rule: lifecycles.Keep, stamps: Sequence[int], fulls: Sequence[bool]) -> Iterator[_Word]:
+    """What each word of a rule keeps, of candidates given newest first."""
+    if not stamps:
         return
-    current, first, index = None, 0, -1
-    for index, local in enumerate(locals_):
-        bucket = bucket_of(local)
-        if bucket != current:
-            if current is not None:
-                yield current, first, index
-            current, first = bucket, index
-    if current is not None:
-        yield current, first, index + 1
+    clock = calendars.periods(rule.time_zone)
+    local = clock.local(stamps)
+    chosen = fulls if rule.prefer == "Full" else ()
+    for name in _COUNTED:
+        count = getattr(rule, name)
+        if count is None:
+            continue
+        period = "" if name == "last" else name
+        places = _representatives(clock.of(name, local) if period else range(len(stamps)), chosen)[:count]
+        yield _Word(name, str(count), places, period=period)
+        if rule.keep_oldest and len(places) < count and places[-1] != len(stamps) - 1:
+            yield _Word(f"oldest {name}", str(count), [len(stamps) - 1], len(places) + 1)
+    newest = times.to_moment(stamps[0]).astimezone(calendars.zone(rule.time_zone))
+    for name in ("", *_WITHIN):
+        span = getattr(rule, f"within_{name}" if name else "within")
+        if span is None:
+            continue
+        edge = times.to_number(_edge(newest, span))
+        # Newest first, so those strictly newer than the edge are the first ones.
+        inside = sum(1 for stamp in stamps if stamp > edge)
+        places = _representatives(clock.of(name, local[:inside]) if name else range(inside), chosen)
+        yield _Word(f"within{name.capitalize()}", str(span), places, 0, name)
 
 
-def _representative(rule: lifecycles.Keep, ordered: Sequence[Candidate], first: int, last: int) -> int:
-    if rule.prefer == "Full":
-        return next((index for index in range(first, last) if ordered[index].full), first)
-    return first
+def _representatives(buckets: Sequence[int], fulls: Sequence[bool]) -> list[int]:
+    """The first place of each stretch of equal buckets; with ``fulls``, the first full one where it has one."""
+    # A bucket that repeats the one before it begins no stretch.
+    starts = [place for place, pair in enumerate(itertools.pairwise(buckets), 1) if pair[0] != pair[1]]
+    starts[:0] = [0] if buckets else []
+    if not fulls:
+        return starts
+    stretches = itertools.pairwise((*starts, len(buckets)))
+    return [next((place for place in range(*one) if fulls[place]), one[0]) for one in stretches]
 
 
 def _edge(newest: dt.datetime, period: quantities.Duration) -> dt.datetime:

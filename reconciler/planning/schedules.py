@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from reconciler.api import policies
+from reconciler.base import times
 from reconciler.planning import calendars, configuration, desired, histories, observed
 
 #: Weakest first.
@@ -76,10 +77,13 @@ def timetables(
 def record(history: histories.History | None, first_seen: dt.datetime) -> Record:
     """What a series has served; ``None`` for one without images."""
     newest: dict[int, dt.datetime] = {}
-    for image in history.sound if history is not None else ():
-        strength = STRENGTH.get(image.type, 1)
-        if strength not in newest or image.slot > newest[strength]:
-            newest[strength] = image.slot
+    if history is not None:
+        images = history.images
+        for type in {shape.type for shape in images.kinds}:
+            places = history.sound_of(shape for shape in images.kinds if shape.type == type)
+            if places:
+                strength, slot = STRENGTH.get(type, 1), times.to_moment(max(images.slots[place] for place in places))
+                newest[strength] = max(newest.get(strength, slot), slot)
     served = [max((slot for s, slot in newest.items() if s >= strength), default=None) for strength in range(4)]
     return Record(tuple(served), newest.get(3), bool(newest), whole(first_seen))
 

@@ -12,7 +12,7 @@ import catalog_samples as samples
 import pytest
 import sqlalchemy as sa
 
-from reconciler.base import meters
+from reconciler.base import meters, times
 from reconciler.catalog import database, images, imports, jobs, tables
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +43,7 @@ def night(**fields: Any) -> catalog_rows.Night:
 
 def written_by_the_product(db: database.Database, one: catalog_rows.Night) -> None:
     """The same backup through the functions that operations call."""
-    at = tables.to_moment
+    at = times.to_moment
     for place, step in enumerate(one.steps):
         first, done = place == 0, at(one.done + place * 40_000_000)
         address = f"backup/obl/oblvm1@{SLOT:%Y-%m-%dT%H:%MZ}" if first else f"duplicate/{one.image}/{step.operation}"

@@ -117,7 +117,14 @@ class World:
             attempts=dict(self.attempts),
             clock_jump=self.jump,
             emptying=dict(self.emptying),
+            last_used=self._last_used(),
         )
+
+    def _last_used(self) -> dict[str, dt.datetime]:
+        result: dict[str, dt.datetime] = {}
+        for copy in (copy for images in self.images.values() for image in images for copy in image.copies):
+            result[copy.unit] = max(result.get(copy.unit, copy.created_at), copy.created_at)
+        return result
 
     def series(self, key: Key) -> observed.Series:
         """One series, with what running jobs use marked busy."""
