@@ -158,6 +158,7 @@ class _Floor:
         #: Images on their way onto units: a unit holds an image once.
         self._arriving: set[tuple[str, str]] = set()
         self._batches: set[str] = set()
+        self._begun = 0
 
     def occupy(self, job: observed.Job) -> None:
         """Count a job that is alive."""
@@ -165,6 +166,9 @@ class _Floor:
         touched = {self._units.name(unit) for unit in (job.unit, job.source_unit) if unit is not None}
         if job.type == actions.Type.DUPLICATE and job.image is not None and job.unit is not None:
             self._arriving.add((job.image, self._units.name(job.unit)))
+        if job.unit is not None and job.since is not None:
+            unit = self._units.name(job.unit)
+            self._last_used[unit] = max(job.since, self._last_used.get(unit, job.since))
         if job.batch is not None and job.batch in self._batches:
             return
         self._batches.add(job.batch or "")
@@ -199,7 +203,9 @@ class _Floor:
                 continue
             self._take(touched, action.type, action.policy, action.client_id, server)
             if unit is not None and action.type in (actions.Type.BACKUP, actions.Type.DUPLICATE):
-                self._last_used[unit] = self._now
+                # A little later each time: the starts of one turn are an order, too.
+                self._begun += 1
+                self._last_used[unit] = self._now + dt.timedelta(microseconds=self._begun)
                 self._reserved[unit] += action.adds or 0
                 self._arriving.add(arrival)
             return Start(action=action, unit=unit, media_server=server)

@@ -140,8 +140,11 @@ def test_a_group_chooses_by_its_selection(selection: str, busy: tuple[str, ...],
 def test_round_robin_goes_on_within_one_choice() -> None:
     wanted, _ = group("RoundRobin")
     names = ("one", "two", "three")
-    ready = [action(f"a{n}", candidates=names, unit="one", storage="g") for n in range(4)]
-    assert [one[1] for one in started(wanted, ready)] == ["one", "two", "three", "one"]
+    ready = [action(f"a{n}", candidates=names, unit="one", storage="g") for n in range(6)]
+    assert [one[1] for one in started(wanted, ready)] == [*names, *names]
+    # Jobs that run already have used their member, too.
+    running = [job("x", unit="one", since=samples.NOW), job("y", unit="two", since=samples.ago(minutes=1))]
+    assert [one[1] for one in started(wanted, ready[:3], *running)] == ["three", "two", "one"]
 
 
 def test_failover_goes_to_the_next_member_when_the_first_is_down() -> None:
