@@ -225,7 +225,7 @@ def test_a_unit_is_drained_by_the_loop(world: World, schedule: str, new: str) ->
     stored = {one["image"]: one["storedBytes"] for one in world.copies("new")}
     if schedule == CHAIN and new == "Directory":
         # Increments moved as increments.
-        assert sum(stored[image] < MIB for image in before) == 4
+        assert sum(stored[image] < 2 * MIB for image in before) == 4
 
 
 def test_a_drain_goes_on_after_the_copy_that_moved_is_lost(world: World) -> None:
