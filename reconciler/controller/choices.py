@@ -42,7 +42,9 @@ def choose(
         raise errors.NotFound(f"client {known.name} has no image {image}", hint="holdfast get images lists them")
     if image is None:
         rows = [row for row in rows if row.state == "Complete" and (as_of is None or row.time <= as_of)]
-    rows.sort(key=lambda row: (row.time, row.sequence), reverse=True)
+    # One that somebody declared wrong is the last choice, as long as nobody asks for it by name.
+    wrong = {one.object for one in inventories.standing(db).rulings if one.kind == "Expire"}
+    rows.sort(key=lambda row: (row.id not in wrong, row.time, row.sequence), reverse=True)
     units_known = inventories.known_units(db)
     refused: list[str] = []
     for row in rows:
@@ -74,7 +76,8 @@ def _speed(known: dict[str, inventories.KnownUnit], name: str) -> int:
 
 def _refusal(known: dict[str, inventories.KnownUnit], copy: images.CopyRow) -> str | None:
     if copy.state not in observed.GOOD:
-        return f"is {copy.state}"
+        way = f"; until its deletion begins holdfast hold {copy.image} brings it back"
+        return f"is {copy.state}{way if copy.state == 'Expiring' else ''}"
     if copy.unit not in known:
         return f"its unit {copy.unit} is not known"
     unit = known[copy.unit]

@@ -104,12 +104,16 @@ def test_a_wrong_image_goes_once_approved_and_can_be_taken_back_for_a_day(days: 
     plan = days.command.json("plan", ".")
     assert [one["image"] for one in plan["destruction"]["items"]] == [newest]
     assert ("ExpireOrdered", f"image/{newest}") in days.drift()
+    restored = days.command.json("restore", "vm1", "--dry-run", "--to", days.estate.folder / "out")
+    assert restored["image"] == first, "nobody is given by default what somebody declared wrong"
     assert days.day(2, code=None)["held"] == 1
     samples.replace(days.estate.folder / "approval.yaml", APPROVAL % plan["destruction"]["digest"])
     days.day(2)
     assert days.copies(newest) == {f"{newest}/1": ("Expiring", "Grace")}
     waits = [one for one in days.command.json("plan", ".")["actions"] if one["image"] == newest]
     assert [(one["state"], one["reason"]["code"]) for one in waits] == [("Waiting", "Grace")]
+    refused = days.command.run("restore", "vm1", "--image", newest, "--to", days.estate.folder / "out", code=1)
+    assert f"holdfast hold {newest} brings it back" in refused.stderr
     back = days.command.json("expire", newest, "--undo", "--reason", "it was the right one after all")
     assert back["details"]["takenBack"] == [f"{newest}/1"]
     assert days.copies(newest)[f"{newest}/1"][0] == "Complete"
