@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -24,9 +24,16 @@ from reconciler.planning import actions, columns, observed
 COMMITTED: Final = ("Complete", "Partial")
 _BATCH: Final = 2000
 _SERIES: Final = operator.itemgetter(0, 1)
+#: Stands in no name and no JSON.
+_BETWEEN: Final = "\x1f"
+_SERIES_AT_ONCE: Final = 20
+#: Place of the sequence numbers among the columns of a series.
+_SEQUENCE: Final = 2
 
 #: What keeps copies of an image busy: a copy number, a unit, or (both None) every copy.
 _Use = tuple[int | None, str | None]
+#: Client, policy, and the columns of a series in the order of ``_query``.
+_Read = tuple[str, str, tuple[tuple[Any, ...], ...]]
 
 
 class _Histories(Iterable[observed.Series]):
@@ -65,20 +72,39 @@ def load(connection: sa.Connection, client_id: str, policy: str) -> observed.Ser
 def _walk(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[observed.Series]:
     """One row an image, its copies folded into one text by the database, the rows of a series turned into columns."""
     values = _Values(_uses(connection))
-    options = {"stream_results": connection.dialect.name != "sqlite"}
-    with connection.execute(_query(*chosen), execution_options=options) as result:
-        rows = itertools.chain.from_iterable(_batches(result))
+    read = _rows if connection.dialect.name == "sqlite" else _texts
+    for client, policy, found in read(connection, _query(*chosen)):
+        yield observed.Series(client=client, policy=policy, images=values.series(found))
+
+
+def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[_Read]:
+    """The columns of each series from the rows of its images."""
+    with connection.execute(query) as result:
+        # The rows are plain numbers and texts: what SQLAlchemy does to a row would cost more than reading it.
+        batches = iter(lambda: result.cursor.fetchmany(_BATCH) if result.cursor is not None else (), [])
+        rows = itertools.chain.from_iterable(batches)
         for (client, policy), group in itertools.groupby(rows, key=_SERIES):
-            yield observed.Series(client=client, policy=policy, images=values.series(tuple(zip(*group, strict=True))))
+            yield client, policy, tuple(zip(*group, strict=True))[2:]
 
 
-def _batches(result: sa.CursorResult[Any]) -> Iterator[Sequence[Any]]:
-    if result.dialect.name != "sqlite":
-        yield from result.partitions(_BATCH)
-        return
-    # The rows are plain numbers and texts: what SQLAlchemy does to a row would cost more than reading it.
-    while batch := result.cursor.fetchmany(_BATCH) if result.cursor is not None else ():
-        yield batch
+def _texts(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[_Read]:
+    """The same from a server, which folds each column of a series into one text: its driver pays for every value."""
+    inner = query.subquery()
+    client, policy, *rest = inner.columns
+    folded = [sa.func.string_agg(sa.func.coalesce(sa.cast(one, sa.Text), ""), _BETWEEN) for one in rest]
+    whole = sa.select(client, policy, *folded).group_by(client, policy).order_by(client, policy)
+    with connection.execute(whole, execution_options={"yield_per": _SERIES_AT_ONCE}) as result:
+        for found_client, found_policy, *texts in result:
+            ids, stamps, sequences, slots, parents, sizes, *heads = (text.split(_BETWEEN) for text in texts)
+            read = [
+                ids, *(list(map(int, one)) for one in (stamps, sequences, slots)), [one or None for one in parents],
+                list(map(int, sizes)), *heads,
+            ]  # fmt: skip
+            # Nothing but the order of the inner query promises the order of what is folded.
+            order = sorted(range(len(ids)), key=read[_SEQUENCE].__getitem__)
+            if order != list(range(len(ids))):
+                read = [[one[place] for place in order] for one in read]
+            yield found_client, found_policy, tuple(map(tuple, read))
 
 
 def _query(*chosen: sa.ColumnElement[bool]) -> sa.Select[Any]:
@@ -105,7 +131,7 @@ class _Values:
 
     def series(self, rows: tuple[tuple[Any, ...], ...]) -> columns.Columns:
         """The images of one series, from the columns of its rows."""
-        _, _, ids, stamps, sequences, slots, parents, sizes, *heads, copies = rows
+        ids, stamps, sequences, slots, parents, sizes, *heads, copies = rows
         # Without any copy, which a crash between two versions could leave, there is nothing to fold.
         folds, _, facts = zip(*((text or "#").partition("#") for text in copies), strict=True)
         keys = zip(*heads, map(_relative, folds, parents), strict=True)
