@@ -80,6 +80,8 @@ class Desk:
         self._units = units
         self._now = now
         self._live = {job.address for job in seen.jobs}
+        #: Images that were ordered to go: what was built on one would keep it.
+        self._wrong = frozenset(one.object for one in seen.rulings if one.kind == "Expire")
         lifecycle = wanted.lifecycles.get(policy.spec.lifecycle)
         roots = [one for one in lifecycle.spec.operations if one.type == "Backup"] if lifecycle is not None else []
         self._root = roots[0] if roots else None
@@ -315,7 +317,7 @@ class Desk:
         type, change = table.schedule.type, None
         base = None
         if type != "Full" and history is not None:
-            base = history.base(self._members, full=type == "Cumulative")
+            base = history.base(self._members, full=type == "Cumulative", beside=self._wrong)
         period = table.schedule.full_every
         if type == "Full":
             base = None

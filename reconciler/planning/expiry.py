@@ -298,7 +298,8 @@ class _Trial:
             return
         landing = next(one.storage for one in lifecycle.spec.operations if one.type == "Backup")
         for type in {one.type for one in policy.spec.schedules} - {"Full"}:
-            base = self.history.base(self.judge.units.members(landing), full=type == "Cumulative")
+            members, wrong = self.judge.units.members(landing), self.judge.book.wrong
+            base = self.history.base(members, full=type == "Cumulative", beside=wrong)
             if base is not None:
                 yield from self.history.chain(*base)
 

@@ -152,14 +152,17 @@ class History:
             return None
         return next((c for c in image.copies if c.unit == unit and c.state in observed.GOOD), None)
 
-    def base(self, units: Collection[str], *, full: bool) -> tuple[observed.Image, str] | None:
+    def base(
+        self, units: Collection[str], *, full: bool, beside: Collection[str] = ()
+    ) -> tuple[observed.Image, str] | None:
         """The newest sound image (the newest full one if ``full``) that can be read on one of ``units``, and that unit.
 
-        It is what the next incremental (or cumulative) backup onto these units builds on.
+        It is what the next incremental (or cumulative) backup onto these units builds on; never an image that
+        ``beside`` names.
         """
         for place in reversed(self.sound.places):
             shape = self.images.shapes[place]
-            if full and shape.type != "Full":
+            if (full and shape.type != "Full") or (beside and self.images.ids[place] in beside):
                 continue
             for part in shape.parts:
                 if part.unit in units and part.state in observed.GOOD and self._stands(place, part.unit):

@@ -363,6 +363,17 @@ def test_a_wrong_base_stays_and_says_so() -> None:
     assert expiries(wanted, seen) == {"img-1/1": ("Blocked", "Base")}
 
 
+def test_nothing_is_built_on_a_wrong_image() -> None:
+    wanted = samples.small()
+    spec = wanted.lifecycles["gold"].spec
+    copies = (samples.copy(), samples.copy(2, "dedupe", "deep"))
+    images = [samples.image(n, samples.ago(days=3 - n), *copies, spec=spec) for n in (1, 2)]
+    for said, parent in (((), "img-2"), ((ruling("Expire", "img-2"),), "img-1")):
+        seen = samples.seen(wanted, samples.series(*images), rulings=said)
+        (backup,) = [one for one in planner.plan(wanted, seen, NOW).actions if one.type is actions.Type.BACKUP][:1]
+        assert (backup.backup_type, backup.parent) == ("Incremental", parent)
+
+
 def test_an_order_that_was_taken_back_is_refused_where_it_would_be_done() -> None:
     wanted = estate()
     order = ruling("Expire", "img-1")
