@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from typing import Final
 
 from reconciler.api import lifecycles as kinds
 from reconciler.base import times
 from reconciler.planning import actions, histories, lifecycles, nevers, observed, retention, verdicts
+
+#: Nevers that an order, once it is approved, takes away.
+_BUT_FOR_ORDER: Final = frozenset({"OwesCopy", "NewestImage", "DoubtfulTime"})
 
 
 def forbidden_still(
@@ -59,6 +63,17 @@ def decision(order: observed.Ruling) -> retention.Decision:
     """What an order decides about every copy of its image."""
     words = f"expires: ordered by {order.by} on {times.show_minutes(order.at)}: {order.reason}"
     return retention.Decision(False, "ExpireOrdered", order.at, words)
+
+
+def needs_order(
+    unordered: nevers.Rules, history: histories.History, image: observed.Image, copy: observed.Copy
+) -> bool:
+    """Whether a never would keep a copy that its rule lets go, if its image had not been ordered to go: what it owes
+    and whether it is the newest count until the order is approved. ``unordered`` are the rules without any order."""
+    plain = histories.History(history.series, unordered.now)
+    debts = lifecycles.Debts(unordered.book, plain, unordered.now)
+    reason = nevers.forbids(unordered, plain, debts, image, copy)
+    return reason is not None and reason.code in _BUT_FOR_ORDER
 
 
 def unapproved(

@@ -204,8 +204,10 @@ class _Trial:
         if decision.keeps:
             return self._stays(image, copy, operation, decision)
         held, released = self.held(image, copy, operation, rule, decision)
-        if order is not None and held is not None:
-            return self._ordered(image, copy, operation, rule, order, held.until)
+        if order is not None and (
+            held is not None or departures.needs_order(self.judge.unordered, self.history, image, copy)
+        ):
+            return self._ordered(image, copy, operation, rule, order, held.until if held is not None else None)
         if held is not None:
             code, words = "RebuiltCatalog", "it came back with its unit; nothing of that expires until it is approved"
             if held.before is not None:
@@ -225,7 +227,8 @@ class _Trial:
         order: observed.Ruling,
         until: dt.datetime | None,
     ) -> Verdict | None:
-        """One whose rule would keep it, and whose image somebody declared wrong: it goes once that is approved."""
+        """One that would stay but for the order that its image goes, as somebody declared it wrong: it goes once that
+        is approved."""
         free = nevers.forbids(self.judge, self.history, self.debts, image, copy, self.leaving) is None
         client = self.history.series.client
         if free and self.judge.promises.released(client, image, operation, rulings.named(order)) is None:

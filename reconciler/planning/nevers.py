@@ -10,6 +10,7 @@ is recent enough for a policy that nobody knows.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Set
 from typing import Final
@@ -40,6 +41,16 @@ class Rules:
         self.book = lifecycles.Book(wanted, seen.owed, self.register.waived, self.register.orders())
         self.units = placements.Units(wanted, seen)
         self._objectives: dict[str, dt.timedelta] = {}
+        self._seen = seen
+        self._unordered: Rules | None = None
+
+    @property
+    def unordered(self) -> Rules:
+        """The same rules as if nobody had ordered any image to go."""
+        if self._unordered is None:
+            rest = tuple(one for one in self._seen.rulings if one.kind != "Expire")
+            self._unordered = Rules(self.wanted, dataclasses.replace(self._seen, rulings=rest), self.now)
+        return self._unordered
 
     def objective(self, policy: str) -> dt.timedelta:
         """How old the newest image may be before more of the past is kept."""

@@ -152,7 +152,7 @@ def suspend(wanted: Wanted, pick: int, now: dt.datetime, days: int) -> Wanted | 
     item = _policy(wanted, pick)
     if item is None:
         return None
-    until = (now + dt.timedelta(days=days)).replace(microsecond=0).isoformat()
+    until = _text(now + dt.timedelta(days=days))
     pause = {"reason": "the storage moves", "until": until} if days > 0 else None
     return put(wanted, changed(item, lambda spec: spec.update(suspend=pause)))
 
@@ -186,3 +186,30 @@ def rename_unit(wanted: Wanted, old: str) -> Wanted | None:
     fresh = changed(item, lambda spec: spec.update(previousNames=[old]), new)
     others = (*wanted.groups.values(), *wanted.media_servers.values(), *wanted.lifecycles.values())
     return put(without(wanted, item), fresh, *(changed(one, follow) for one in others))
+
+
+# -- holds -------------------------------------------------------------------------------------------------------------
+
+
+def legal_hold(wanted: Wanted, name: str, client: str, since: dt.datetime | None) -> Wanted:
+    """One more client under a hold, whose beginning stays what it was."""
+    known = wanted.legal_holds.get(name)
+    if known is not None and known.spec.released is None:
+        fresh = changed(known, lambda spec: spec.update(clients=sorted({*spec["clients"], client})))
+    else:
+        begin = {"from": _text(since)} if since is not None else {}
+        fresh = samples.make("LegalHold", name, {"clients": [client], "reason": "the court says so", **begin})
+    return put(wanted, fresh)
+
+
+def release_hold(wanted: Wanted, name: str, now: dt.datetime) -> Wanted | None:
+    """Ended as a hold is ended."""
+    known = wanted.legal_holds.get(name)
+    if known is None:
+        return None
+    released = {"by": "ann", "at": _text(now), "reason": "the case is closed"}
+    return put(wanted, changed(known, lambda spec: spec.update(released=released)))
+
+
+def _text(moment: dt.datetime) -> str:
+    return moment.replace(microsecond=0).isoformat()

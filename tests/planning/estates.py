@@ -49,6 +49,8 @@ UNIT_CHANGES: tuple[dict[str, Any], ...] = (
     {"state": "Draining"},
     {"maxConcurrentJobs": 0},
     {"immutability": {"period": "3d"}},
+    {"grace": "2d"},
+    {"grace": None},
     {"immutability": None},
     {"highWaterMark": "50%", "lowWaterMark": "30%"},
     {"failureDomain": "one"},
@@ -87,6 +89,8 @@ def units(draw: st.DrawFn) -> list[models.Object]:
         spec: dict[str, Any] = {"maxConcurrentJobs": draw(st.sampled_from((1, 2, 4)))}
         if draw(st.integers(0, 5)) == 0:
             spec["immutability"] = {"period": "2d"}
+        if draw(st.integers(0, 5)) == 0:
+            spec["grace"] = "36h"
         if draw(st.integers(0, 9)) == 0:
             spec["state"] = draw(st.sampled_from(("ReadOnly", "Draining")))
         result.append(samples.pool(name, **spec) if draw(st.booleans()) else samples.unit(name, **spec))

@@ -559,3 +559,28 @@ def test_a_grace_is_explained_by_when_it_ends() -> None:
 
 def test_no_ruling_is_mistaken_for_a_promise() -> None:
     assert rulings.named(ruling("Expire", "img-1")) != promises.NONE
+
+
+def test_an_order_takes_no_never_away_before_it_is_approved() -> None:
+    """A copy that its own rule lets go, and that only what it owes, or its being the newest, keeps."""
+    wanted = samples.small(land={"type": "Fixed", "period": "1d"})
+    spec = wanted.lifecycles["gold"].spec
+    series = samples.series(
+        samples.image(1, samples.ago(days=9), samples.copy(1), spec=spec),
+        samples.image(2, samples.ago(days=8), samples.copy(1), samples.copy(2, "dedupe", "deep"), spec=spec),
+        samples.image(3, samples.ago(days=7), samples.copy(1), samples.copy(2, "dedupe", "deep"), spec=spec),
+    )
+    orders = (ruling("Expire", "img-1"),)
+    said = expiries(wanted, samples.seen(wanted, series, rulings=orders))
+    assert said["img-1/1"] == ("Blocked", "HeldByBrake"), "it owes dedupe until the order is approved"
+    lone = samples.estate(
+        samples.unit("fast"),
+        samples.lifecycle("gold", samples.operation("land", "fast", retention={"type": "Fixed", "period": "1d"})),
+        samples.policy("gold", DAILY),
+    )
+    spec = lone.lifecycles["gold"].spec
+    series = samples.series(
+        *(samples.image(number, samples.ago(days=9 - number), samples.copy(1), spec=spec) for number in (1, 2, 3, 4, 5))
+    )
+    said = expiries(lone, samples.seen(lone, series, rulings=(ruling("Expire", "img-5"),)))
+    assert said["img-5/1"] == ("Blocked", "HeldByBrake"), "it is the newest until the order is approved"

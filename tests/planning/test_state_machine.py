@@ -9,6 +9,7 @@ has come to rest, what ``looks`` asks holds too. Every deletion is judged by ``w
 from __future__ import annotations
 
 import collections
+import datetime as dt
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ import estates
 import hypothesis
 import looks
 import planning_samples as samples
+import witnesses
 import worlds
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -179,6 +181,54 @@ class Life(RuleBasedStateMachine):
         asked = {"id": f"r-{len(world.requests)}", "policy": policy, "client": MACHINES[pick].id, "at": world.now}
         world.requests.append(samples.observed.Request(**asked))
 
+    # -- rulings -------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.world.images)
+    @rule(pick=picks, word=st.sampled_from(("hold", "hold", "release", "order", "order", "take back", "waive")))
+    def somebody_rules(self, pick: int, word: str) -> None:
+        """Somebody holds an image, orders one to go, takes that back, or waives what a copy owes."""
+        world, copies = self.world, self.world.copies()
+        image, number = copies[pick % len(copies)] if copies else ("none", 0)
+        (key, _, found) = world.find(image)
+        TALLY[f"ruled {word}"] += 1
+        if word == "hold" and any(copy.state in ("Complete", "Expiring") for copy in found.copies):
+            world.take_back(image)
+            world.end_ruling("Expire", image)
+            world.rule("Hold", image)
+        elif word == "release":
+            for one in [one for one in world.rulings if one.kind == "Hold"][:1]:
+                world.end_ruling("Hold", one.object)
+        elif word == "order" and not witnesses.held(world, key[0], found):
+            world.rule("Expire", image, dt.timedelta(days=2) if pick % 2 else None)
+        elif word == "take back":
+            for one in [one for one in world.rulings if one.kind == "Expire"][:1]:
+                world.end_ruling("Expire", one.object)
+                world.approved_orders.discard(one.object)
+                world.take_back(one.object)
+        elif word == "waive":
+            world.rule("Waive", f"{image}/{number}")
+
+    @rule(pick=st.integers(0, 2), back=st.booleans())
+    def client_is_retired(self, pick: int, back: bool) -> None:
+        """A machine is gone for good, or after all it is not."""
+        world, client = self.world, MACHINES[pick].id
+        if back:
+            world.end_ruling("Retire", client)
+        elif not any(machine.id == client for machines in world.machines.values() for machine in machines):
+            world.rule("Retire", client)
+            world.retired.add(client)
+
+    @rule(name=st.sampled_from(("case-1", "case-2")), pick=st.integers(0, 2), span=st.sampled_from((None, 3, 30)))
+    def law_holds(self, name: str, pick: int, span: int | None) -> None:
+        """A legal hold is applied, or widened."""
+        since = None if span is None else self.world.now - dt.timedelta(days=span)
+        self._apply(edits.legal_hold(self.world.wanted, name, MACHINES[pick].name, since))
+
+    @rule(name=st.sampled_from(("case-1", "case-2")))
+    def law_releases(self, name: str) -> None:
+        """A legal hold is released by its manifest."""
+        self._apply(edits.release_hold(self.world.wanted, name, self.world.now))
+
     # -- edits ---------------------------------------------------------------------------------------------------------
 
     @rule(lifecycle=estates.lifecycles())
@@ -238,7 +288,7 @@ class Life(RuleBasedStateMachine):
         objects = list(self.world.wanted.objects())
         if objects:
             chosen = objects[pick % len(objects)]
-            if chosen.kind in ("BackupPolicy", "MediaServer", "BackupWindow", "StorageUnit"):
+            if chosen.kind in ("BackupPolicy", "MediaServer", "BackupWindow", "StorageUnit", "LegalHold"):
                 self.gone.append(chosen)
                 self._apply(edits.without(self.world.wanted, chosen))
 

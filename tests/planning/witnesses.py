@@ -8,12 +8,12 @@ said (``Era``), Keep is counted bucket by bucket, chains are followed copy by co
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from reconciler.api import lifecycles
-from reconciler.planning import observed
+from reconciler.planning import desired, observed
 
 if TYPE_CHECKING:
     import worlds
@@ -38,6 +38,53 @@ class Consented(NamedTuple):
     up_to: int
     #: How many eras had ended then; what was promised since, or is promised again, stands.
     eras: int
+
+
+class Lawful(NamedTuple):
+    """What a legal hold keeps: images of clients with times in a span, and single images."""
+
+    clients: frozenset[str]
+    images: frozenset[str]
+    since: dt.datetime | None
+    until: dt.datetime | None
+
+
+def hold(
+    lawful: dict[str, Lawful],
+    wanted: desired.Desired,
+    clients: Iterable[observed.Client],
+    series: Mapping[tuple[str, str], list[observed.Image]],
+) -> None:
+    """Legal holds grow by what their manifests name now, and end when they are released, not when they are gone."""
+    known = list(clients)
+    for name, item in wanted.legal_holds.items():
+        spec, before = item.spec, lawful.get(name, Lawful(frozenset(), frozenset(), item.spec.from_, item.spec.to))
+        if spec.released is not None:
+            lawful.pop(name, None)
+        elif not wanted.is_orphaned("LegalHold", name):
+            named = {one.id for one in known if one.name in spec.clients}
+            named |= {client for client, policy in series if policy in spec.policies}
+            there = {image.id for images in series.values() for image in images if image.id in spec.images}
+            lawful[name] = before._replace(clients=before.clients | named, images=before.images | there)
+
+
+def held(world: worlds.World, client: str, image: observed.Image) -> bool:
+    """Whether a hold keeps an image, by law or by command."""
+    if any(one.kind == "Hold" and one.object == image.id for one in world.rulings):
+        return True
+    return any(
+        image.id in one.images
+        or (
+            client in one.clients
+            and (one.since is None or image.time >= one.since)
+            and (one.until is None or image.time < one.until)
+        )
+        for one in world.lawful.values()
+    )
+
+
+def _ruled(world: worlds.World, kind: str, object: str) -> bool:
+    return any((one.kind, one.object) == (kind, object) for one in world.rulings)
 
 
 def remember(eras: list[Era], spec: Spec, sequence: int) -> None:
@@ -66,22 +113,37 @@ def respelled(spec: Spec, **fields: Mapping[str, str]) -> Spec:
 # -- one deletion ------------------------------------------------------------------------------------------------------
 
 
-def deletion(world: worlds.World, key: worlds.Key, series: observed.Series, image_id: str, number: int) -> None:
-    """Fails where a copy may not go now."""
+def deletion(
+    world: worlds.World,
+    key: worlds.Key,
+    series: observed.Series,
+    image_id: str,
+    number: int,
+    grace: dt.timedelta | None,
+) -> None:
+    """Fails where a copy may not go now; with a grace, where that may not be decided now."""
     image = next(one for one in series.images if one.id == image_id)
     copy = next(one for one in image.copies if one.number == number)
-    complaints = list(_complaints(world, series, image, copy))
+    complaints = list(_complaints(world, series, image, copy, grace))
     assert not complaints, f"{image_id}/{number} ({copy.state}, {copy.operation} on {copy.unit}) goes: {complaints}"
 
 
 def _complaints(
-    world: worlds.World, series: observed.Series, image: observed.Image, copy: observed.Copy
+    world: worlds.World,
+    series: observed.Series,
+    image: observed.Image,
+    copy: observed.Copy,
+    grace: dt.timedelta | None,
 ) -> Iterator[str]:
     needing = [
         other.id
         for other in series.images
         for one in other.copies
-        if one.base == image.id and one.unit == copy.unit and one.state in _TANGIBLE
+        if one.base == image.id
+        and one.unit == copy.unit
+        and one.state in _TANGIBLE
+        # Both may still be taken back, and then both are.
+        and not (grace is not None and one.state == "Expiring" and one.until is not None)
     ]
     if needing:
         yield f"6: base of {needing}"
@@ -95,13 +157,19 @@ def _complaints(
     lock = declared.spec.immutability if declared is not None else None
     if lock is not None and lock.period.after(copy.created_at) > world.now:
         yield "4: locked"
-    if image.time > world.now + dt.timedelta(minutes=15):
+    ordered = _ruled(world, "Expire", image.id) and image.id in world.approved_orders
+    if image.time > world.now + dt.timedelta(minutes=15) and not ordered:
         yield "its time is later than now"
-    if image.state == "Complete":
+    if image.state == "Complete" and not ordered and not _ruled(world, "Waive", f"{image.id}/{copy.number}"):
         yield from _owes(world, image, copy, series)
+    if held(world, series.client, image):
+        yield from _last_of(world, series, [image], image, copy)
     if calm(series.images, world.now):
-        yield from _last(world, series, image, copy)
-        yield from _broken_promises(world, series, image, copy)
+        if not _retired(world, series.client):
+            yield from _last(world, series, image, copy)
+        # What was decided before a grace is decided.
+        if copy.state != "Expiring" and not ordered:
+            yield from _broken_promises(world, series, image, copy)
 
 
 def calm(images: tuple[observed.Image, ...], now: dt.datetime) -> bool:
@@ -149,20 +217,50 @@ def readable(
     )
 
 
+def _retired(world: worlds.World, client: str) -> bool:
+    """Whether a client needs no copy any more: retired, and matched by no policy in force."""
+    wanted = world.effective()
+    return _ruled(world, "Retire", client) and not any(
+        machine.id == client
+        for name, policy in wanted.policies.items()
+        if not wanted.is_orphaned("BackupPolicy", name)
+        for source in (name, *policy.spec.previous_names)
+        for machine in world.machines.get(source, ())
+    )
+
+
 def _last(world: worlds.World, series: observed.Series, image: observed.Image, copy: observed.Copy) -> Iterator[str]:
     """The first never."""
-
-    def there(one: observed.Image, without: tuple[str, int] | None) -> bool:
-        return any(
-            readable(series.images, one, c, without) and world.units.get(c.unit, "Online") != "Offline"
-            for c in one.copies
-        )
-
-    newest = [one for one in reversed(series.images) if one.state == "Complete" and there(one, None)]
+    newest = [
+        one
+        for one in reversed(series.images)
+        # One that was declared wrong is not what a restore would want.
+        if one.state == "Complete" and one.id not in world.approved_orders and _there(world, series, one)
+    ]
     kept = newest[: 3 if newest and world.now - newest[0].time > OVERDUE else 1]
+    yield from _last_of(world, series, kept, image, copy)
+
+
+def _last_of(
+    world: worlds.World,
+    series: observed.Series,
+    kept: Iterable[observed.Image],
+    image: observed.Image,
+    copy: observed.Copy,
+) -> Iterator[str]:
+    """Which of these images can be read now, and could not without the copy."""
     for one in kept:
-        if not there(one, (image.id, copy.number)):
-            yield f"1: the last good copy of {one.id}"
+        if _there(world, series, one) and not _there(world, series, one, (image.id, copy.number)):
+            yield f"1 or 5: the last good copy of {one.id}"
+
+
+def _there(
+    world: worlds.World, series: observed.Series, image: observed.Image, without: tuple[str, int] | None = None
+) -> bool:
+    return any(
+        readable(series.images, image, copy, without) and world.units.get(copy.unit, "Online") != "Offline"
+        for copy in image.copies
+    )
 
 
 def _broken_promises(
@@ -296,11 +394,13 @@ def violations(world: worlds.World) -> list[str]:
             units = [copy.unit for copy in image.copies if copy.state in _TANGIBLE]
             if len(units) != len(set(units)):
                 result.append(f"{image.id} lies twice on one unit: {sorted(units)}")
-        complete = [image for image in images if image.state == "Complete"]
+        complete = [image for image in images if image.state == "Complete" and image.id not in world.ordered]
         newest = complete[-1] if complete else None
         # Where a unit lost the last copy, what went was its record.
-        if newest is not None and all(
-            copy.state == "Expired" and (newest.id, copy.number) not in world.losses for copy in newest.copies
+        if (
+            newest is not None
+            and client not in world.retired
+            and all(copy.state == "Expired" and (newest.id, copy.number) not in world.losses for copy in newest.copies)
         ):
             result.append(f"1: {client} {policy}: nothing is left of {newest.id}")
     return result
@@ -309,11 +409,16 @@ def violations(world: worlds.World) -> list[str]:
 def _uncopied(world: worlds.World, image: observed.Image) -> list[str]:
     if image.state != "Complete":
         return []
+    if image.id in world.ordered:
+        return []
     had = {copy.operation for copy in image.copies}
+    waived = {one.object for one in world.rulings if one.kind == "Waive"}
     gone = {
         copy.operation
         for copy in image.copies
-        if copy.state == "Expired" and (image.id, copy.number) not in world.losses
+        if copy.state == "Expired"
+        and (image.id, copy.number) not in world.losses
+        and f"{image.id}/{copy.number}" not in waived
     } - {copy.operation for copy in image.copies if copy.state == "Complete"}
     return [
         f"2: {image.id}: {one.source} went before {one.name} was made"

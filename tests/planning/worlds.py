@@ -19,7 +19,18 @@ import planning_samples as samples
 import witnesses
 
 from reconciler.api import lifecycles
-from reconciler.planning import actions, clients, configuration, desired, dispatch, expiry, observed, planner, promises
+from reconciler.planning import (
+    actions,
+    clients,
+    configuration,
+    desired,
+    dispatch,
+    expiry,
+    holds,
+    observed,
+    planner,
+    promises,
+)
 
 Fate = Callable[[actions.Action], str]
 Key = tuple[str, str]
@@ -70,6 +81,8 @@ class World:
     promises: list[observed.Promise] = dataclasses.field(default_factory=list)
     approvals: list[observed.Approval] = dataclasses.field(default_factory=list)
     releases: list[observed.Release] = dataclasses.field(default_factory=list)
+    holds: list[observed.Hold] = dataclasses.field(default_factory=list)
+    rulings: list[observed.Ruling] = dataclasses.field(default_factory=list)
     owed: dict[str, lifecycles.StorageLifecyclePolicySpec] = dataclasses.field(default_factory=dict)
     attempts: dict[str, observed.Attempts] = dataclasses.field(default_factory=dict)
     requests: list[observed.Request] = dataclasses.field(default_factory=list)
@@ -90,6 +103,14 @@ class World:
     eras: dict[str, list[witnesses.Era]] = dataclasses.field(default_factory=dict)
     #: What was approved, by client, lifecycle and operation: up to which sequence number, and which eras it ends.
     consented: dict[tuple[str, str, str], list[witnesses.Consented]] = dataclasses.field(default_factory=dict)
+    #: Orders that an image goes which somebody approved: the witnesses' own memory.
+    approved_orders: set[str] = dataclasses.field(default_factory=set)
+    #: Images that such an order let go of at any time.
+    ordered: set[str] = dataclasses.field(default_factory=set)
+    #: What legal holds keep, by name, as the witnesses remember it.
+    lawful: dict[str, witnesses.Lawful] = dataclasses.field(default_factory=dict)
+    #: Clients that were retired at any time.
+    retired: set[str] = dataclasses.field(default_factory=set)
     #: Copies that were found lost, as (image id, number): only their record could go.
     losses: set[tuple[str, int]] = dataclasses.field(default_factory=set)
     #: Everything that was started: address and outcome.
@@ -111,6 +132,8 @@ class World:
             promises=tuple(self.promises),
             approvals=tuple(self.approvals),
             releases=tuple(self.releases),
+            holds=tuple(self.holds),
+            rulings=tuple(self.rulings),
             owed=dict(self.owed),
             requests=tuple(self.requests),
             jobs=tuple(self._job(index, one) for index, one in enumerate(self.running)),
@@ -219,6 +242,10 @@ class World:
             return 0
         for item in part.items:
             key, _, image = self.find(item.image)
+            if any(one.kind == "Expire" and one.object == image.id for one in self.rulings):
+                self.approved_orders.add(image.id)
+                self.ordered.add(image.id)
+                continue
             copy = next(one for one in image.copies if one.number == item.copy)
             place = (key[0], image.lifecycle, copy.operation)
             consented = witnesses.Consented(image.sequence, len(self.eras[image.lifecycle]) - 1)
@@ -288,6 +315,8 @@ class World:
                 self.releases = [
                     one for one in self.releases if (one.lifecycle, one.operation, one.before) not in again
                 ]
+            self.holds = list(holds.standing(effective, self.observe()))
+        witnesses.hold(self.lawful, effective, self.clients.values(), self.images)
         for name, unit in effective.units.items():
             if unit.spec.type == "DedupePool":
                 self.proven.setdefault(name, self.now)
@@ -318,7 +347,7 @@ class World:
         for old, new in renames.policies.items():
             if old in self.machines:
                 self.machines[new] = self.machines.pop(old)
-        for table in (self.units, self.reclaimable, self.foreign, self.proven):
+        for table in (self.units, self.reclaimable, self.foreign, self.proven, self.sizes, self.emptying):
             for old, new in renames.units.items():
                 if old in table:
                     table[new] = table.pop(old)  # type: ignore[attr-defined]
@@ -392,8 +421,8 @@ class World:
             return self._begin_copy(start)
         if action.type is actions.Type.EXPIRE:
             key, _, image = self.find(str(action.image))
-            self._mark_expiring(key, image, int(str(action.copy)), action.reason.code)
-            return Job(start, key, None, action.copy)
+            begins = self._mark_expiring(key, image, action)
+            return Job(start, key, None, action.copy if begins else None)
         assert action.type in (actions.Type.RECLAIM, actions.Type.VERIFY), f"nobody asked for {action.type}"
         return Job(start, None, None, None)
 
@@ -438,7 +467,8 @@ class World:
         elif action.type is actions.Type.DUPLICATE:
             self._commit_copy(job)
         elif action.type is actions.Type.EXPIRE:
-            self._expire(str(action.image), int(str(action.copy)))
+            if job.number is not None:
+                self._expire(str(action.image), job.number)
         elif action.type is actions.Type.RECLAIM:
             self.reclaimable.pop(self._place(job), None)
         else:
@@ -521,14 +551,20 @@ class World:
         self.losses.discard((image.id, number))
         self._set(image.id, number, state="Complete", created_at=self.now, base=base)
 
-    def _mark_expiring(self, key: Key, image: observed.Image, number: int, code: str) -> None:
-        copy = next(one for one in image.copies if one.number == number)
-        if copy.state in ("Expiring", "Expired"):
-            return
+    def _mark_expiring(self, key: Key, image: observed.Image, action: actions.Action) -> bool:
+        """Whether the unit may begin to delete the copy."""
+        copy = next(one for one in image.copies if one.number == action.copy)
+        if copy.state == "Expired" or (copy.state == "Expiring" and copy.until is None):
+            return True
+        going = copy.state == "Expiring"
+        assert not going or (copy.until is not None and copy.until <= self.now), f"{action.address}: in its grace"
+        assert going or action.reason.code != "GraceOver", f"{action.address}: it was taken back"
         seen, fresh = self.observe(), self.series(key)
-        expiry.check_delete(self.wanted, seen, fresh, image.id, number, self.now, code=code)
-        witnesses.deletion(self, key, fresh, image.id, number)
-        self._set(image.id, number, state="Expiring")
+        expiry.check_delete(self.wanted, seen, fresh, image.id, copy.number, self.now, code=action.reason.code)
+        witnesses.deletion(self, key, fresh, image.id, copy.number, action.grace)
+        until = self.now + action.grace if action.grace is not None and not going else None
+        self._set(image.id, copy.number, state="Expiring", until=until)
+        return until is None
 
     def _expire(self, image_id: str, number: int) -> None:
         _, _, image = self.find(image_id)
@@ -551,6 +587,30 @@ class World:
                 if one.id == image:
                     return key, index, one
         raise AssertionError(f"no image {image}")
+
+    # -- rulings -------------------------------------------------------------------------------------------------------
+
+    def rule(self, kind: str, object: str, grace: dt.timedelta | None = None) -> None:
+        """Somebody decides about one thing; twice is once."""
+        if not any((one.kind, one.object) == (kind, object) for one in self.rulings):
+            made = observed.Ruling(
+                kind=kind, object=object, by="ann", at=self.now, reason="so it was said", grace=grace
+            )
+            self.rulings.append(made)
+
+    def end_ruling(self, kind: str, object: str) -> None:
+        """It is over."""
+        self.rulings = [one for one in self.rulings if (one.kind, one.object) != (kind, object)]
+
+    def take_back(self, image_id: str, unit: str | None = None) -> None:
+        """Copies whose deletion has not begun are there again, and the bases that they need."""
+        for images in list(self.images.values()):
+            for image in [one for one in images if one.id == image_id]:
+                for copy in image.copies:
+                    if copy.state == "Expiring" and copy.until is not None and unit in (None, copy.unit):
+                        self._set(image_id, copy.number, state="Complete", until=None)
+                        if copy.base is not None:
+                            self.take_back(copy.base, copy.unit)
 
     # -- accidents -----------------------------------------------------------------------------------------------------
 
