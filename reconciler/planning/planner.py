@@ -2,7 +2,8 @@
 
 ``holdfast plan``, the controller's loop and a saved plan's check all call it; a dry run is not calling anything else.
 It reads the series once and asks, for each: what may leave (``expirations``), which copies are owed (``duplications``),
-and for the machine behind it: which backup is due (``backups``). With the clock held still and no job failing, doing
+and for the machine behind it: which backup is due (``backups``). Where somebody has approved what a brake holds
+(``destructions``), it asks once more with those promises ended. With the clock held still and no job failing, doing
 what is Due and planning again ends with nothing Due.
 """
 
