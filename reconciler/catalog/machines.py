@@ -183,7 +183,14 @@ def _plain(documents: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def _machine(
-    id: str, name: str, source: str, disks: Iterable[str], problem: tuple[str, str] | None = None
+    id: str,
+    name: str,
+    source: str,
+    disks: Iterable[str],
+    problem: tuple[str, str] | None = None,
+    left_out: Iterable[str] = (),
 ) -> observed.Machine:
     known = (problem[0], problem[1]) if problem else None
-    return observed.Machine(id=id, name=name, source=source, disks=tuple(disks), problem=known)
+    return observed.Machine(
+        id=id, name=name, source=source, disks=tuple(disks), problem=known, left_out=tuple(left_out)
+    )

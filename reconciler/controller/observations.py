@@ -50,6 +50,7 @@ def _survey_one(
             source=machine.source,
             disks=machine.disks,
             problem=(machine.problem.code, machine.problem.message) if machine.problem else None,
+            left_out=machine.left_out,
         )
         for machine in found.machines
     )

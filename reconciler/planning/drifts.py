@@ -1,7 +1,8 @@
 """Drift: what the world shows that the manifests do not account for. Told in every plan, changed by none.
 
 Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemoved``, ``SelectionShrunk``,
-``UnprotectedClient``, ``DoublyMatched``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
+``EmptySelection``, ``UnprotectedClient``, ``DoublyMatched``, ``DisksLeftOut``, ``NeverSucceeded``, ``SuspensionEnds``,
+``SuspensionOver``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
 ``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``; Approvals have theirs in ``approvals``, holds and rulings in
 ``rulings``, ``CannotMakeSpace`` is in ``evictions``. ``planner`` calls these functions with what it has gathered.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from reconciler.base import digests
+from reconciler.base import digests, times
 from reconciler.planning import actions, backups, desired, histories, observed
 
 #: A selection that lost a third of its clients, and at least this many, is drift.
 _GUARDED = 3
+#: How long before its end a suspension is told.
+_SOON = dt.timedelta(hours=24)
 
 
 def sources(name: str, inventory: observed.Inventory, now: dt.datetime) -> Iterator[actions.Drift]:
@@ -66,7 +69,8 @@ def clients(
             yield actions.Drift(
                 code="UnprotectedClient",
                 object=f"Client/{known[id].slug}",
-                message=f"{known[id].name} is matched by no policy; its images keep their expiry",
+                message=f"{known[id].name} is matched by no policy; its images keep their expiry; if it is gone for"
+                f" good: holdfast retire {known[id].slug}",
             )
     for id in sorted(matched):
         names = sorted(set(matched[id]))
@@ -74,8 +78,59 @@ def clients(
             yield actions.Drift(
                 code="DoublyMatched",
                 object=f"Client/{slugs.get(id, id)}",
-                message=f"matched by {len(names)} policies: {', '.join(names)}",
+                message=f"matched by {len(names)} policies, which all back it up: {', '.join(names)}; leave it to one",
             )
+
+
+def empty(name: str, inventory: observed.Inventory, now: dt.datetime) -> Iterator[actions.Drift]:
+    """A selection that matches nothing, and never had images."""
+    if not inventory.machines and inventory.unreachable is None and inventory.seen <= now:
+        yield actions.Drift(
+            code="EmptySelection",
+            object=f"BackupPolicy/{name}",
+            message="its selection matches no machine; look at the path and the pattern of its source",
+        )
+
+
+def left_out(found: Mapping[str, Mapping[str, observed.Machine]], slugs: Mapping[str, str]) -> Iterator[actions.Drift]:
+    """Files that look like disks and that no policy of their machine selects: client id -> policy -> machine."""
+    for id, by_policy in sorted(found.items()):
+        names = set.intersection(*(set(one.left_out) for one in by_policy.values()))
+        if names:
+            policies = ", ".join(sorted(by_policy))
+            verb = "looks like a disk and is" if len(names) == 1 else "look like disks and are"
+            yield actions.Drift(
+                code="DisksLeftOut",
+                object=f"Client/{slugs.get(id, id)}",
+                message=f"{', '.join(sorted(names))} {verb} not backed up; add a pattern to the disks of {policies},"
+                " or move away what needs no backup",
+            )
+
+
+def never(found: Iterable[actions.Overdue]) -> Iterator[actions.Drift]:
+    """Series past their objective that never had a success."""
+    for one in found:
+        if not one.succeeded:
+            yield actions.Drift(
+                code="NeverSucceeded",
+                object=f"BackupPolicy/{one.policy}/{one.client}",
+                message=f"no backup has succeeded yet; holdfast explain client {one.client} says why",
+            )
+
+
+def suspensions(wanted: desired.Desired, now: dt.datetime) -> Iterator[actions.Drift]:
+    """Policies whose suspension is about to end, or is over and still written down."""
+    for name, policy in sorted(wanted.policies.items()):
+        suspend = policy.spec.suspend
+        if suspend is None or wanted.is_orphaned("BackupPolicy", name) or suspend.until > now + _SOON:
+            continue
+        end = times.show_minutes(suspend.until)
+        if suspend.until > now:
+            code = "SuspensionEnds"
+            message = f"backups begin again {end}; move until, if {suspend.reason} takes longer"
+        else:
+            code, message = "SuspensionOver", f"its suspension ended {end}; take suspend out of the manifest"
+        yield actions.Drift(code=code, object=f"BackupPolicy/{name}", message=message)
 
 
 def removed_disks(
@@ -103,7 +158,8 @@ def orphans(counts: Mapping[str, tuple[int, int]]) -> Iterator[actions.Drift]:
         yield actions.Drift(
             code="OrphanedImages",
             object=f"BackupPolicy/{name}",
-            message=f"{images} images of {owners} clients; no new backups, and they keep the expiry they had",
+            message=f"{images} images of {owners} clients; no new backups, and they keep the expiry they had;"
+            " the manifest brought back takes them up again",
         )
 
 
@@ -114,7 +170,7 @@ def losses(counts: Mapping[tuple[str, str], int]) -> Iterator[actions.Drift]:
         yield actions.Drift(
             code="LostCopies" if state == "Lost" else "DamagedCopies",
             object=f"StorageUnit/{unit}",
-            message=f"{count} copies are {state}: {words}",
+            message=f"{count} copies are {state}: {words}; what can be is made anew; holdfast get copies --unit {unit}",
         )
 
 

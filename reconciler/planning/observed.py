@@ -103,6 +103,8 @@ class Machine:
     disks: tuple[str, ...]
     #: Code and message of what keeps it from being backed up, if anything.
     problem: tuple[str, str] | None = None
+    #: Names beside its disks that look like disks and that the policy selects not.
+    left_out: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -120,6 +120,8 @@ class _Pass:
         #: (policy, client id) -> machine, as far as backups may be made of it.
         self.machines: dict[tuple[str, str], observed.Machine] = {}
         self.matched: dict[str, list[str]] = {}
+        #: Client id -> policy -> machine, whatever its problem.
+        self.shown: dict[str, dict[str, observed.Machine]] = {}
         self.slugs = {id: client.slug for id, client in seen.clients.items()}
         self.protected: dict[str, set[str]] = {}
         self.orphaned: dict[str, tuple[int, int]] = {}
@@ -128,7 +130,6 @@ class _Pass:
         self.owings = delays.Owings(self.wanted, seen, now)
         #: (policy, client id) of the series that have images.
         self.imaged: set[tuple[str, str]] = set()
-        self.retired = {ruling.object for ruling in seen.rulings if ruling.kind == "Retire"}
         #: Copies that due actions read or build on.
         self.used: dict[tuple[str, int], str] = {}
         self.emptying: Mapping[str, int] = {}
@@ -184,6 +185,7 @@ class _Pass:
             self.desks[name] = desk
             for machine in self._distinct(name, inventory):
                 self.matched.setdefault(machine.id, []).append(name)
+                self.shown.setdefault(machine.id, {})[name] = machine
                 if machine.id not in self.slugs:
                     slug = self.slugs[machine.id] = clients.slug(machine.name, taken)
                     taken.add(slug)
@@ -239,7 +241,7 @@ class _Pass:
         self.imaged.add((policy, client))
         known, tables = self.seen.clients.get(client), self.desks[policy].tables if policy in self.desks else ()
         elsewhere = policy not in self.matched.get(client, (policy,))
-        if not tables or known is None or elsewhere or client in self.retired:
+        if not tables or known is None or elsewhere or self.judge.register.retired(client):
             return
         if delays.suspended(self.wanted, policy, self.now):
             return
@@ -304,6 +306,11 @@ class _Pass:
             if inventory is not None:
                 left = self.protected.get(name, set()) - register.all_retired()
                 self._selection(name, drifts.selection(name, inventory, left))
+                if not left:
+                    self.drift.extend(drifts.empty(name, inventory, self.now))
+        self.drift.extend(drifts.left_out(self.shown, self.slugs))
+        self.drift.extend(drifts.never(self.overdue))
+        self.drift.extend(drifts.suspensions(self.wanted, self.now))
         self.drift.extend(drifts.clients(self.seen.clients, self.matched, self.slugs, register.all_retired()))
         self.drift.extend(register.drift(self.wanted, self.seen))
         self.drift.extend(drifts.orphans(self.orphaned))

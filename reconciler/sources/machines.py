@@ -33,6 +33,8 @@ class Machine:
     disks: tuple[str, ...]
     #: Why it cannot be backed up now, if so (it is then drift, not a job).
     problem: Found | None = None
+    #: Names beside its disks that look like disks and are selected by nothing.
+    left_out: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

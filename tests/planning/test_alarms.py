@@ -84,7 +84,9 @@ def test_what_somebody_decided_to_leave_alone_is_no_alarm() -> None:
     assert "Overdue/gold/oblvm1" in standing(over, samples.seen(over, old))
     wanted = samples.small()
     retired = observed.Ruling(kind="Retire", object=samples.CLIENT, by="anna", at=ago(days=1), reason="sold")
-    assert standing(wanted, samples.seen(wanted, old, rulings=(retired,))) == {}
+    gone = {"gold": observed.Inventory(machines=(), seen=samples.NOW)}
+    assert "Overdue/gold/oblvm1" in standing(wanted, samples.seen(wanted, old, inventories=gone))
+    assert standing(wanted, samples.seen(wanted, old, rulings=(retired,), inventories=gone)) == {}
 
 
 def test_a_machine_that_moved_to_another_policy_is_judged_there_and_one_that_nobody_matches_where_it_was() -> None:

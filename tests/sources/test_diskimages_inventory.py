@@ -34,6 +34,30 @@ def test_disks_are_matching_files_by_name_without_hidden_ones_and_folders(machin
     assert found.disks == ("a.raw", "b.img", "link.img")
 
 
+def test_what_looks_like_a_disk_and_is_selected_by_nothing_is_left_out(machine: Path) -> None:
+    for name in ("a.img", "b.vdi", "c.QCOW2", ".d.vdi", "notes.txt", "e.raw"):
+        (machine / name).write_bytes(b"x")
+    (machine / "folder.vhd").mkdir()
+    (found,) = samples.source(machine.parent).inventory().machines
+    assert (found.disks, found.left_out) == (("a.img", "e.raw"), ("b.vdi", "c.QCOW2"))
+
+
+def test_parts_of_a_vmdk_are_left_out_by_neither_of_its_two_names(machine: Path) -> None:
+    (machine / "a-flat.vmdk").write_bytes(bytes(MIB))
+    text = (
+        '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="vmfs"\nRW 2048 VMFS "a-flat.vmdk"\n'
+    )
+    (machine / "a.vmdk").write_text(text)
+    for globs, left in (
+        (("*.vmdk",), ()),
+        (("*-flat.vmdk",), ()),
+        (("a.vmdk",), ()),
+        (("*.img",), ("a-flat.vmdk", "a.vmdk")),
+    ):
+        (found,) = samples.source(machine.parent, disks=globs).inventory().machines
+        assert found.left_out == left, globs
+
+
 @pytest.mark.parametrize("name", ["ein Gast ä", "日本語", "comma,name"])
 def test_names_may_hold_anything_a_folder_may(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()

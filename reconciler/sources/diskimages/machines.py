@@ -16,6 +16,8 @@ from reconciler.sources import machines
 from reconciler.sources.diskimages import bindings, formats, hooks, readings
 
 _PREFIX = "diskimages:"
+#: Endings of files that somebody may take for a disk, whether this version can read it or not.
+_DISK_LIKE = frozenset({".img", ".raw", ".qcow", ".qcow2", ".vdi", ".vhd", ".vhdx", ".vmdk"})
 
 
 def machine_id(folder: Path) -> str:
@@ -55,6 +57,17 @@ class DiskImages:
         parts = frozenset[str]().union(*(formats.belonging(path) for path in matching))
         return sorted((path for path in matching if path.name not in parts), key=lambda path: path.name)
 
+    def _left_out(self, folder: Path) -> tuple[str, ...]:
+        """Names of what looks like a disk of the machine and is none. Raises ``OSError``."""
+        entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        taken = [entry for entry in entries if _visible(entry, self._globs)]
+        known = {entry.name for entry in taken}.union(*(formats.belonging(path) for path in taken if _is_disk(path)))
+        rest = [entry for entry in entries if entry.name not in known and _is_disk(entry) and _disk_like(entry)]
+        # A vmdk descriptor is only words: where all that it names is taken, nothing is left out with it.
+        return tuple(
+            sorted(path.name for path in rest if not formats.belonging(path) or formats.belonging(path) - known)
+        )
+
     def inventory(self) -> machines.Inventory:
         """The machines that match now; ``unreachable`` when the path cannot be listed."""
         try:
@@ -69,9 +82,11 @@ class DiskImages:
     def _look(self, folder: Path) -> machines.Machine:
         names: tuple[str, ...] = ()
         problem: machines.Found | None = None
+        left_out: tuple[str, ...] = ()
         try:
             disks = self._disks(folder)
             names = tuple(path.name for path in disks)
+            left_out = self._left_out(folder)
             if not disks:
                 wanted = ", ".join(self._globs)
                 problem = machines.Found(code="NoDisks", message=f"no file in {folder} matches {wanted}")
@@ -81,7 +96,9 @@ class DiskImages:
         except OSError as error:
             problem = machines.Found(code="UnreadableFolder", message=f"{folder}: {error.strerror}")
         identity = machine_id(folder)
-        return machines.Machine(id=identity, name=folder.name, source=identity, disks=names, problem=problem)
+        return machines.Machine(
+            id=identity, name=folder.name, source=identity, disks=names, problem=problem, left_out=left_out
+        )
 
     def freeze(self, machine_id: str) -> machines.Reading:
         """Run the before hook, then open every disk. Raises ``SourceError`` or ``HookFailed``, after the after hook."""
@@ -138,6 +155,10 @@ class DiskImages:
 
 def _visible(entry: Path, globs: Sequence[str]) -> bool:
     return not entry.name.startswith(".") and any(fnmatch.fnmatchcase(entry.name, glob) for glob in globs)
+
+
+def _disk_like(entry: Path) -> bool:
+    return entry.suffix.lower() in _DISK_LIKE or entry.is_block_device()
 
 
 def _is_disk(entry: Path) -> bool:
