@@ -414,6 +414,9 @@ def test_drift_names_what_the_manifests_do_not_account_for() -> None:
         ("DoublyMatched", "Client/oblvm1"),
         ("DoublyMatched", "Client/empty"),
         ("LostCopies", "StorageUnit/deep"),
+        ("NeverSucceeded", "BackupPolicy/gold/empty"),
+        ("NeverSucceeded", "BackupPolicy/silver/empty"),
+        ("NeverSucceeded", "BackupPolicy/silver/oblvm1"),
         ("UnitOffline", "StorageUnit/broken"),
     }
 
