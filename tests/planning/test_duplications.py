@@ -263,3 +263,103 @@ def test_a_copy_that_the_plan_reads_does_not_expire_meanwhile() -> None:
     assert found["duplicate/img-1/offsite"].source_unit == "fast"
     held = found["expire/img-1/1"]
     assert (held.state.value, held.reason.code, held.after) == ("Waiting", "InUse", ("duplicate/img-1/offsite",))
+
+
+def deep(*, offsite: dict[str, Any] | None = None, **third: Any) -> desired.Desired:
+    """Four copies in a row: land, dedupe in the night, offsite of fulls alone, vault."""
+    return samples.estate(
+        samples.unit("fast"), samples.pool("deep"), samples.pool("far"), samples.pool("vault"),
+        samples.window("night", "20:00", "10h"), samples.window("noon", "12:00", "1h"),
+        samples.lifecycle(
+            "gold", operation("land", "fast", None, FOREVER),
+            operation("dedupe", "deep", "land", FOREVER, window="night"),
+            operation("offsite", "far", "dedupe", FOREVER, **(offsite or {"schedules": ["daily"]})),
+            operation("vault", "vault", "offsite", FOREVER, window="noon", **third),
+        ),
+        samples.policy("gold", FULLS, {"name": "small", "type": "Incremental", "every": "12h"}),
+    )  # fmt: skip
+
+
+def test_a_tree_of_four_is_made_step_by_step_each_in_its_window() -> None:
+    """21:00: the night is open, noon is not; what a filter leaves out takes its children with it."""
+    made = [copy()]
+    for expected in (
+        {
+            "dedupe": ("Due", "CopyOwed"),
+            "offsite": ("Waiting", "AfterDuplicate"),
+            "vault": ("Waiting", "AfterDuplicate"),
+        },
+        {"offsite": ("Due", "CopyOwed"), "vault": ("Waiting", "AfterDuplicate")},
+        {"vault": ("Waiting", "OutsideWindow")},
+        {},
+    ):
+        found = duplicates(deep(), image(1, ago(hours=1), *made))
+        assert codes(found) == {f"img-1/{name}": state for name, state in expected.items()}
+        step = len(made)
+        if step < 4:
+            one = found[f"img-1/{('dedupe', 'offsite', 'vault')[step - 1]}"]
+            assert one.source_unit == ("fast", "deep", "far")[step - 1]
+            made.append(copy(step + 1, str(one.operation), str(one.unit)))
+    assert set(duplicates(deep(), image(1, ago(hours=1), schedule="small"))) == {"img-1/dedupe"}
+
+
+def test_backfill_at_the_end_of_a_tree_reads_the_nearest_copy_that_can_be_read() -> None:
+    older = samples.lifecycle("gold", LAND, {**DEDUPE, "window": "night"}, OFFSITE).spec
+    owed = {samples.owed_key(older): older}
+    wanted = deep(offsite={}, existing="Backfill")
+    made = image(1, ago(hours=1), copy(), copy(2, "dedupe", "deep"), copy(3, "offsite", "far"), spec=older)
+    found = duplicates(wanted, made, owed=owed)
+    assert {address: (one.state.value, one.source_unit) for address, one in found.items()} == {
+        "img-1/vault": ("Waiting", "far")
+    }
+    usual = samples.seen(wanted).units
+
+    def source(*offline: str) -> tuple[str, str | None]:
+        units = {**usual, **{name: dataclasses.replace(usual[name], state="Offline") for name in offline}}
+        one = duplicates(wanted, made, owed=owed, units=units)["img-1/vault"]
+        return one.reason.code, one.source_unit
+
+    assert source("far") == ("OutsideWindow", "fast")
+    assert source("far", "fast") == ("OutsideWindow", "deep")
+    assert source("far", "fast", "deep")[0] == "UnitOffline"
+    lost = made._replace(copies=(copy(state="Lost"), copy(2, "dedupe", "deep"), copy(3, "offsite", "far", "Damaged")))
+    assert duplicates(wanted, lost, owed=owed)["img-1/vault"].source_unit == "deep"
+
+
+def test_a_copy_prefers_a_unit_that_does_not_fail_together_with_the_others() -> None:
+    def chosen(*objects: Any, copies: tuple[observed.Copy, ...] = (copy(),), **fields: Any) -> tuple[str, ...]:
+        wanted = samples.estate(
+            *objects, samples.group("g", "Prioritized", "near", "far"),
+            samples.lifecycle("gold", LAND, operation("second", "g", "land", FOREVER)), samples.policy("gold", FULLS),
+        )  # fmt: skip
+        usual = samples.seen(wanted).units
+        off = {name: dataclasses.replace(usual[name], state="Offline") for name in fields.get("offline", ())}
+        return duplicates(wanted, image(1, ago(hours=1), *copies), units={**usual, **off})["img-1/second"].candidates
+
+    def in_rack(name: str, rack: str | None) -> Any:
+        return samples.pool(name, **({"failureDomain": rack} if rack else {}))
+
+    fast = samples.unit("fast", failureDomain="one")
+    assert chosen(fast, in_rack("near", "one"), in_rack("far", "two")) == ("far",)
+    # Any of them where all fail together, or where the better one is away; the group's order where none does.
+    assert chosen(fast, in_rack("near", "one"), in_rack("far", "one")) == ("near", "far")
+    assert chosen(fast, in_rack("near", "one"), in_rack("far", "two"), offline=("far",)) == ("near",)
+    assert chosen(fast, in_rack("near", None), in_rack("far", None)) == ("near", "far")
+    # A copy that is made anew does not count against its own place.
+    again = (copy(), copy(2, "second", "far", "Damaged"))
+    assert chosen(fast, in_rack("near", "one"), in_rack("far", "two"), copies=again) == ("far",)
+
+
+def test_on_a_chain_unit_a_base_goes_before_what_builds_on_it() -> None:
+    wanted = samples.estate(
+        samples.pool("deep"), samples.unit("a"), samples.policy("gold", FULLS),
+        samples.lifecycle("gold", operation("land", "deep", None, FOREVER), operation("off", "a", "land", FOREVER)),
+    )  # fmt: skip
+    full = image(1, ago(hours=2), copy(1, "land", "deep"))
+    small = image(2, ago(hours=1), copy(1, "land", "deep"), type="Incremental", parent="img-1")
+    found = duplicates(wanted, full, small)
+    assert codes(found) == {"img-1/off": ("Due", "CopyOwed"), "img-2/off": ("Waiting", "AfterBase")}
+    assert found["img-2/off"].after == ("duplicate/img-1/off",)
+    # A base that cannot be copied does not hold it up: it is written as a whole.
+    broken = full._replace(copies=(copy(1, "land", "deep", "Damaged"),))
+    assert codes(duplicates(wanted, broken, small))["img-2/off"] == ("Due", "CopyOwed")
