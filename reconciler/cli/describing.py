@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import textwrap
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -238,7 +239,14 @@ def _status(document: Status) -> str:
     lines += [f"problem     {one.message} [{one.code}]" for one in document.problems]
     lines += [f"alarm       {one.title} [{one.key}]" for one in document.alarms]
     lines.append(f"told to     {_hearers(document)}")
-    return tables.page(lines)
+    width = tables.terminal()
+    # The next step stands at the end of a line: it goes on below rather than being cut.
+    return "\n".join(part for line in lines for part in (_wrapped(line, width) if width else [line]))
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    head, *more = textwrap.wrap(line[12:], width - 12, break_long_words=False, break_on_hyphens=False)
+    return [tables.shorten(line[:12] + head, width), *(" " * 12 + part for part in more)]
 
 
 def _hearers(document: Status) -> str:

@@ -30,8 +30,9 @@ def url(hook: ears.Sink) -> str:
 
 
 def overdue(empty: Estate, moment: str, *urls: str) -> holdfast_command.Command:
-    """An estate whose one machine was backed up on 2 March and is out of sight since, at a later moment."""
+    """An estate of two machines, one of which was backed up on 2 March and is out of sight since; at a later moment."""
     if not (empty.folder / "away").exists():
+        empty.machine("beta")
         empty.apply(clock="2026-03-02T12:00:00Z")
         (empty.folder / "machines/alpha").rename(empty.folder / "away")
     clock = estate_samples.set_clock(empty.folder / "clock", moment)
@@ -173,6 +174,8 @@ def test_status_says_what_stands_and_that_nobody_hears_it(empty: Estate, hook: e
     text = deaf.using(COLUMNS="80").run("status").stdout
     assert "alarm       alpha has had no success under nightly since 2026-03-02" in text
     assert "told to     nobody. A brake nobody hears fills the unit" in text
+    assert "if it is gone for good: holdfast retire alpha" in " ".join(text.split())
+    assert [line for line in text.splitlines() if len(line) > 80] == []
     command.run("apply", ".", "--yes")
     (alarm,) = command.json("status")["alarms"]
     assert alarm["key"] == "Overdue/nightly/alpha" and alarm["toldAt"].startswith("2026-03-09T12:00:")
