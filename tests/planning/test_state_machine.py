@@ -110,6 +110,17 @@ class Life(RuleBasedStateMachine):
         TALLY[f"look {look.__name__}"] += 1
         look(self.world, pick)
 
+    @precondition(lambda self: self.world.images)
+    @rule(pick=picks)
+    def restore_begins(self, pick: int) -> None:
+        """Somebody reads a copy, until everything rests."""
+        copies = self.world.copies()
+        if copies:
+            image, number = copies[pick % len(copies)]
+            found = self.world.find(image)[2]
+            if any(copy.number == number and copy.state == "Complete" for copy in found.copies):
+                self.world.reading.add((image, number))
+
     @rule(back=st.sampled_from((0.5, 30.0, 100.0)))
     def clock_goes_back(self, back: float) -> None:
         """The wall clock is set back, and nobody says so."""
@@ -372,5 +383,5 @@ class Life(RuleBasedStateMachine):
 
 def test_lives() -> None:
     run_state_machine_as_test(
-        Life, settings=hypothesis.settings(max_examples=100, stateful_step_count=30, deadline=None)
+        Life, settings=hypothesis.settings(max_examples=200, stateful_step_count=30, deadline=None)
     )

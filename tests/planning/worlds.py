@@ -94,6 +94,8 @@ class World:
     unreachable: set[str] = dataclasses.field(default_factory=set)
     #: When each pool was last scrubbed.
     proven: dict[str, dt.datetime] = dataclasses.field(default_factory=dict)
+    #: Copies that restores read, by image id and number.
+    reading: set[tuple[str, int]] = dataclasses.field(default_factory=set)
     running: list[Job] = dataclasses.field(default_factory=list)
     #: What a copy that is written anew was before, by image id and number.
     fallbacks: dict[tuple[str, int], str] = dataclasses.field(default_factory=dict)
@@ -153,6 +155,7 @@ class World:
         """One series, with what running jobs use marked busy."""
         images = self.images.get(key, [])
         used = {(job.start.action.image, job.start.action.copy) for job in self.running if not _is_expiry(job)}
+        used |= self.reading
         parents = {job.start.action.parent for job in self.running} - {None}
         if any(used) or parents:
             images = [
@@ -264,7 +267,8 @@ class World:
         self.now += dt.timedelta(**passed)
 
     def end_jobs(self, outcome: str = "Succeeded") -> None:
-        """Everything that runs ends so."""
+        """Everything that runs ends so; restores end too."""
+        self.reading.clear()
         jobs, self.running = self.running, []
         for job in jobs:
             self._end(job, outcome)
