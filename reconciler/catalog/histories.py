@@ -199,13 +199,14 @@ def _text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
 def _uses(connection: sa.Connection) -> dict[str, list[_Use]]:
     """By image, what live jobs read or build on. The job that expires a copy does not keep it."""
     job = tables.JOBS.c
-    query = sa.select(job.type, job.image, job.copy_number, job.source_unit, job.parent).where(
+    query = sa.select(job.type, job.image, job.copy_number, job.source_unit, job.unit, job.parent).where(
         job.state.in_(tables.LIVE)
     )
     uses: dict[str, list[_Use]] = {}
-    for type, image, copy, source_unit, parent in connection.execute(query):
+    for type, image, copy, source_unit, unit, parent in connection.execute(query):
         if image is not None and type != actions.Type.EXPIRE:
             uses.setdefault(image, []).append((copy, source_unit))
         if parent is not None:
-            uses.setdefault(parent, []).append((None, None))
+            # It is read where the job writes; elsewhere nobody reads it.
+            uses.setdefault(parent, []).append((None, unit))
     return uses

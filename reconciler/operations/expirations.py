@@ -12,6 +12,7 @@ from reconciler.base import crashes
 from reconciler.catalog import departures, images
 from reconciler.jobs import engines
 from reconciler.operations import scrubs, sites
+from reconciler.planning import observed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,12 +58,23 @@ def expire(site: sites.Site, order: ExpireOrder, context: engines.JobContext) ->
         return engines.Outcome()
     # From here on nobody can take it back: the catalog says so, durably, before the first byte goes.
     crashes.passing("expire.begun")
-    unit.delete(order.image)
+    if _alone(site, order):
+        unit.delete(order.image)
+    else:
+        context.log(f"only the record goes: another copy of {order.image} lies on {order.unit}")
     crashes.passing("expire.deleted")
     images.mark_expired(site.db, order.image, order.copy, now=site.clock.now(), actor=site.actor)
     crashes.passing("expire.recorded")
     context.log(f"copy {order.copy} of {order.image} left {order.unit}: {order.reason}")
     return engines.Outcome()
+
+
+def _alone(site: sites.Site, order: ExpireOrder) -> bool:
+    """Whether nothing else on the unit is this image: one found lost may have been made anew for another operation."""
+    return not any(
+        other.number != order.copy and other.state in observed.PRESENT
+        for other in images.list_copies(site.db, image_id=order.image, unit=order.unit)
+    )
 
 
 def reclaim(site: sites.Site, unit: str, context: engines.JobContext) -> engines.Outcome:

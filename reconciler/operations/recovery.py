@@ -10,6 +10,7 @@ import logging
 
 from reconciler.catalog import images, jobs, workers
 from reconciler.operations import backups, sites
+from reconciler.planning import observed
 from reconciler.storage import units
 
 _log = logging.getLogger(__name__)
@@ -69,7 +70,10 @@ def missing_copies(site: sites.Site, name: str) -> int:
     unreadable = set(unit.unreadable())
     changed = 0
     now = site.clock.now()
-    for row in images.list_copies(site.db, unit=name):
+    rows = images.list_copies(site.db, unit=name)
+    # Images that another copy accounts for: what was lost of them is not what lies there now.
+    present = {row.image for row in rows if row.state in observed.PRESENT}
+    for row in rows:
         here = row.image in held
         if row.state == "Complete" and not here:
             state = "Damaged" if row.image in unreadable else "Lost"
@@ -78,7 +82,7 @@ def missing_copies(site: sites.Site, name: str) -> int:
             )
             images.mark_state(site.db, row.image, row.number, state, now=now, actor=site.actor, message=message)
             changed += 1
-        elif row.state == "Lost" and here:
+        elif row.state == "Lost" and here and row.image not in present:
             images.mark_state(
                 site.db, row.image, row.number, "Complete", now=now, actor=site.actor, message=f"found on {name} again"
             )

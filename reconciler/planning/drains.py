@@ -16,8 +16,8 @@ from reconciler.planning import desired, histories, lifecycles, nevers, observed
 _PASSING: Final = frozenset({"Base", "Busy", "OwesCopy", "Immutable"})
 
 
-#: Client id, image and operation -> whether an earlier retention that was promised to its copies still stands.
-Promised = Callable[[str, observed.Image, str], bool]
+#: History, image and copy -> whether an earlier retention that was promised to the copy still keeps it.
+Promised = Callable[[histories.History, observed.Image, observed.Copy], bool]
 
 
 class Move(NamedTuple):
@@ -37,7 +37,7 @@ class Drain:
     """The units to be emptied; counts what is left on them."""
 
     def __init__(self, rules: nevers.Rules, promised: Promised) -> None:
-        """``promised`` says whether an image's copies of an operation were promised an earlier retention."""
+        """``promised`` says whether an earlier retention still keeps a copy."""
         self._rules = rules
         self._promised = promised
         self.units = draining(rules.wanted)
@@ -82,7 +82,7 @@ class Drain:
             return False
         if stands(self._rules, history, image, operation, away=True) is not None:
             return False
-        if copy.imported or debts.worth(image, operation) or self._promised(history.series.client, image, operation):
+        if copy.imported or debts.worth(image, operation) or self._promised(history, image, copy):
             return True
         reason = nevers.forbids(self._rules, history, debts, image, copy)
         return reason is not None and reason.code not in _PASSING

@@ -48,9 +48,11 @@ class Judge(nevers.Rules):
         self.draining = drains.draining(wanted)
         self.sieve = sieves.Sieve(self.book, self.draining)
 
-    def promised(self, client: str, image: observed.Image, operation: str) -> bool:
-        """Whether an earlier retention still stands that was promised to the image's copies of an operation."""
-        return any(released is None for _, released in self.promises.made(client, image, operation))
+    def promised(self, history: histories.History, image: observed.Image, copy: observed.Copy) -> bool:
+        """Whether an earlier retention that was promised to a copy still keeps it. One that has passed does not."""
+        operation, client = self.book.operation(image.lifecycle, copy.operation), history.series.client
+        standing = any(released is None for _, released in self.promises.made(client, image, operation))
+        return standing and self.holder(history)(image, copy)
 
     def verdicts(
         self,

@@ -77,7 +77,12 @@ def forbids(
     base = _base_of(history, image, copy, leaving)
     if copy.state == "Lost":
         # Only the record of it goes: the unit was seen without it. Where others need it, it is to be healed.
-        return base
+        # Where another copy of it lies there, that one is their base.
+        again = any(
+            one.number != copy.number and one.unit == copy.unit and one.state in histories.TANGIBLE
+            for one in image.copies
+        )
+        return None if again else base
     if image.id in history.doubtful and rules.register.ordered(image.id) is None:
         return actions.Reason(code="DoubtfulTime", message="its time is later than now, or contradicts its sequence")
     operation = rules.book.operation(image.lifecycle, copy.operation)

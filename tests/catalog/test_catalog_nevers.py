@@ -72,7 +72,7 @@ def test_the_check_sees_a_job_that_started_after_the_plan(db: database.Database)
         ({"type": "Verify", "image": "img-1", "copy": 2}, {("img-1", 2)}),
         ({"type": "Restore", "image": "img-1"}, {("img-1", 1), ("img-1", 2)}),
         ({"type": "Backup", "parent": "img-2", "unit": "fast"}, {("img-2", 1)}),
-        ({"type": "Backup", "parent": "img-1"}, {("img-1", 1), ("img-1", 2)}),
+        ({"type": "Backup", "parent": "img-1", "unit": "fast"}, {("img-1", 1)}),
         ({"type": "Expire", "image": "img-1", "copy": 2}, set()),
         ({"type": "Reclaim", "unit": "pool"}, set()),
     ],

@@ -145,7 +145,9 @@ def _complaints(
         # Both may still be taken back, and then both are.
         and not (grace is not None and one.state == "Expiring" and one.until is not None)
     ]
-    if needing:
+    # A lost one that was made anew for another operation is no base any more.
+    again = [c for c in image.copies if c.number != copy.number and c.unit == copy.unit and c.state in _TANGIBLE]
+    if needing and not (copy.state == "Lost" and again):
         yield f"6: base of {needing}"
     if copy.state == "Lost":
         return
@@ -169,7 +171,7 @@ def _complaints(
             yield from _last(world, series, image, copy)
         # What was decided before a grace is decided.
         if copy.state != "Expiring" and not ordered:
-            yield from _broken_promises(world, series, image, copy)
+            yield from _broken_promises(world, world.planned[series.client, series.policy], image, copy)
 
 
 def calm(images: tuple[observed.Image, ...], now: dt.datetime) -> bool:

@@ -19,6 +19,7 @@ import planning_samples as samples
 import witnesses
 
 from reconciler.api import lifecycles
+from reconciler.base import errors
 from reconciler.planning import (
     actions,
     clients,
@@ -96,6 +97,8 @@ class World:
     proven: dict[str, dt.datetime] = dataclasses.field(default_factory=dict)
     #: Copies that restores read, by image id and number.
     reading: set[tuple[str, int]] = dataclasses.field(default_factory=set)
+    #: The series as the plan of this turn saw them.
+    planned: dict[Key, observed.Series] = dataclasses.field(default_factory=dict)
     running: list[Job] = dataclasses.field(default_factory=list)
     #: What a copy that is written anew was before, by image id and number.
     fallbacks: dict[tuple[str, int], str] = dataclasses.field(default_factory=dict)
@@ -156,12 +159,12 @@ class World:
         images = self.images.get(key, [])
         used = {(job.start.action.image, job.start.action.copy) for job in self.running if not _is_expiry(job)}
         used |= self.reading
-        parents = {job.start.action.parent for job in self.running} - {None}
+        parents = {(str(job.start.action.parent), self._place(job)) for job in self.running if job.start.action.parent}
         if any(used) or parents:
             images = [
                 image._replace(
                     copies=tuple(
-                        copy._replace(busy=image.id in parents or (image.id, copy.number) in used)
+                        copy._replace(busy=(image.id, copy.unit) in parents or (image.id, copy.number) in used)
                         for copy in image.copies
                     )
                 )
@@ -223,6 +226,8 @@ class World:
             plan = self.plan()
         seen, effective = self.observe(), self.effective()
         self.emptying = dict(plan.emptying)
+        # Promises are judged as they were when the plan was made: what leaves with it still counts.
+        self.planned = {one: self.series(one) for one in self.images}
         load = dispatch.Load(last_used=plan.last_used)
         due = plan.in_state(actions.State.DUE)
         starts = dispatch.choose(due, seen.jobs, effective, seen, self.now, load=load)
@@ -411,7 +416,14 @@ class World:
         if outcome == "Lost" or (outcome == "Failed" and start.action.type is not actions.Type.EXPIRE):
             self._attempted(start.action, outcome)
             return
-        job = self._begin(start, effective)
+        try:
+            job = self._begin(start, effective)
+        except errors.NeverViolated:
+            # The copy that it moved to went in the same pass, by its rule; so will this one, by the same.
+            if start.action.reason.code != "Drained":
+                raise
+            self._attempted(start.action, "Failed")
+            return
         if outcome == "Running":
             self.running.append(job)
         else:
