@@ -47,6 +47,8 @@ class Database:
         self._turn = threading.Lock()
         self._owner: int | None = None
         self._id: str | None = None
+        self._looking = threading.Lock()
+        self._look: sqlite3.Connection | None = None
 
     @property
     def id(self) -> str:
@@ -98,8 +100,23 @@ class Database:
         """Whether what this reader read can be trusted: False once a writer touched the file under an immutable one."""
         return self._stamp is None or _stamp(Path(self.location)) == self._stamp
 
+    def changes(self) -> object:
+        """A value that stays equal for as long as nobody, this process included, commits anything to the catalog."""
+        with self._looking, _explained(self.location):
+            if self._engine.dialect.name != "sqlite":
+                # Every transaction that writes takes the next number; other databases of the server share them.
+                with self.reading() as connection:
+                    return connection.exec_driver_sql("SELECT CAST(pg_current_snapshot() AS TEXT)").scalar()
+            if self._look is None:
+                # Tells of the commits of every connection but itself, so that it must be one that never writes.
+                self._look = _connect(_uri(Path(self.location), "mode=ro"))
+            return self._look.execute("PRAGMA data_version").fetchone()[0]
+
     def close(self) -> None:
         """Close every connection. Idempotent."""
+        if self._look is not None:
+            self._look.close()
+            self._look = None
         self._engine.dispose()
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import datetime as dt
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 import sqlmodel
@@ -20,6 +20,9 @@ from reconciler.base import errors
 from reconciler.catalog import audits, database, tables
 from reconciler.planning import clients as slugs
 from reconciler.planning import observed
+
+#: How often a source that shows nothing new is noted: what is known of it may be so much fresher than it says.
+_REMEMBERED: Final = dt.timedelta(minutes=5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +40,15 @@ class KnownUnit:
 
 def see_machines(db: database.Database, policy: str, machines: Iterable[observed.Machine], now: dt.datetime) -> bool:
     """A source has shown what a policy matches: remember it, and the clients in it; whether a client is new, or has
-    changed. Nothing is written where nothing is new, not even the time."""
+    changed. Nothing is written where nothing is new, but every ``_REMEMBERED`` the time."""
     seen = tuple(machines)
     documents = [dataclasses.asdict(machine) for machine in seen]
     inventory = tables.INVENTORIES
     query = sa.select(inventory.c.machines, inventory.c.seen).where(inventory.c.policy == policy)
     with db.reading() as connection:
         before = connection.execute(query).first()
-    if before is not None and before.seen == now and before.machines == _plain(documents):
+    recent = before is not None and before.seen <= now < before.seen + _REMEMBERED
+    if before is not None and recent and before.machines == _plain(documents):
         return False
     with db.writing() as connection:
         # Two machines that claim one id are the plan's problem; here the first one stands.

@@ -153,7 +153,7 @@ def _compute_once(
     with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
         units.declare(observations.declared_units(effective))
         jump = jumps.at_start(now, jumps.newest(db)) if db else None
-        seen = observations.gather(db, effective, surveyed, units, jump)
+        seen = observations.gather(db, effective, surveyed, observations.look(db, effective, units), jump)
         seen = dataclasses.replace(seen, approvals=(*seen.approvals, *given))
         made = passes.decide(tree, seen, now, horizon)
         read = facts(made, effective, seen) if facts is not None else None

@@ -49,7 +49,9 @@ def look(chosen: settings.Settings, function: Callable[[View], _T]) -> _T:
         with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
             units.declare(observations.declared_units(wanted))
             jump = jumps.at_start(now, jumps.newest(db))
-            seen = observations.gather(db, wanted, inventories.inventories(db), units, jump)
+            seen = observations.gather(
+                db, wanted, inventories.inventories(db), observations.look(db, wanted, units), jump
+            )
             return function(View(db=db, wanted=wanted, seen=seen, now=now))
 
     return sessions.read(chosen, read)

@@ -94,23 +94,31 @@ def look_at_units(
     return result
 
 
+def look(
+    db: database.Database | None, wanted: desired.Desired, open_units: units.OpenUnits | None
+) -> dict[str, observed.Unit]:
+    """``look_at_units`` with what the catalog knows of them."""
+    if db is None:
+        return look_at_units(wanted, {}, None, None)
+    return look_at_units(wanted, inventories.known_units(db), db.id, open_units)
+
+
 def gather(
     db: database.Database | None,
     wanted: desired.Desired,
     surveyed: Mapping[str, observed.Inventory],
-    open_units: units.OpenUnits | None,
+    looked: Mapping[str, observed.Unit],
     clock_jump: str | None,
 ) -> observed.Observed:
-    """Everything decisions are made from."""
+    """Everything decisions are made from; ``looked`` is what ``look`` says of the units."""
     if db is None:
-        looked = look_at_units(wanted, {}, None, None)
         return observed.Observed(inventories=surveyed, units=looked, clock_jump=clock_jump)
     standing = inventories.standing(db)
     return observed.Observed(
         series=images.series(db),
         clients=inventories.clients(db),
         inventories=surveyed,
-        units=look_at_units(wanted, inventories.known_units(db), db.id, open_units),
+        units=looked,
         applied=inventories.applied(db),
         in_force=inventories.in_force(db),
         anchors=inventories.anchors(db),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reconciler.base import crashes, diagnostics, errors, times
 from reconciler.catalog import approvals, database, inventories, jobs, leases, requests
-from reconciler.controller import bindings, handovers, jumps, notifications, observations, safekeeping
+from reconciler.controller import bindings, handovers, jumps, notifications, observations, safekeeping, standing
 from reconciler.intake import estates
 from reconciler.jobs import engines
 from reconciler.operations import recovery, sites
@@ -77,6 +77,8 @@ class Controller:
         self._lease = lease
         self._state = state
         self._notifier = notifier
+        #: The last plan, for as long as nothing changes.
+        self._standing: standing.Standing | None = None
         #: What the last turn found.
         self._situation: bindings.Situation | None = None
         self._tree: Tree | None = None
@@ -110,9 +112,20 @@ class Controller:
         now = self.site.clock.now()
         # Units that only the catalog still holds are looked at too: what lies on them goes on living.
         wanted = effective_now(tree.wanted, self.site.db, now)
-        seen = observations.gather(self.site.db, wanted, self._surveyed, self.site.units, self._jumps.message(now))
+        # Asked before anything is read: what is written while this plan is made is news to the next one.
+        changes, jump = self.site.db.changes(), self._jumps.message(now)
+        units = observations.look(self.site.db, wanted, self.site.units)
+        glance = standing.glance(
+            catalog=changes, tree=tree, jump=jump, emptying=self._emptying, surveyed=self._surveyed, units=units
+        )
+        if horizon is None and self._standing is not None and self._standing.holds(glance, now):
+            return self._standing.at(now)
+        seen = observations.gather(self.site.db, wanted, self._surveyed, units, jump)
         seen = dataclasses.replace(seen, watching=self._since, emptying=self._emptying)
         plan = decide(tree, seen, now, horizon)
+        if horizon is None:
+            glance = dataclasses.replace(glance, emptying=plan.emptying)
+            self._standing = standing.Standing(glance=glance, plan=plan, wanted=wanted, seen=seen)
         self._emptying = plan.emptying
         return plan, wanted, seen
 
