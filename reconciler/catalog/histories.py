@@ -118,7 +118,8 @@ def _query(*chosen: sa.ColumnElement[bool]) -> sa.Select[Any]:
             _text(image.disk_names), copies,
         )
         .where(image.spent == sa.false(), image.state.in_(COMMITTED), *chosen)
-        .order_by(image.client_id, image.policy, image.sequence, image.id)
+        # Sequence numbers are unique in a series.
+        .order_by(image.client_id, image.policy, image.sequence)
     )  # fmt: skip
 
 
@@ -134,7 +135,12 @@ class _Values:
         ids, stamps, sequences, slots, parents, sizes, *heads, copies = rows
         # Without any copy, which a crash between two versions could leave, there is nothing to fold.
         folds, _, facts = zip(*((text or "#").partition("#") for text in copies), strict=True)
-        keys = zip(*heads, map(_relative, folds, parents), strict=True)
+        # The image's own parent goes by a name that all images share.
+        relative = [
+            fold.replace(f"|{parent}|", f"|{columns.PARENT}|") if parent is not None else fold
+            for fold, parent in zip(folds, parents, strict=True)
+        ]
+        keys = zip(*heads, relative, strict=True)
         shapes = [self._shapes.get(key) or self._shape(key) for key in keys]
 
         def make(index: int) -> observed.Image:
@@ -176,11 +182,6 @@ class _Values:
             used == part.number or place == part.unit or (used is None and place is None)
             for used, place in self._uses.get(image, ())
         )
-
-
-def _relative(fold: str, parent: str | None) -> str:
-    """The fold with the image's own parent under a name that all images share."""
-    return fold.replace(f"|{parent}|", f"|{columns.PARENT}|") if parent is not None else fold
 
 
 def _part(text: str) -> columns.Part:

@@ -17,7 +17,7 @@ from typing import Final, overload
 
 from reconciler.api import lifecycles
 from reconciler.base import times
-from reconciler.planning import columns, observed, retention
+from reconciler.planning import calendars, columns, observed, retention
 
 #: Copy states whose operation has delivered: what was Complete once stays paid when it expires.
 SETTLED = frozenset({"Complete", "Expiring", "Expired"})
@@ -70,6 +70,9 @@ class History:
         #: Kept by ``nevers``: ids of images that must keep a good copy, and what they are.
         self.protected: dict[str, str] | None = None
         self._readable: dict[tuple[int, str], bool] = {}
+        #: By zone: local times; by zone and name of a period: its number. Of every image.
+        self._local: dict[str, Sequence[int]] = {}
+        self._periods: dict[tuple[str, str], Sequence[int]] = {}
         self._needed: dict[tuple[str, str], list[tuple[int, int]]] | None = None
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -190,8 +193,22 @@ class History:
         # Times rise with sequences in all that can be trusted.
         newest = list(reversed(places))
         fulls = [images.shapes[place].type == "Full" for place in newest] if rule.prefer == "Full" else ()
-        kept = retention.kept(rule, [images.stamps[place] for place in newest], fulls)
+
+        def buckets(name: str) -> Sequence[int]:
+            periods = self._period(rule.time_zone, name)
+            return [periods[place] for place in newest]
+
+        kept = retention.kept(rule, [images.stamps[place] for place in newest], fulls, buckets)
         return [newest[index] for index in kept]
+
+    def _period(self, zone: str, name: str) -> Sequence[int]:
+        """Of every image, the number of the natural period that it lies in; rules of several operations share it."""
+        if (zone, name) not in self._periods:
+            clock = calendars.periods(zone)
+            if zone not in self._local:
+                self._local[zone] = clock.local(self.images.stamps)
+            self._periods[zone, name] = clock.of(name, self._local[zone])
+        return self._periods[zone, name]
 
     def sound_of(self, shapes: Iterable[columns.Shape]) -> Sequence[int]:
         """The indices of the sound images of these shapes, oldest first."""

@@ -174,9 +174,14 @@ class _Word(NamedTuple):
     period: str = ""
 
 
-def kept(rule: lifecycles.Keep, stamps: Sequence[int], fulls: Sequence[bool]) -> set[int]:
-    """The places that ``Keep`` keeps, of candidates given newest first: times in microseconds, and which are fulls."""
-    return set().union(*(word.places for word in _words(rule, stamps, fulls)))
+#: Name of a natural period -> its number for each candidate, newest first, as ``calendars.Periods.of`` counts them.
+Buckets = Callable[[str], Sequence[int]]
+
+
+def kept(rule: lifecycles.Keep, stamps: Sequence[int], fulls: Sequence[bool], buckets: Buckets) -> set[int]:
+    """The places that ``Keep`` keeps, of candidates given newest first: times in microseconds, which are fulls, and the
+    natural periods of the rule's zone that they lie in."""
+    return set().union(*(word.places for word in _words(rule, stamps, fulls, buckets)))
 
 
 def gone(rule: lifecycles.Keep) -> Decision:
@@ -188,7 +193,10 @@ def _keep(rule: lifecycles.Keep, candidates: Iterable[Candidate]) -> dict[str, D
     ordered = sorted(candidates, key=lambda one: (one.time, one.sequence), reverse=True)
     zone = calendars.zone(rule.time_zone)
     matches: dict[str, list[Match]] = {}
-    for word in _words(rule, [times.to_number(one.time) for one in ordered], [one.full for one in ordered]):
+    stamps = [times.to_number(one.time) for one in ordered]
+    clock = calendars.periods(rule.time_zone)
+    local = clock.local(stamps)
+    for word in _words(rule, stamps, [one.full for one in ordered], lambda name: clock.of(name, local)):
         for index, place in enumerate(word.places):
             found = ordered[place]
             bucket = _BUCKETS[word.period](found.time.astimezone(zone)) if word.period else ""
@@ -201,19 +209,17 @@ def _keep(rule: lifecycles.Keep, candidates: Iterable[Candidate]) -> dict[str, D
     }
 
 
-def _words(rule: lifecycles.Keep, stamps: Sequence[int], fulls: Sequence[bool]) -> Iterator[_Word]:
+def _words(rule: lifecycles.Keep, stamps: Sequence[int], fulls: Sequence[bool], buckets: Buckets) -> Iterator[_Word]:
     """What each word of a rule keeps, of candidates given newest first."""
     if not stamps:
         return
-    clock = calendars.periods(rule.time_zone)
-    local = clock.local(stamps)
     chosen = fulls if rule.prefer == "Full" else ()
     for name in _COUNTED:
         count = getattr(rule, name)
         if count is None:
             continue
         period = "" if name == "last" else name
-        places = _representatives(clock.of(name, local) if period else range(len(stamps)), chosen)[:count]
+        places = _representatives(buckets(name) if period else range(len(stamps)), chosen)[:count]
         yield _Word(name, str(count), places, period=period)
         if rule.keep_oldest and len(places) < count and places[-1] != len(stamps) - 1:
             yield _Word(f"oldest {name}", str(count), [len(stamps) - 1], len(places) + 1)
@@ -225,7 +231,7 @@ def _words(rule: lifecycles.Keep, stamps: Sequence[int], fulls: Sequence[bool]) 
         edge = times.to_number(_edge(newest, span))
         # Newest first, so those strictly newer than the edge are the first ones.
         inside = sum(1 for stamp in stamps if stamp > edge)
-        places = _representatives(clock.of(name, local[:inside]) if name else range(inside), chosen)
+        places = _representatives(buckets(name)[:inside] if name else range(inside), chosen)
         yield _Word(f"within{name.capitalize()}", str(span), places, 0, name)
 
 

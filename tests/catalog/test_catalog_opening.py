@@ -51,7 +51,10 @@ def test_a_catalog_is_made_with_its_folder_and_keeps_its_id(tmp_path: Path) -> N
 def test_the_migrations_make_exactly_the_tables(db: database.Database) -> None:
     with db.reading() as connection:
         context = migration.MigrationContext.configure(connection, opts={"compare_type": True})
-        assert autogenerate.compare_metadata(context, tables.METADATA) == []
+        found = autogenerate.compare_metadata(context, tables.METADATA)
+    # SQLite alone walks by an index that holds everything it asks for.
+    sqlite = connection.dialect.name == "sqlite"
+    assert [(step[0], step[1].name) for step in found] == ([] if sqlite else [("add_index", "ix_images_walk")])
 
 
 def test_every_constraint_and_index_has_a_name(location: str) -> None:

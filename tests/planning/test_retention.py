@@ -56,7 +56,7 @@ def kept(rule: dict[str, Any], all_candidates: list[retention.Candidate]) -> lis
             "kept: ExpireAfterCopy, the next incremental needs it",
         ),
         ({"type": "ExpireAfterCopy"}, {"children": 1}, False, "expires: ExpireAfterCopy, every copy owed is made"),
-        ({"type": "CapacityManaged"}, {}, True, "kept: CapacityManaged, no unit is emptied by age"),
+        ({"type": "CapacityManaged"}, {}, True, "kept: CapacityManaged, until its unit is too full"),
         ({"type": "Forever"}, {}, True, "kept: Forever"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Copies carry what decisions read of them as two texts that the database itself keeps true."""
+"""Copies carry what decisions read of them as two texts that the database keeps true; SQLite walks by an index."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ FOLD: Final = (
 FACTS: Final = (
     "CAST(created_at AS TEXT) || '|' || CAST(stored_bytes AS TEXT) || '|' || COALESCE(CAST(grace_until AS TEXT), '')"
 )
+WALKED: Final = (
+    "spent", "client_id", "policy", "sequence", "id", "time", "slot", "parent", "size_bytes", "schedule", "type",
+    "state", "lifecycle", "owed", "disk_names",
+)  # fmt: skip
 COLUMNS: Final = (
     "image_id, number, operation, unit, state, created_at, stored_bytes, base, imported, job, changed_at, message,"
     " fallback, grace_until"
@@ -36,6 +40,7 @@ def upgrade() -> None:
     _make("copies_new", sa.Column("fold", sa.Text(), sa.Computed(FOLD, persisted=True), nullable=True),
           sa.Column("facts", sa.Text(), sa.Computed(FACTS, persisted=True), nullable=True))  # fmt: skip
     _replace()
+    op.create_index("ix_images_walk", "images", list(WALKED), unique=False)
 
 
 def downgrade() -> None:
@@ -44,6 +49,7 @@ def downgrade() -> None:
         for name in ("facts", "fold"):
             op.drop_column("copies", name)
         return
+    op.drop_index("ix_images_walk", "images")
     _make("copies_new")
     _replace()
 
