@@ -53,20 +53,25 @@ class DiskImages:
 
     def _disks(self, folder: Path) -> list[Path]:
         """Disks of one machine by name. Raises ``OSError`` when the folder cannot be listed."""
-        matching = [entry for entry in folder.iterdir() if _visible(entry, self._globs) and _is_disk(entry)]
-        parts = frozenset[str]().union(*(formats.belonging(path) for path in matching))
-        return sorted((path for path in matching if path.name not in parts), key=lambda path: path.name)
+        return self._sort(folder)[0]
 
-    def _left_out(self, folder: Path) -> tuple[str, ...]:
-        """Names of what looks like a disk of the machine and is none. Raises ``OSError``."""
+    def _sort(self, folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+        """Disks of one machine by name, and names of what looks like one and is none. Raises ``OSError``.
+
+        An inventory asks this of every machine at each look, so that each file is touched once.
+        """
         entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
         taken = [entry for entry in entries if _visible(entry, self._globs)]
-        known = {entry.name for entry in taken}.union(*(formats.belonging(path) for path in taken if _is_disk(path)))
+        matching = [entry for entry in taken if _is_disk(entry)]
+        parts = frozenset[str]().union(*(formats.belonging(path) for path in matching))
+        disks = sorted((path for path in matching if path.name not in parts), key=lambda path: path.name)
+        if len(taken) == len(entries):
+            return disks, ()
+        known = parts.union(entry.name for entry in taken)
         rest = [entry for entry in entries if entry.name not in known and _is_disk(entry) and _disk_like(entry)]
         # A vmdk descriptor is only words: where all that it names is taken, nothing is left out with it.
-        return tuple(
-            sorted(path.name for path in rest if not formats.belonging(path) or formats.belonging(path) - known)
-        )
+        left = [path.name for path in rest if not formats.belonging(path) or formats.belonging(path) - known]
+        return disks, tuple(sorted(left))
 
     def inventory(self) -> machines.Inventory:
         """The machines that match now; ``unreachable`` when the path cannot be listed."""
@@ -84,9 +89,8 @@ class DiskImages:
         problem: machines.Found | None = None
         left_out: tuple[str, ...] = ()
         try:
-            disks = self._disks(folder)
+            disks, left_out = self._sort(folder)
             names = tuple(path.name for path in disks)
-            left_out = self._left_out(folder)
             if not disks:
                 wanted = ", ".join(self._globs)
                 problem = machines.Found(code="NoDisks", message=f"no file in {folder} matches {wanted}")
