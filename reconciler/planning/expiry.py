@@ -33,6 +33,8 @@ from reconciler.planning import (
 
 #: How long a Partial image stays once its series has a newer complete one.
 PARTIAL_STAYS: Final = dt.timedelta(days=7)
+#: Nevers that only people end; the others end with newer images, so that what they keep now may go before its promise.
+_LASTING: Final = frozenset({"LegalHold", "Held"})
 
 
 Held = verdicts.Held
@@ -161,6 +163,8 @@ class _Trial:
         self.used = used
         self.debts = lifecycles.Debts(judge.book, history, judge.now)
         self.leaving: set[tuple[str, int]] = set()
+        #: Copies that a promise holds and nothing else.
+        self.parting: set[tuple[str, int]] = set()
         self.kept = sieves.Kept(judge.book, history)
         self._chain: frozenset[str] | None = None
 
@@ -211,6 +215,10 @@ class _Trial:
         ):
             return self._ordered(image, copy, operation, rule, order, held.until if held is not None else None)
         if held is not None:
+            lasting = self._lasting(image, copy)
+            if lasting is not None:
+                return Verdict(image, copy, "Blocked", lasting.code, f"kept: {lasting.message}", decision.at)
+            self.parting.add((image.id, copy.number))
             code, words = "RebuiltCatalog", "it came back with its unit; nothing of that expires until it is approved"
             if held.before is not None:
                 code, words = "HeldByBrake", promises.told(held.before, held.until)
@@ -219,6 +227,12 @@ class _Trial:
             text = f"{decision.text}; approved by {released.by}"
             decision = decision._replace(code="Approved", text=text)
         return self._release(image, copy, operation, decision)
+
+    def _lasting(self, image: observed.Image, copy: observed.Copy) -> actions.Reason | None:
+        """What people ruled that keeps a copy although a promise ends: it is no part of what would go."""
+        going = self.leaving | self.parting
+        reason = nevers.forbids(self.judge, self.history, self.debts, image, copy, going)
+        return reason if reason is not None and reason.code in _LASTING else None
 
     def _ordered(
         self,

@@ -308,7 +308,9 @@ class Debts:
             and any(part.state in _OPEN for part in shape.parts)
             and not self._spent(shape, operation)
         )
-        return frozenset(images.ids[place] for place in self._history.keep(rule, self._history.sound_of(wanted)))
+        wrong = self._book.wrong
+        places = [place for place in self._history.sound_of(wanted) if images.ids[place] not in wrong]
+        return frozenset(images.ids[place] for place in self._history.keep(rule, places))
 
     def _spent(self, shape: columns.Shape, operation: str) -> bool:
         """Whether the operation's copy came and went: it pushes out nobody any more."""

@@ -85,19 +85,29 @@ class Sieve:
 
 
 class Kept:
-    """What ``Keep`` rules keep of one series; each is worked out once."""
+    """What ``Keep`` rules keep of one series; each is worked out once.
+
+    An image that somebody declared wrong pushes no other one out: among the others it is as if it were gone. What the
+    rule says of itself counts it still.
+    """
 
     def __init__(self, book: lifecycles.Book, history: histories.History) -> None:
         self._book = book
         self._history = history
-        self._places: dict[tuple[str, str, int, bool], frozenset[int]] = {}
-        self._decided: dict[tuple[str, str, int, bool], dict[str, retention.Decision]] = {}
+        self._wrong = frozenset(
+            place for id in book.wrong if (place := history.images.place(id)) is not None
+        )  # fmt: skip
+        self._places: dict[tuple[str, str, int, bool, bool], frozenset[int]] = {}
+        self._decided: dict[tuple[str, str, int, bool, bool], dict[str, retention.Decision]] = {}
 
-    def places(self, rule: kinds.Keep, lifecycle: str, operation: str, *, missing: bool) -> frozenset[int]:
-        """Indices of the images that it keeps; with ``missing``, as if damaged and lost copies were good."""
-        key = (lifecycle, operation, id(rule), missing)
+    def places(
+        self, rule: kinds.Keep, lifecycle: str, operation: str, *, missing: bool, wrong: bool = False
+    ) -> frozenset[int]:
+        """Indices of the images that it keeps; with ``missing``, as if damaged and lost copies were good; with
+        ``wrong``, as if nothing had been declared wrong."""
+        key = (lifecycle, operation, id(rule), missing, wrong)
         if key not in self._places:
-            found = self._candidates(lifecycle, operation, missing=missing)
+            found = self._candidates(lifecycle, operation, missing=missing, wrong=wrong)
             self._places[key] = frozenset(self._history.keep(rule, found))
         return self._places[key]
 
@@ -105,14 +115,15 @@ class Kept:
         self, rule: kinds.Keep, image: observed.Image, operation: str, now: dt.datetime, *, missing: bool, words: bool
     ) -> retention.Decision:
         """What it says of one image; without ``words`` a kept one is not told by which of the rule's words."""
+        place = self._history.images.place(image.id)
+        wrong = place in self._wrong
         if not words:
-            stays = self.places(rule, image.lifecycle, operation, missing=missing)
-            kept = self._history.images.place(image.id) in stays
-            return retention.Decision(True, "Keep", None) if kept else retention.gone(rule)
-        key = (image.lifecycle, operation, id(rule), missing)
+            stays = self.places(rule, image.lifecycle, operation, missing=missing, wrong=wrong)
+            return retention.Decision(True, "Keep", None) if place in stays else retention.gone(rule)
+        key = (image.lifecycle, operation, id(rule), missing, wrong)
         if key not in self._decided:
             images = self._history.images
-            found = self._candidates(image.lifecycle, operation, missing=missing)
+            found = self._candidates(image.lifecycle, operation, missing=missing, wrong=wrong)
             candidates = [
                 retention.Candidate(one.id, one.time, one.sequence, one.type == "Full")
                 for one in (images[place] for place in found)
@@ -120,12 +131,13 @@ class Kept:
             self._decided[key] = retention.keep(rule, candidates, now)
         return self._decided[key][image.id]
 
-    def _candidates(self, lifecycle: str, operation: str, *, missing: bool) -> Sequence[int]:
+    def _candidates(self, lifecycle: str, operation: str, *, missing: bool, wrong: bool) -> Sequence[int]:
         """Indices of the sound images that a rule of this operation counts, oldest first."""
         states = MISSING | observed.GOOD if missing else observed.GOOD
-        return self._history.sound_of(
+        found = self._history.sound_of(
             shape for shape in self._history.images.kinds if self._counts(shape, lifecycle, operation, states)
         )
+        return found if wrong or not self._wrong else [place for place in found if place not in self._wrong]
 
     def _counts(self, shape: columns.Shape, lifecycle: str, operation: str, states: Iterable[str]) -> bool:
         name = self._book.operation

@@ -584,3 +584,45 @@ def test_an_order_takes_no_never_away_before_it_is_approved() -> None:
     )
     said = expiries(lone, samples.seen(lone, series, rulings=(ruling("Expire", "img-5"),)))
     assert said["img-5/1"] == ("Blocked", "HeldByBrake"), "it is the newest until the order is approved"
+
+
+def test_what_is_held_is_no_part_of_what_a_shorter_rule_would_destroy() -> None:
+    before = samples.small(land={"type": "Fixed", "period": "30d"})
+    after = samples.small(land={"type": "Fixed", "period": "5d"})
+    spec = before.lifecycles["gold"].spec
+    found = [
+        samples.image(
+            n, samples.NOW - dt.timedelta(days=20 - n), samples.copy(), samples.copy(2, "dedupe", "deep"), spec=spec
+        )
+        for n in range(1, 20)
+    ]
+    alone = found[2]._replace(copies=found[2].copies[:1])
+    found[2] = alone._replace(copies=(*alone.copies, samples.copy(2, "dedupe", "deep", "Expired")))
+    held = observed.Ruling(kind="Hold", object="img-3", by="me", at=samples.NOW, reason="case 7")
+    for ruled, copies in (((), 15), ((held,), 14)):
+        seen = samples.seen(before, samples.series(*found), rulings=ruled)
+        plan = planner.plan(after, seen, samples.NOW)
+        assert len(plan.destruction.items) == copies
+        assert ("img-3" in {item.image for item in plan.destruction.items}) is not bool(ruled)
+
+
+def test_a_wrong_image_pushes_no_good_one_out() -> None:
+    keep = {"type": "Keep", "daily": 2}
+    wanted = samples.small(land=keep)
+    spec = wanted.lifecycles["gold"].spec
+    found = [
+        samples.image(
+            n,
+            samples.NOW - dt.timedelta(days=4 - n, hours=1),
+            samples.copy(),
+            samples.copy(2, "dedupe", "deep"),
+            spec=spec,
+        )
+        for n in range(1, 4)
+    ]
+    wrong = observed.Ruling(kind="Expire", object="img-3", by="me", at=samples.NOW, reason="encrypted by a virus")
+    for ruled, goes in (((), True), ((wrong,), False)):
+        seen = samples.seen(wanted, samples.series(*found), rulings=ruled)
+        plan = planner.plan(wanted, seen, samples.NOW)
+        due = {action.image for action in plan.actions if action.type.value == "Expire" and action.state.value == "Due"}
+        assert ("img-1" in due) is goes
