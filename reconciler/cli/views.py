@@ -12,7 +12,7 @@ from reconciler.base import clocks
 from reconciler.catalog import database, inventories
 from reconciler.cli import sessions, settings
 from reconciler.controller import jumps, observations, passes
-from reconciler.planning import actions, desired, expiry, observed
+from reconciler.planning import actions, desired, evictions, expiry, explanations, observed
 from reconciler.storage import opening
 
 _T = TypeVar("_T")
@@ -33,8 +33,13 @@ class View:
         return passes.decide(passes.Tree(wanted=self.wanted, problems=(), valid=True), self.seen, self.now)
 
     def decisions(self) -> dict[tuple[str, int], actions.CopyDecision]:
-        """What retention says of every copy."""
-        return {(one.image, one.copy): one for one in expiry.decisions(self.wanted, self.seen, self.now)}
+        """What retention says of every copy, and of which the plan says that they go to make room."""
+        found = {(one.image, one.copy): one for one in expiry.decisions(self.wanted, self.seen, self.now)}
+        if evictions.managed(self.wanted, self.seen):
+            for key, action in explanations.evicted(self.plan()).items():
+                if key in found and found[key].reason.code == "CapacityManaged":
+                    found[key] = dataclasses.replace(found[key], expires_at=action.at, reason=action.reason)
+        return found
 
 
 def look(chosen: settings.Settings, function: Callable[[View], _T]) -> _T:

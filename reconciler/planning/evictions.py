@@ -89,7 +89,7 @@ def decide(
     used: Used,
 ) -> Outcome:
     """The copies that go to make room. ``used``: copies that due actions read or build on, as ``Judge.verdicts``."""
-    if not _managed(judge.wanted, seen):
+    if not managed(judge.wanted, seen):
         return Outcome()
     goals = {one.unit: one for one in _goals(judge, seen)}
     drift = list(_unsure(judge, seen))
@@ -112,7 +112,8 @@ def decide(
     return Outcome(tuple(evicted), tuple(drift), emptying)
 
 
-def _managed(wanted: desired.Desired, seen: observed.Observed) -> bool:
+def managed(wanted: desired.Desired, seen: observed.Observed) -> bool:
+    """Whether any copy may be ``CapacityManaged``, now or by the revision that made it."""
     specs = (*(one.spec for one in wanted.lifecycles.values()), *seen.owed.values())
     return any(isinstance(one.retention, kinds.CapacityManaged) for spec in specs for one in spec.operations)
 

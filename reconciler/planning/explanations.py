@@ -68,12 +68,43 @@ class Sentence:
 
 
 def image(
-    wanted: desired.Desired, seen: observed.Observed, series: observed.Series, image_id: str, now: dt.datetime
+    wanted: desired.Desired,
+    seen: observed.Observed,
+    series: observed.Series,
+    image_id: str,
+    now: dt.datetime,
+    plan: actions.Plan | None = None,
 ) -> tuple[Sentence, ...]:
-    """Each copy of one image of ``series``: why it is there, until when, and what would release it."""
+    """Each copy of one image of ``series``: why it is there, until when, and what would release it.
+
+    With ``plan``, also what goes because its unit is too full, which is decided over all series.
+    """
     foresight = _Foresight(wanted, seen, series, now)
     found = next(one for one in foresight.series.images if one.id == image_id)
-    return tuple(foresight.copy(found, copy) for copy in found.copies)
+    leaving = evicted(plan) if plan is not None else {}
+    return tuple(
+        _making_room(foresight.copy(found, copy), leaving.get((image_id, copy.number)), now) for copy in found.copies
+    )
+
+
+def evicted(plan: actions.Plan) -> dict[tuple[str, int], actions.Action]:
+    """Expiries of a plan by image id and copy number: what goes to make room is among them."""
+    return {
+        (one.image, one.copy): one
+        for one in plan.actions
+        if one.type is actions.Type.EXPIRE and one.image is not None and one.copy is not None
+    }
+
+
+def _making_room(said: Sentence, action: actions.Action | None, now: dt.datetime) -> Sentence:
+    """A copy that its rule keeps as long as there is room, and that has to make some."""
+    if action is None or said.code != "CapacityManaged" or said.state != "Kept":
+        return said
+    goes = action.state is actions.State.DUE
+    return dataclasses.replace(
+        said, state=action.state.value, message=action.reason.message, at=now if goes else action.at,
+        release="the next pass deletes it" if goes else "the copies built on it leave first",
+    )  # fmt: skip
 
 
 class _Foresight:

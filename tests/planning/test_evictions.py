@@ -11,7 +11,7 @@ import worlds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, desired, observed, planner
+from reconciler.planning import actions, desired, explanations, observed, planner
 
 ago, image, copy, operation = samples.ago, samples.image, samples.copy, samples.operation
 MANAGED = {"type": "CapacityManaged"}
@@ -37,14 +37,20 @@ def unit(filled: int, **fields: Any) -> observed.Unit:
 
 def plan(wanted: desired.Desired, fast: observed.Unit, *all_series: observed.Series, **fields: Any) -> actions.Plan:
     """The plan with this much on ``fast``; the revision in force made all images."""
+    return planner.plan(wanted, state(wanted, fast, *all_series, **fields), samples.NOW)
+
+
+def state(
+    wanted: desired.Desired, fast: observed.Unit, *all_series: observed.Series, **fields: Any
+) -> observed.Observed:
+    """What that plan is made from."""
     spec = samples.owed_key(wanted.lifecycles["gold"].spec)
     made = [
         dataclasses.replace(one, images=tuple(i._replace(owed=spec) if i.owed == "none" else i for i in one.images))
         for one in all_series
     ]
-    state = samples.seen(wanted, *made, **fields)
-    state = dataclasses.replace(state, units={**state.units, "fast": fast})
-    return planner.plan(wanted, state, samples.NOW)
+    seen = samples.seen(wanted, *made, **fields)
+    return dataclasses.replace(seen, units={**seen.units, "fast": fast})
 
 
 def gone(found: actions.Plan) -> list[str]:
@@ -87,6 +93,17 @@ def test_the_reason_names_mark_and_fill() -> None:
         "CapacityManaged", "expires: CapacityManaged, fast is 97% full, over its 95% mark, down to 80%",
     )  # fmt: skip
     assert found.emptying == {"fast": 800}
+
+
+def test_explain_says_of_each_copy_what_the_plan_does() -> None:
+    wanted, series = estate(), samples.series(*days(9))
+    seen = state(wanted, unit(970), series)
+    found = planner.plan(wanted, seen, samples.NOW)
+    (kept,) = seen.series
+    for name, told in (("img-1", "Due"), ("img-2", "Due"), ("img-3", "Kept")):
+        (said,) = explanations.image(wanted, seen, kept, name, samples.NOW, found)
+        assert said.state == told and said.code == "CapacityManaged"
+        assert ("over its 95% mark" in said.message and said.at == samples.NOW) is (told == "Due")
 
 
 def test_what_is_past_its_desired_time_goes_first_whichever_series_it_is_of() -> None:
