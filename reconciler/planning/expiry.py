@@ -181,6 +181,9 @@ class _Trial:
             if len(copies) > 1 and nevers.must_stay(self.judge, self.history, image) is not None:
                 # Of several copies that may all go, the one that would have stayed longest is the last to be judged.
                 copies.sort(key=lambda copy: (self._end(image, copy), copy.number))
+            elif self.judge.draining:
+                # One that its own rule lets go is no reason for another to leave the unit that is being emptied.
+                copies.sort(key=lambda copy: copy.unit in self.judge.draining)
             for copy in copies:
                 verdict = self._judge(image, copy)
                 if verdict is not None:
@@ -263,7 +266,7 @@ class _Trial:
             return self._partial(image)
         if copy.unit in self.judge.draining:
             other = drains.stands(self.judge, self.history, image, operation)
-            if other is not None:
+            if other is not None and (image.id, other.number) not in self.leaving:
                 text = f"unit {copy.unit} is being emptied, and copy {other.number} on {other.unit} is good"
                 return retention.Decision(False, "Drained", None, text)
         if rule is None:
