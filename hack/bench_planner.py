@@ -1,8 +1,9 @@
 """The planner measured over many rows: see ``hack/bench``. Plans are made by the installed command on two cores.
 
-The pass of the loop is measured inside a process of its own, as ``holdfast run`` turns: its first turn reads it
-all, the next ones find nothing new. The bytes of the images do not exist, so the turn is told that the units have been
-compared with the catalog; that comparison is made once when a controller starts and depends on the units alone.
+The pass of the loop is measured inside a process of its own, as ``holdfast run`` turns: it reads the tree, asks the
+sources and turns; the first turn reads all of the catalog, the next ones find nothing new. The bytes of the images do
+not exist, so the turn is told that the units have been compared with the catalog; that comparison is made once when a
+controller starts and depends on the units alone.
 """
 
 from __future__ import annotations
@@ -137,6 +138,7 @@ def turn(folder: Path, catalog: str) -> None:
         took = []
         for _ in range(4):
             began = time.monotonic()
+            controller.reload()
             plan = controller.turn()
             took.append(time.monotonic() - began)
             if controller.started or plan.configuration:

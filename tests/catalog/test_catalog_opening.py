@@ -393,3 +393,32 @@ def test_opening_an_up_to_date_catalog_is_quick_and_needs_no_alembic(location: s
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 5
+
+
+def test_what_an_older_schema_holds_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = str(tmp_path / "catalog.sqlite")
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "REVISIONS", ("0001",))
+        older.setattr(migrations, "HEAD", "0001")
+        first = database.open_writing(location)
+        id = first.id
+        first.close()
+    with sqlite3.connect(location) as plain:
+        plain.execute("INSERT INTO clients VALUES ('c-1', 'vm', 'vm', 'c-1', 0)")
+        plain.execute("INSERT INTO lifecycle_versions VALUES ('d', '{\"operations\":[]}')")
+        plain.execute(
+            "INSERT INTO images VALUES ('img-1', 'c-1', 'obl', 'daily', 'gold', 'd', 'Full', 'Complete', 5, 1, 5, 'r',"
+            " NULL, 'Known', 'Offline', 9, '[\"a.img\"]', '[]', '[]', '{}', 0)"
+        )
+        plain.execute(
+            "INSERT INTO copies VALUES ('img-1', 1, 'land', 'fast', 'Complete', 7, 8, NULL, 0, NULL, 7, '', NULL)"
+        )
+    plain.close()
+    with pytest.raises(errors.CatalogError, match="holdfast apply migrates it"):
+        database.open_reading(location)
+    again = database.open_writing(location)
+    assert again.id == id
+    (series,) = images.series(again)
+    (copy,) = series.images[0].copies
+    assert (copy.number, copy.operation, copy.unit, copy.state, copy.stored_bytes) == (1, "land", "fast", "Complete", 8)
+    again.close()

@@ -79,11 +79,12 @@ def head(path: Path) -> bytes:
 
 def kind(path: Path) -> str:
     """The format of a disk by its name and content, as described above. Raises ``SourceError`` if they contradict."""
-    name, content = path.name.lower(), headers.magic(head(path))
-    claimed = "raw" if name.endswith(_RAW_ENDINGS) else _CONTAINER_ENDINGS.get(path.suffix.lower())
+    if path.name.lower().endswith(_RAW_ENDINGS):
+        return "raw"
+    claimed, content = _CONTAINER_ENDINGS.get(path.suffix.lower()), headers.magic(head(path))
     if claimed is None:
         return "raw" if path.is_block_device() else content
-    if claimed not in ("raw", content):
+    if claimed != content:
         raise errors.SourceError(
             f"{path}: is no {claimed}: it does not begin like one",
             hint="the file is damaged or truncated; if it is a raw disk, give it a name that ends in .img",
