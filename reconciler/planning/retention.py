@@ -181,7 +181,12 @@ Buckets = Callable[[str], Sequence[int]]
 def kept(rule: lifecycles.Keep, stamps: Sequence[int], fulls: Sequence[bool], buckets: Buckets) -> set[int]:
     """The places that ``Keep`` keeps, of candidates given newest first: times in microseconds, which are fulls, and the
     natural periods of the rule's zone that they lie in."""
-    return set().union(*(word.places for word in _words(rule, stamps, fulls, buckets)))
+    result: set[int] = set()
+    for word in _words(rule, stamps, fulls, buckets):
+        result.update(word.places)
+        if len(result) == len(stamps):
+            break
+    return result
 
 
 def gone(rule: lifecycles.Keep) -> Decision:
