@@ -291,14 +291,6 @@ def newest_time(db: database.Database) -> dt.datetime | None:
     return newest
 
 
-def last_used(db: database.Database) -> dict[str, dt.datetime]:
-    """By unit: when its newest copy was made. Looks at every copy."""
-    copy = tables.COPIES.c
-    with db.reading() as connection:
-        rows = connection.execute(sa.select(copy.unit, sa.func.max(copy.created_at)).group_by(copy.unit))
-        return {row[0]: row[1] for row in rows}
-
-
 def is_complete_on(db: database.Database, image_id: str, unit: str) -> bool:
     """Whether an image is complete, and so is its copy on a unit."""
     image, copy = tables.IMAGES.c, tables.COPIES.c

@@ -228,6 +228,15 @@ def list_jobs(
     return tuple(_row(row._mapping) for row in reversed(rows))
 
 
+def last_used(db: database.Database) -> dict[str, dt.datetime]:
+    """By unit: when a job that writes a copy onto it was last given its place. Looks at every job."""
+    job = tables.JOBS.c
+    writing = (job.unit.is_not(None), job.type.in_(("Backup", "Duplicate")))
+    with db.reading() as connection:
+        rows = connection.execute(sa.select(job.unit, sa.func.max(job.queued_at)).where(*writing).group_by(job.unit))
+        return {row[0]: row[1] for row in rows}
+
+
 def live(db: database.Database) -> tuple[observed.Job, ...]:
     """Jobs that are Queued or Running, oldest first, as decisions see them (``client`` is the client's id)."""
     query = sa.select(tables.JOBS).where(tables.JOBS.c.state.in_(tables.LIVE)).order_by(tables.JOBS.c.number)

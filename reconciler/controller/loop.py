@@ -22,7 +22,7 @@ from reconciler.planning import actions
 _log = logging.getLogger(__name__)
 
 #: How often the loop looks at requests, the clock and its own end, in seconds.
-TICK = 0.4
+TICK = 0.1
 #: How often everything is planned anew although nothing woke the loop, and the sources asked anew.
 RESYNC = dt.timedelta(seconds=60)
 #: How long alarms wait for the end of a pass that has much to do.

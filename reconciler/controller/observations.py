@@ -131,7 +131,7 @@ def gather(
         requests=_requests(db),
         jobs=jobs.live(db),
         attempts=jobs.attempts(db),
-        last_used=images.last_used(db) if _rotates(wanted) else {},
+        last_used=jobs.last_used(db) if _rotates(wanted) else {},
         clock_jump=clock_jump,
     )
 

@@ -240,7 +240,7 @@ class Plan:
     overdue: tuple[Overdue, ...] = ()
     #: Copies past their time, by policy and operation.
     late: tuple[Late, ...] = ()
-    #: By unit name: when its newest copy was made, for the round-robin choice between a group's members.
+    #: By unit name: when a copy was last sent there, for the round-robin choice between a group's members.
     last_used: Mapping[str, dt.datetime] = dataclasses.field(default_factory=dict)
     #: By unit name: down to how many bytes it is being emptied, for the next turn.
     emptying: Mapping[str, int] = dataclasses.field(default_factory=dict)

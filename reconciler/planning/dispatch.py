@@ -36,7 +36,7 @@ class Load:
 
     #: By media server: from 0 (idle) up, such as CPU, memory and I/O together.
     servers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    #: By unit: when its newest copy was made (``Plan.last_used``), for RoundRobin.
+    #: By unit: when a copy was last sent there (``Plan.last_used``), for RoundRobin.
     last_used: Mapping[str, dt.datetime] = dataclasses.field(default_factory=dict)
 
 

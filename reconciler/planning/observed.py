@@ -318,7 +318,7 @@ class Observed:
     jobs: tuple[Job, ...] = ()
     #: By action address; only actions whose last attempt did not succeed.
     attempts: Mapping[str, Attempts] = dataclasses.field(default_factory=dict)
-    #: By unit name: when its newest copy was made; of the units that a RoundRobin group has.
+    #: By unit name: when a copy was last sent there; asked for where a RoundRobin group has to choose.
     last_used: Mapping[str, dt.datetime] = dataclasses.field(default_factory=dict)
     #: Expiry waits while a clock jump is unexplained: the sentence, or None.
     clock_jump: str | None = None

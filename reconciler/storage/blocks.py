@@ -355,7 +355,11 @@ class _ReadAhead:
             self._expected = self._following(index + 1)
             if forward:
                 self._advance()
-        return None if stretch is None else stretch.result().pop(index, None)
+        try:
+            return None if stretch is None else stretch.result().pop(index, None)
+        except futures.CancelledError:
+            # Somebody who reads elsewhere on the disk gave the stretch up meanwhile.
+            return None
 
     def _advance(self) -> None:
         last = max(self._coming, default=None)

@@ -21,7 +21,7 @@ def test_kills_in_every_phase_lose_nothing_and_leave_nothing(tmp_path: Path, par
     pool_kills.round_(root, "pool.after-manifest", dice, score)
     points = pool_kills.POINTS[part::3]
     for number, point in enumerate(points):
-        for _ in range(3):
+        for _ in range(6):
             pool_kills.round_(root, point, dice, score)
             if score.landed[point]:
                 break

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import threading
+import time
 from collections.abc import Callable
 from concurrent import futures
 
@@ -189,3 +191,31 @@ def test_damage_in_a_stretch_is_told_of_its_block_alone() -> None:
     with futures.ThreadPoolExecutor(2) as workers:
         found = blocks.prove(_stored(data, load, workers), image="img", meter=meters.Meter())
     assert [(damage.offset, damage.length) for damage in found] == [(9 * MIB, MIB), (13 * MIB, MIB)]
+
+
+def test_a_reader_whose_stretch_another_one_gives_up_reads_alone() -> None:
+    data = samples.noise(60 * MIB, 11)
+    begun, go = threading.Event(), threading.Event()
+
+    def load(index: int) -> bytes:
+        if threading.current_thread().name.startswith("ahead"):
+            begun.set()
+            go.wait(10)
+        return data[index * MIB : (index + 1) * MIB]
+
+    with (
+        futures.ThreadPoolExecutor(1, thread_name_prefix="ahead") as workers,
+        futures.ThreadPoolExecutor(1) as reader,
+    ):
+        disk = _stored(data, load, workers)
+        disk.pread(0, MIB)
+        disk.pread(1 * MIB, MIB)
+        assert begun.wait(10)
+        # The worker is busy with the first stretch; a block of a later one waits for its turn.
+        waiting = max(disk._ahead._coming)
+        asked = reader.submit(disk.pread, waiting * MIB, MIB)
+        while waiting in disk._ahead._coming:
+            time.sleep(0.001)
+        disk.pread(3 * MIB, MIB)
+        go.set()
+        assert asked.result(10) == data[waiting * MIB : (waiting + 1) * MIB]
