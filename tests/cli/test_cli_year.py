@@ -7,12 +7,17 @@ from pathlib import Path
 import years
 
 
-def test_four_months_of_the_sample_estate(tmp_path: Path) -> None:
-    counts = {"daily": 7, "weekly": 4, "monthly": 3}
-    year = years.live(tmp_path, years.sample(**counts), machines=2, days=120)
-    assert year.jobs["backup"] == year.jobs["duplicate"] == 2 * 120
+def test_a_year_of_the_sample_estate(tmp_path: Path) -> None:
+    counts = {"daily": 14, "weekly": 8, "monthly": 12}
+    year = years.live(tmp_path, years.sample(**counts), machines=1, days=365)
+    assert year.jobs["backup"] == year.jobs["duplicate"] == 365
     kept = year.plot.expected(year.days)["dedupe"].values()
     assert {name: sum(name in words for words in kept) for name in counts} == counts
+
+
+def test_forty_days_of_two_of_its_machines(tmp_path: Path) -> None:
+    year = years.live(tmp_path, years.sample(daily=7, weekly=4, monthly=2), machines=2, days=40)
+    assert year.jobs["backup"] == year.jobs["duplicate"] == 2 * 40
 
 
 def test_a_stage_that_empties_itself_a_period_and_days_and_weeks_within_one(tmp_path: Path) -> None:
