@@ -151,9 +151,7 @@ class _Values:
                 self._copies(ids[index], parents[index], shape, facts[index]), shape.disks,
             )  # fmt: skip
 
-        return columns.Columns(
-            ids=ids, stamps=stamps, sequences=sequences, slots=slots, parents=parents, shapes=shapes, make=make
-        )
+        return columns.Columns(ids=ids, stamps=stamps, slots=slots, parents=parents, shapes=shapes, make=make)
 
     def _shape(self, key: tuple[Any, ...]) -> columns.Shape:
         schedule, type, state, lifecycle, owed, disks, fold = key

@@ -55,7 +55,6 @@ class Columns(Sequence[observed.Image]):
         *,
         ids: Sequence[str],
         stamps: Sequence[int],
-        sequences: Sequence[int],
         slots: Sequence[int],
         parents: Sequence[str | None],
         shapes: Sequence[Shape],
@@ -64,7 +63,6 @@ class Columns(Sequence[observed.Image]):
         self.ids = ids
         #: Image times, in microseconds since 1970.
         self.stamps = stamps
-        self.sequences = sequences
         #: Slots, in microseconds since 1970.
         self.slots = slots
         self.parents = parents
@@ -131,7 +129,7 @@ class Columns(Sequence[observed.Image]):
             return image._replace(copies=tuple(c._replace(unit=units.get(c.unit, c.unit)) for c in image.copies))
 
         return Columns(
-            ids=self.ids, stamps=self.stamps, sequences=self.sequences, slots=self.slots, parents=self.parents,
+            ids=self.ids, stamps=self.stamps, slots=self.slots, parents=self.parents,
             shapes=[new[shape] for shape in self.shapes], make=make,
         )  # fmt: skip
 
@@ -149,7 +147,6 @@ def of(images: Sequence[observed.Image]) -> Columns:
     return Columns(
         ids=[image.id for image in images],
         stamps=[times.to_number(image.time) for image in images],
-        sequences=[image.sequence for image in images],
         slots=[times.to_number(image.slot) for image in images],
         parents=[image.parent for image in images],
         shapes=[_shape(image, known) for image in images],

@@ -44,9 +44,8 @@ class Sieve:
                 restless.add(shape)
             for key in keys or ():
                 ruled.setdefault(key, []).append(shape)
-        found = set(history.images.where(restless)) | history.doubted
         # What somebody declared wrong goes although its rules keep it.
-        found.update(place for id in self._book.wrong if (place := history.images.place(id)) is not None)
+        found = set(history.images.where(restless)) | history.doubted | kept.wrong
         for (lifecycle, operation, _), shapes in ruled.items():
             rule = self._book.rule(shapes[0], operation)
             places = history.images.where(shapes)
@@ -94,9 +93,8 @@ class Kept:
     def __init__(self, book: lifecycles.Book, history: histories.History) -> None:
         self._book = book
         self._history = history
-        self._wrong = frozenset(
-            place for id in book.wrong if (place := history.images.place(id)) is not None
-        )  # fmt: skip
+        #: Indices of the images that somebody declared wrong.
+        self.wrong = frozenset(place for id in book.wrong if (place := history.images.place(id)) is not None)
         self._places: dict[tuple[str, str, int, bool, bool], frozenset[int]] = {}
         self._decided: dict[tuple[str, str, int, bool, bool], dict[str, retention.Decision]] = {}
 
@@ -116,7 +114,7 @@ class Kept:
     ) -> retention.Decision:
         """What it says of one image; without ``words`` a kept one is not told by which of the rule's words."""
         place = self._history.images.place(image.id)
-        wrong = place in self._wrong
+        wrong = place in self.wrong
         if not words:
             stays = self.places(rule, image.lifecycle, operation, missing=missing, wrong=wrong)
             return retention.Decision(True, "Keep", None) if place in stays else retention.gone(rule)
@@ -137,7 +135,7 @@ class Kept:
         found = self._history.sound_of(
             shape for shape in self._history.images.kinds if self._counts(shape, lifecycle, operation, states)
         )
-        return found if wrong or not self._wrong else [place for place in found if place not in self._wrong]
+        return found if wrong or not self.wrong else [place for place in found if place not in self.wrong]
 
     def _counts(self, shape: columns.Shape, lifecycle: str, operation: str, states: Iterable[str]) -> bool:
         name = self._book.operation
