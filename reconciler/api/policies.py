@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from reconciler.api import models
+from reconciler.api import models, vcenters
 
 Day = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 ClockTime = Annotated[str, pydantic.StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
@@ -75,8 +75,10 @@ class DiskImages(models.Model):
 class Source(models.Model):
     """Where machines come from: exactly one kind of source."""
 
-    disk_images: DiskImages
+    disk_images: DiskImages | None = None
     """Machines as folders of disk image files."""
+    vmware: vcenters.VMware | None = None
+    """Virtual machines of a vCenter."""
 
 
 class Schedule(models.Model):

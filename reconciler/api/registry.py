@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from reconciler.api import exceptions, lifecycles, models, policies, storage
+from reconciler.api import exceptions, lifecycles, models, policies, storage, vcenters
 
 KINDS: Final[dict[str, type[models.Object]]] = {
     "StorageUnit": storage.StorageUnit,
     "StorageUnitGroup": storage.StorageUnitGroup,
     "MediaServer": storage.MediaServer,
+    "VCenter": vcenters.VCenter,
     "BackupWindow": policies.BackupWindow,
     "StorageLifecyclePolicy": lifecycles.StorageLifecyclePolicy,
     "BackupPolicy": policies.BackupPolicy,

@@ -1,12 +1,13 @@
 """What is applied, seen and known: the configuration in force, the machines its sources show, the units it uses.
 
-One door for the controller and the reports; the rooms behind it are ``configurations``, ``machines``, ``standings`` and
-``legalholds``.
+One door for the controller and the reports; the rooms behind it are ``configurations``, ``machines``, ``snapshots``,
+``standings`` and ``legalholds``.
 """
 
 from __future__ import annotations
 
 from reconciler.catalog import configurations, legalholds, machines, standings
+from reconciler.catalog import snapshots as noted_snapshots
 
 apply_configuration = configurations.apply_configuration
 applied = configurations.applied
@@ -17,6 +18,8 @@ owed = configurations.owed
 
 standing = standings.read
 settle_holds = legalholds.settle
+
+snapshots = noted_snapshots.noted
 
 KnownUnit = machines.KnownUnit
 see_machines = machines.see_machines

@@ -183,7 +183,11 @@ def learn_unit(db: database.Database, unit: KnownUnit, now: dt.datetime, actor: 
 
 def _plain(documents: list[dict[str, object]]) -> list[dict[str, object]]:
     """As JSON gives them back: lists for tuples."""
-    return [{key: list(v) if isinstance(v, tuple) else v for key, v in one.items()} for one in documents]
+
+    def plain(value: object) -> object:
+        return [plain(part) for part in value] if isinstance(value, tuple) else value
+
+    return [{key: plain(value) for key, value in one.items()} for one in documents]
 
 
 def _machine(
@@ -193,8 +197,19 @@ def _machine(
     disks: Iterable[str],
     problem: tuple[str, str] | None = None,
     left_out: Iterable[str] = (),
+    notes: Iterable[tuple[str, str]] = (),
+    host: str | None = None,
+    datastores: Iterable[str] = (),
 ) -> observed.Machine:
     known = (problem[0], problem[1]) if problem else None
     return observed.Machine(
-        id=id, name=name, source=source, disks=tuple(disks), problem=known, left_out=tuple(left_out)
+        id=id,
+        name=name,
+        source=source,
+        disks=tuple(disks),
+        problem=known,
+        left_out=tuple(left_out),
+        notes=tuple((code, message) for code, message in notes),
+        host=host,
+        datastores=tuple(datastores),
     )

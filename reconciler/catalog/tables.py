@@ -182,6 +182,25 @@ class InventoryRow(Row, table=True):
     seen: dt.datetime = Field(sa_type=Moment)
 
 
+class SnapshotRow(Row, table=True):
+    """A snapshot at a source that was about to be made and is not known to be gone."""
+
+    __tablename__ = "snapshots"
+    id: str = Field(primary_key=True)
+    vcenter: str
+    #: Client id and display name of the machine, and the vCenter's own name of it.
+    client_id: str
+    machine: str
+    place: str
+    #: The job that it is for.
+    job: str
+    #: The vCenter's own name of it, once it was made.
+    reference: str | None
+    #: Workers, as ``workers.of`` names them, that read it.
+    readers: Any = Field(sa_type=Document)
+    since: dt.datetime = Field(sa_type=Moment)
+
+
 class UnitRow(Row, table=True):
     """A storage unit that was used at least once, and who it was then."""
 
@@ -401,6 +420,7 @@ RELEASES: Final = METADATA.tables["releases"]
 ALARMS: Final = METADATA.tables["alarms"]
 CLIENTS: Final = METADATA.tables["clients"]
 INVENTORIES: Final = METADATA.tables["inventories"]
+SNAPSHOTS: Final = METADATA.tables["snapshots"]
 UNITS: Final = METADATA.tables["units"]
 LIFECYCLE_VERSIONS: Final = METADATA.tables["lifecycle_versions"]
 IMAGES: Final = METADATA.tables["images"]

@@ -18,6 +18,11 @@ def this() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{_start(os.getpid())}:{secrets.token_hex(4)}"
 
 
+def of(process: int) -> str:
+    """Another process of this host, named so that ``alive`` can tell it from a later one with its number."""
+    return f"{socket.gethostname()}:{process}:{_start(process)}:-"
+
+
 def local(worker: str) -> bool:
     """Whether the worker runs, or ran, on this host."""
     return worker.rsplit(":", 3)[0] == socket.gethostname()

@@ -126,7 +126,7 @@ def _once(db: database.Database | None, before: _Read | None, after: _Read, list
         standpoints.Revision(
             manifests=manifests,
             effective=effective,
-            inventories=observations.survey(effective, known, now),
+            inventories=observations.survey(effective, known, now, db.id if db else None),
             problems=read.problems,
         )
         for read, (manifests, effective) in zip((before, after), states, strict=True)

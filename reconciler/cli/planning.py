@@ -149,7 +149,7 @@ def _compute_once(
     tree = passes.read_tree(chosen.estate, db)
     now = clock.now()
     effective = passes.effective_now(tree.wanted, db, now)
-    surveyed = observations.survey(effective, inventories.inventories(db) if db else {}, now)
+    surveyed = observations.survey(effective, inventories.inventories(db) if db else {}, now, db.id if db else None)
     with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
         units.declare(observations.declared_units(effective))
         jump = jumps.at_start(now, jumps.newest(db)) if db else None

@@ -74,6 +74,7 @@ def _backup(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int |
         slot=action.slot or action.at or situation.site.clock.now(),
         revision=situation.wanted.revision,
         parent=action.parent,
+        vcenters=situation.wanted.vcenters,
     )
     return functools.partial(backups.back_up, situation.site, order), None, action.parent
 

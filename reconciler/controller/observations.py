@@ -12,6 +12,7 @@ from reconciler.api import policies, storage
 from reconciler.base import errors
 from reconciler.catalog import approvals, database, images, inventories, jobs, requests
 from reconciler.planning import desired, observed
+from reconciler.sources import machines
 from reconciler.sources import opening as sources
 from reconciler.storage import opening as units
 
@@ -29,21 +30,28 @@ def declared_unit(unit: storage.StorageUnit) -> units.Declared:
 
 
 def survey(
-    wanted: desired.Desired, known: Mapping[str, observed.Inventory], now: dt.datetime
+    wanted: desired.Desired, known: Mapping[str, observed.Inventory], now: dt.datetime, owner: str | None = None
 ) -> dict[str, observed.Inventory]:
-    """Ask every policy's source what it matches. One that cannot be asked keeps what was last known of it."""
-    return {name: _survey_one(policy, known.get(name), now) for name, policy in wanted.policies.items()}
+    """Ask every policy's source what it matches. One that cannot be asked keeps what was last known of it.
+
+    ``owner``: id of the catalog, whose snapshots are ours; None before there is one.
+    """
+    opened = sources.Sources(wanted.vcenters, owner or "nobody")
+    return {name: _survey_one(opened, policy, known.get(name), now) for name, policy in wanted.policies.items()}
 
 
 def _survey_one(
-    policy: policies.BackupPolicy, known: observed.Inventory | None, now: dt.datetime
+    opened: sources.Sources, policy: policies.BackupPolicy, known: observed.Inventory | None, now: dt.datetime
 ) -> observed.Inventory:
-    found = sources.open_source(policy).inventory()
+    try:
+        found = opened.of(policy).inventory()
+    except errors.SourceError as error:
+        found = machines.Inventory(machines=(), unreachable=machines.Found(code=error.code, message=str(error)))
     if found.unreachable is not None:
         told = (found.unreachable.code, found.unreachable.message)
         last = known or observed.Inventory(machines=(), seen=now)
         return observed.Inventory(machines=last.machines, seen=last.seen, unreachable=told)
-    machines = tuple(
+    shown = tuple(
         observed.Machine(
             id=machine.id,
             name=machine.name,
@@ -51,10 +59,29 @@ def _survey_one(
             disks=machine.disks,
             problem=(machine.problem.code, machine.problem.message) if machine.problem else None,
             left_out=machine.left_out,
+            notes=_told(machine.notes),
+            host=machine.host,
+            datastores=machine.datastores,
         )
         for machine in found.machines
     )
-    return observed.Inventory(machines=machines, seen=now)
+    snapshots = tuple(
+        observed.Snapshot(
+            id=one.id,
+            vcenter=one.vcenter,
+            client=one.machine,
+            machine=one.machine_name,
+            job=one.job,
+            place=one.place,
+            reference=one.reference,
+        )
+        for one in found.snapshots
+    )
+    return observed.Inventory(machines=shown, seen=now, notes=_told(found.notes), snapshots=snapshots)
+
+
+def _told(notes: tuple[machines.Found, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((one.code, one.message) for one in notes)
 
 
 def look_at_units(
@@ -130,6 +157,7 @@ def gather(
         owed=inventories.owed(db),
         requests=_requests(db),
         jobs=jobs.live(db),
+        snapshots=inventories.snapshots(db),
         attempts=jobs.attempts(db),
         last_used=jobs.last_used(db) if _rotates(wanted) else {},
         clock_jump=clock_jump,

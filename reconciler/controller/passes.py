@@ -101,7 +101,7 @@ class Controller:
         now = self.site.clock.now()
         self._tree = read_tree(self.estate, self.site.db)
         effective = effective_now(self._tree.wanted, self.site.db, now)
-        self._surveyed = observations.survey(effective, inventories.inventories(self.site.db), now)
+        self._surveyed = observations.survey(effective, inventories.inventories(self.site.db), now, self.site.db.id)
         self._unseen = True
         self.site.units.declare(observations.declared_units(effective))
         return self._tree

@@ -61,6 +61,8 @@ NOT_CARRIED_OUT: Final = "HF419"
 EMPTY_HOLD: Final = "HF420"
 IMPOSSIBLE_SPAN: Final = "HF421"
 RELEASED_LATER: Final = "HF422"
+SOURCE_CHOICE: Final = "HF423"
+VCENTER_SETTING: Final = "HF424"
 
 #: Code -> what it stands for, in a few words.
 MEANINGS: Final[dict[str, str]] = {
@@ -114,4 +116,6 @@ MEANINGS: Final[dict[str, str]] = {
     EMPTY_HOLD: "a LegalHold that names nothing",
     IMPOSSIBLE_SPAN: "a span of time that ends before it begins",
     RELEASED_LATER: "a release that lies in the future",
+    SOURCE_CHOICE: "a policy has no source, or several, or settings of another one",
+    VCENTER_SETTING: "settings of a VCenter that contradict each other or lack something",
 }

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from reconciler.api import models, policies, storage
+from reconciler.api import models, policies, storage, vcenters
 from reconciler.base import diagnostics
 from reconciler.intake import codes, combinations, commits, findings, manifests, meanings, references, revisions, trees
 from reconciler.planning import desired
@@ -95,11 +95,41 @@ def _placed(item: models.Object, folder: str) -> models.Object:
         case storage.StorageUnit(spec=unit):
             return item.model_copy(update={"spec": unit.model_copy(update={"path": _absolute(unit.path, folder)})})
         case policies.BackupPolicy(spec=policy):
-            images = policy.source.disk_images
-            images = images.model_copy(update={"path": _absolute(images.path, folder)})
-            source = policy.source.model_copy(update={"disk_images": images})
+            source = _placed_source(policy.source, folder)
             return item.model_copy(update={"spec": policy.model_copy(update={"source": source})})
+        case vcenters.VCenter(spec=center):
+            return item.model_copy(update={"spec": _placed_vcenter(center, folder)})
     return item
+
+
+def _placed_source(source: policies.Source, folder: str) -> policies.Source:
+    changes: dict[str, object] = {}
+    if source.disk_images is not None:
+        path = _absolute(source.disk_images.path, folder)
+        changes["disk_images"] = source.disk_images.model_copy(update={"path": path})
+    if source.vmware is not None:
+        virtual = source.vmware
+        rdm = tuple(one.model_copy(update={"device": _absolute(one.device, folder)}) for one in virtual.rdm)
+        holding = virtual.holding_area
+        if holding is not None:
+            holding = holding.model_copy(update={"path": _absolute(holding.path, folder)})
+        changes["vmware"] = virtual.model_copy(update={"rdm": rdm, "holding_area": holding})
+    return source.model_copy(update=changes)
+
+
+def _placed_vcenter(spec: vcenters.VCenterSpec, folder: str) -> vcenters.VCenterSpec:
+    def placed(path: str | None) -> str | None:
+        return None if path is None else _absolute(path, folder)
+
+    program = spec.vddk.nbdkit
+    vddk = {"nbdkit": _absolute(program, folder) if "/" in program else program, "libdir": placed(spec.vddk.libdir)}
+    return spec.model_copy(
+        update={
+            "tls": spec.tls.model_copy(update={"ca_file": placed(spec.tls.ca_file)}),
+            "credential_ref": spec.credential_ref.model_copy(update={"folder": placed(spec.credential_ref.folder)}),
+            "vddk": spec.vddk.model_copy(update=vddk),
+        }
+    )
 
 
 def _absolute(path: str, folder: str) -> str:

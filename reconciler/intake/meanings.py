@@ -11,9 +11,9 @@ import functools
 from collections.abc import Sequence
 from typing import Final
 
-from reconciler.api import exceptions, lifecycles, policies, storage
+from reconciler.api import exceptions, lifecycles, policies, storage, vcenters
 from reconciler.base import quantities, times
-from reconciler.intake import codes, documents, findings
+from reconciler.intake import codes, documents, findings, virtual
 from reconciler.planning import calendars
 
 _LEAST_SEGMENT: Final = 4 << 10
@@ -35,6 +35,8 @@ def check(item: findings.Located, found: findings.Findings, now: dt.datetime | N
     match item.object:
         case storage.StorageUnit(spec=spec):
             _unit(item, spec, found)
+        case vcenters.VCenter(spec=spec):
+            virtual.vcenter(item, spec, found)
         case policies.BackupWindow(spec=spec):
             _window(item, spec, found)
         case lifecycles.StorageLifecyclePolicy(spec=spec):
@@ -175,10 +177,12 @@ def _policy(item: findings.Located, spec: policies.BackupPolicySpec, found: find
         _schedule(item, ("spec", "schedules", index), schedule, found)
     if spec.hooks is not None:
         _positive(item, ("spec", "hooks", "timeout"), spec.hooks.timeout, found)
+    virtual.policy(item, spec, found)
     images: documents.Path = ("spec", "source", "diskImages")
-    _glob(item, (*images, "machines"), spec.source.disk_images.machines, "folder", found)
-    for index, pattern in enumerate(spec.source.disk_images.disks):
-        _glob(item, (*images, "disks", index), pattern, "file", found)
+    if spec.source.disk_images is not None:
+        _glob(item, (*images, "machines"), spec.source.disk_images.machines, "folder", found)
+        for index, pattern in enumerate(spec.source.disk_images.disks):
+            _glob(item, (*images, "disks", index), pattern, "file", found)
 
 
 def _schedule(

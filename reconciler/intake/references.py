@@ -217,6 +217,9 @@ def _source(
 
 def _policy(item: findings.Located, spec: policies.BackupPolicySpec, names: Names, found: findings.Findings) -> None:
     _refer(item, ("spec", "lifecycle"), spec.lifecycle, ("StorageLifecyclePolicy",), names, found)
+    if spec.source.vmware is not None:
+        place = ("spec", "source", "vmware", "vcenter")
+        _refer(item, place, spec.source.vmware.vcenter, ("VCenter",), names, found)
     seen: set[str] = set()
     for index, schedule in enumerate(spec.schedules):
         path: documents.Path = ("spec", "schedules", index)

@@ -14,11 +14,11 @@ import secrets
 from collections.abc import Mapping
 from concurrent import futures
 
-from reconciler.api import policies
+from reconciler.api import policies, vcenters
 from reconciler.base import crashes, disks, errors, extents, masks, quantities, times
 from reconciler.catalog import images, readings
 from reconciler.jobs import engines
-from reconciler.operations import guestviews, parents, sites
+from reconciler.operations import guestviews, ledgers, parents, sites
 from reconciler.sources import machines, opening
 from reconciler.storage import units
 
@@ -43,6 +43,8 @@ class BackupOrder:
     revision: str
     #: Image whose changes are asked for; it lies complete on the same unit.
     parent: str | None
+    #: The VCenters by name, where the policy's source may need one.
+    vcenters: Mapping[str, vcenters.VCenter] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +57,8 @@ class _Streamed:
     finding: machines.Found | None
     #: Whether the parent turned out to be damaged; all disks are then read whole.
     misled: bool = False
+    #: Whether the source called something unchanged that had changed; all disks are then read whole.
+    belied: bool = False
     #: What the look at the guest's file systems could not read or leave out.
     warnings: tuple[machines.Found, ...] = ()
     #: Ranges that the image leaves out.
@@ -63,8 +67,8 @@ class _Streamed:
 
 def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -> engines.Outcome:
     """Make the image. Raises ``SourceError``, ``HookFailed``, ``UnitError`` or ``Cancelled``; then nothing is left."""
-    source = opening.open_source(order.policy)
-    with contextlib.closing(source.freeze(order.client_id)) as reading:
+    source = opening.Sources(order.vcenters, site.db.id).of(order.policy)
+    with contextlib.closing(source.freeze(order.client_id, _asked(site, context))) as reading:
         now = site.clock.now()
         if not reading.disks:
             told = "; ".join(found.message for found in reading.missing) or "the folder has no disks"
@@ -74,15 +78,20 @@ def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -
         sequence = images.begin_image(site.db, _draft(order, image_id, now, reading, context.id))
         crashes.passing("backup.frozen")
         try:
-            commit, hidden = _write(site, order, context, reading, _label(order, image_id, sequence, now))
+            commit = _write(site, order, context, reading, _label(order, image_id, sequence, now))
         except BaseException:
             images.discard_writing(site.db, image_id, 1)
             raise
         # From here on the unit holds the image: if the catalog cannot be told, the row stays for recovery to adopt.
         crashes.passing("backup.after-commit")
-        record(site, commit, {**reading.state(), **hidden})
+        record(site, commit, commit.label.source_state)
         crashes.passing("backup.recorded")
         return _outcome(commit, context)
+
+
+def _asked(site: sites.Site, context: engines.JobContext) -> machines.Asked:
+    ledger = ledgers.CatalogLedger(site)
+    return machines.Asked(owner=site.db.id, job=context.id, ledger=ledger, meter=context.meter, log=context.log)
 
 
 def _draft(
@@ -138,9 +147,8 @@ def _write(
     context: engines.JobContext,
     reading: machines.Reading,
     label: units.ImageLabel,
-) -> tuple[units.Commit, dict[str, str]]:
-    """Bytes and commit, and what was hidden. A disk that cannot be read to its end is left out, and the others are
-    read once more."""
+) -> units.Commit:
+    """Bytes and commit. A disk that cannot be read to its end is left out, and the others are read once more."""
     parent = parents.find(site.db, site.units.get(order.unit), order.client_id, order.parent)
     state = readings.recorded(site.db, parent.id) if parent.id is not None and parent.vouches else {}
     failed: list[machines.Found] = []
@@ -161,15 +169,18 @@ def _write(
             final = _judged(label, reading, streamed, failed)
             moved = final.consistency == "Live" and any(one.hidden for one in streamed)
             selective = selective and not moved
-            if not lost and not misled and not moved:
+            if not lost and not misled and not moved and not any(one.belied for one in streamed):
                 context.meter.check()
                 crashes.passing("backup.before-commit")
                 commit = writer.commit(final)
                 committed = True
-                return commit, {_hidden_key(one.name): masks.pack(one.hidden) for one in streamed if one.hidden}
+                return commit
         finally:
             if not committed:
                 writer.abort()
+        if any(one.belied for one in streamed):
+            # The parent itself is sound: what is read is compared with it.
+            parent, state = dataclasses.replace(parent, vouches=False), {}
         if misled:
             parent, state = parents.NONE, {}
         failed += lost.values()
@@ -249,7 +260,8 @@ def _stream(
     base = parent.of(disk.name, disk.size)
     try:
         hidden = look.hidden()
-        changed = _changed(reading, state, context, disk, hidden) if base is not None and parent.vouches else None
+        told = _changed(reading, state, context, disk, hidden) if base is not None and parent.vouches else None
+        changed = told.changed if told is not None else None
         shown = masks.MaskedDisk(disk, hidden) if hidden else disk
         layout = functools.partial(look.layout, changed)
         written = writer.write(shown, meter=context.meter, changed=changed, parent=base, layout=layout)
@@ -260,6 +272,9 @@ def _stream(
     except errors.ParentDamaged as error:
         context.log(f"{disk.name}: read as a whole: {error}")
         return _Streamed(name=disk.name, written=None, known=False, finding=None, misled=True)
+    if told is not None and extents.intersect(written.changed or (), told.tested):
+        context.log(f"{disk.name}: read as a whole: blocks that were called unchanged have changed")
+        return _Streamed(name=disk.name, written=None, known=False, finding=None, belied=True)
     if hidden:
         context.log(f"{disk.name}: {quantities.show_size(extents.total(hidden))} left out, as the policy says")
     crashes.passing("backup.reading")
@@ -275,7 +290,7 @@ def _changed(
     context: engines.JobContext,
     disk: disks.Disk,
     hidden: extents.Extents,
-) -> extents.Extents | None:
+) -> machines.DiskChanges:
     """Where the image may differ from its parent: what the source says, and whatever only one of the two hides.
 
     A range that the parent hid holds zeros there, though the guest need not have written it since it took it into use.
@@ -283,9 +298,11 @@ def _changed(
     told = reading.changes(disk.name, state)
     context.log(f"{disk.name}: {told.reason.code}: {told.reason.message}")
     if told.changed is None:
-        return None
+        return told
     before = masks.unpack(state.get(_hidden_key(disk.name), masks.pack(())))
-    return extents.normalise([*told.changed, *extents.subtract(before, hidden), *extents.subtract(hidden, before)])
+    shown = [*extents.subtract(before, hidden), *extents.subtract(hidden, before)]
+    tested = extents.subtract(told.tested, extents.normalise(shown))
+    return dataclasses.replace(told, changed=extents.normalise([*told.changed, *shown]), tested=tested)
 
 
 def _hidden_key(disk: str) -> str:
@@ -299,12 +316,18 @@ def _judged(
     verdict = reading.finish()
     lost = [*reading.missing, *verdict.failed, *failed]
     told = [warning for one in streamed for warning in one.warnings]
+    # What an incremental may lean on is taken from a Complete image alone.
+    state = (
+        {} if lost else {**reading.state(), **{_hidden_key(s.name): masks.pack(s.hidden) for s in streamed if s.hidden}}
+    )
     return dataclasses.replace(
         label,
         state="Partial" if lost else "Complete",
         changes="Known" if streamed and all(one.known for one in streamed) else "FullRead",
         consistency=verdict.consistency,
         warnings=tuple({"code": found.code, "message": found.message} for found in [*lost, *verdict.warnings, *told]),
+        source_state=state,
+        configuration=reading.configuration(),
     )
 
 

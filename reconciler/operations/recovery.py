@@ -56,7 +56,7 @@ def _adopt_or_discard(site: sites.Site, unit: units.StorageUnit, writing: images
         images.discard_writing(site.db, writing.image_id, writing.number)
         return
     commit = units.Commit(label=found.label, stored_bytes=found.stored_bytes, base=found.base)
-    backups.record(site, commit, {})
+    backups.record(site, commit, commit.label.source_state)
     _log.info("image committed before a crash was recorded: %s on %s", writing.image_id, unit.name)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from reconciler.api import exceptions, lifecycles, models, policies, storage
+from reconciler.api import exceptions, lifecycles, models, policies, storage, vcenters
 
 Key = tuple[str, str]
 _Kind = TypeVar("_Kind", bound=models.Object)
@@ -22,6 +22,7 @@ class Desired:
     units: Mapping[str, storage.StorageUnit] = dataclasses.field(default_factory=dict)
     groups: Mapping[str, storage.StorageUnitGroup] = dataclasses.field(default_factory=dict)
     media_servers: Mapping[str, storage.MediaServer] = dataclasses.field(default_factory=dict)
+    vcenters: Mapping[str, vcenters.VCenter] = dataclasses.field(default_factory=dict)
     windows: Mapping[str, policies.BackupWindow] = dataclasses.field(default_factory=dict)
     lifecycles: Mapping[str, lifecycles.StorageLifecyclePolicy] = dataclasses.field(default_factory=dict)
     policies: Mapping[str, policies.BackupPolicy] = dataclasses.field(default_factory=dict)
@@ -35,8 +36,8 @@ class Desired:
     def objects(self) -> Iterator[models.Object]:
         """Every object, orphaned ones included, ordered by kind and name."""
         for group in (
-            self.units, self.groups, self.media_servers, self.windows, self.lifecycles, self.policies,
-            self.legal_holds, self.approvals,
+            self.units, self.groups, self.media_servers, self.vcenters, self.windows, self.lifecycles,
+            self.policies, self.legal_holds, self.approvals,
         ):  # fmt: skip
             for name in sorted(group):
                 yield group[name]
@@ -72,6 +73,7 @@ def gather(
         units=_of(kinds, storage.StorageUnit),
         groups=_of(kinds, storage.StorageUnitGroup),
         media_servers=_of(kinds, storage.MediaServer),
+        vcenters=_of(kinds, vcenters.VCenter),
         windows=_of(kinds, policies.BackupWindow),
         lifecycles=_of(kinds, lifecycles.StorageLifecyclePolicy),
         policies=_of(kinds, policies.BackupPolicy),

@@ -105,6 +105,31 @@ class Machine:
     problem: tuple[str, str] | None = None
     #: Names beside its disks that look like disks and that the policy selects not.
     left_out: tuple[str, ...] = ()
+    #: Codes and messages worth telling although it can be backed up.
+    notes: tuple[tuple[str, str], ...] = ()
+    #: Where it runs and lies, for limits; None and empty where a source has no such thing.
+    host: str | None = None
+    datastores: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A snapshot of ours at a source: noted before it was made, or seen there, or both."""
+
+    #: A UUID of ours.
+    id: str
+    vcenter: str
+    #: Client id of the machine.
+    client: str
+    #: Display name of the machine.
+    machine: str
+    #: The job that it was made for.
+    job: str
+    #: The vCenter's own names of the machine and of the snapshot; None where it may never have been made.
+    place: str
+    reference: str | None
+    #: When it was noted; None for one that only the source knows.
+    since: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +139,10 @@ class Inventory:
     machines: tuple[Machine, ...]
     #: When these machines were seen; older than now while the source is unreachable.
     seen: dt.datetime
+    #: Codes and messages worth telling of the selection.
+    notes: tuple[tuple[str, str], ...] = ()
+    #: Snapshots of ours that the source shows, of any machine.
+    snapshots: tuple[Snapshot, ...] = ()
     #: Code and message, while the source cannot be asked.
     unreachable: tuple[str, str] | None = None
 
@@ -316,6 +345,8 @@ class Observed:
     owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec] = dataclasses.field(default_factory=dict)
     requests: tuple[Request, ...] = ()
     jobs: tuple[Job, ...] = ()
+    #: Snapshots that the catalog has noted and that are not known to be gone; ``inventories`` hold those seen.
+    snapshots: tuple[Snapshot, ...] = ()
     #: By action address; only actions whose last attempt did not succeed.
     attempts: Mapping[str, Attempts] = dataclasses.field(default_factory=dict)
     #: By unit name: when a copy was last sent there; asked for where a RoundRobin group has to choose.

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
 
-from reconciler.base import disks, extents
+from reconciler.base import disks, extents, meters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +35,31 @@ class Machine:
     problem: Found | None = None
     #: Names beside its disks that look like disks and are selected by nothing.
     left_out: tuple[str, ...] = ()
+    #: What is worth saying of it although it can be backed up.
+    notes: tuple[Found, ...] = ()
+    #: Where it runs and lies, for limits; None and empty where a source has no such thing.
+    host: str | None = None
+    datastores: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A snapshot that a source made of a machine, or is about to make."""
+
+    #: A UUID of ours.
+    id: str
+    #: The VCenter.
+    vcenter: str
+    #: Client id of the machine.
+    machine: str
+    #: Display name of the machine, for messages.
+    machine_name: str
+    #: The source's own name of the machine, such as ``vm-57``.
+    place: str
+    #: The job that it is made for, such as ``j-000123``.
+    job: str
+    #: The source's own name of it, such as ``snapshot-58``; None as long as nobody knows.
+    reference: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +67,10 @@ class Inventory:
     """What a selection finds now."""
 
     machines: tuple[Machine, ...]
+    #: What is worth saying of the selection, such as machines that it names and that cannot be protected.
+    notes: tuple[Found, ...] = ()
+    #: Snapshots of ours that the source holds now, of any machine and whoever asked.
+    snapshots: tuple[Snapshot, ...] = ()
     #: Why the source could not be asked, in which case ``machines`` is empty and the last known ones stand.
     unreachable: Found | None = None
 
@@ -54,6 +83,9 @@ class DiskChanges:
     changed: extents.Extents | None
     #: Code and sentence: why they are known, or why not.
     reason: Found
+    #: Ranges among ``changed`` that are called unchanged and are read to test that word. If one of them differs from
+    #: the parent, nothing that was said can be believed, and the disk is read as a whole.
+    tested: extents.Extents = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,13 +114,77 @@ class Reading(Protocol):
         """What changed on ``disk`` since the image whose source state ``parent`` was recorded."""
 
     def finish(self) -> Verdict:
-        """Judge the reading after the last byte: did anything move under it?"""
+        """Judge the reading: did anything move under it? Asked before the first byte and after the last.
+
+        Raises ``SourceChanged`` where nothing of what was read is worth keeping.
+        """
 
     def state(self) -> Mapping[str, str]:
         """What the next incremental needs to know of this reading, kept with the image."""
 
+    def configuration(self) -> str | None:
+        """What is needed beside the disks to make the machine again, as JSON; None where there is no such thing."""
+
     def close(self) -> None:
         """Thaw, run the after hooks, stop servers. Always called, idempotent. Raises ``HookFailed``."""
+
+
+class Ledger(Protocol):
+    """Where a source writes down what it does to a machine, so that somebody can undo it whatever happens.
+
+    Every call is durable when it returns.
+    """
+
+    def intend(self, snapshot: Snapshot) -> None:
+        """A snapshot is about to be made."""
+
+    def made(self, id: str, reference: str) -> None:
+        """It was made, and this is the source's name of it."""
+
+    def read_by(self, id: str, process: int) -> None:
+        """A process of this host reads it from now on; it must be gone before the snapshot goes."""
+
+    def gone(self, id: str) -> None:
+        """It was never made, or was removed."""
+
+
+class _NoLedger:
+    """For readings outside any job."""
+
+    def intend(self, snapshot: Snapshot) -> None:
+        """Not recorded."""
+
+    def made(self, id: str, reference: str) -> None:
+        """Not recorded."""
+
+    def read_by(self, id: str, process: int) -> None:
+        """Not recorded."""
+
+    def gone(self, id: str) -> None:
+        """Not recorded."""
+
+
+def _unheard(line: str) -> None:
+    """Nobody listens."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """Who asks for a reading, and what he has to be told."""
+
+    #: Id of the catalog, which owns what is made at the source.
+    owner: str = "nobody"
+    #: The job, such as ``j-000123``.
+    job: str = "none"
+    ledger: Ledger = dataclasses.field(default_factory=_NoLedger)
+    #: ``check`` raises ``Cancelled`` when the work is asked to stop; ``cancel`` stops it.
+    meter: meters.Meter = dataclasses.field(default_factory=meters.Meter)
+    #: Takes lines for the job's log.
+    log: Callable[[str], None] = _unheard
+
+
+#: A reading that no job asked for.
+ALONE: Final = Asked()
 
 
 class Source(Protocol):
@@ -97,5 +193,5 @@ class Source(Protocol):
     def inventory(self) -> Inventory:
         """The machines that the selection matches now. Never raises for one bad machine."""
 
-    def freeze(self, machine_id: str) -> Reading:
-        """Freeze one machine and open its disks. Raises ``SourceError`` or ``HookFailed``."""
+    def freeze(self, machine_id: str, asked: Asked = ALONE) -> Reading:
+        """Freeze one machine and open its disks. Raises ``SourceError``, ``HookFailed`` or ``Cancelled``."""

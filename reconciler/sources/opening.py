@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from reconciler.api import policies
+from reconciler.api import policies, vcenters
+from reconciler.base import errors
 from reconciler.sources import machines
 from reconciler.sources.diskimages import hooks as commands
 from reconciler.sources.diskimages import machines as diskimages
 
 
-def open_source(policy: policies.BackupPolicy) -> machines.Source:
-    """The source that a policy declares. Its paths are absolute already."""
-    spec = policy.spec.source.disk_images
-    hooks = policy.spec.hooks
-    return diskimages.DiskImages(
-        path=Path(spec.path),
-        machines=spec.machines,
-        disks=spec.disks,
-        hooks=commands.Hooks(before=hooks.before, after=hooks.after, timeout=hooks.timeout.seconds) if hooks else None,
-        allow_live=spec.consistency == "Live",
-        changed_blocks_bitmap=spec.changed_blocks.bitmap if spec.changed_blocks else None,
-    )
+class Sources:
+    """The sources of one look at the world: what several policies ask of one vCenter is asked once."""
+
+    def __init__(self, known: Mapping[str, vcenters.VCenter], owner: str = "nobody") -> None:
+        """``known``: the VCenters by name; ``owner``: id of the catalog whose snapshots are ours."""
+        self._vcenters = known
+        self._owner = owner
+
+    def of(self, policy: policies.BackupPolicy) -> machines.Source:
+        """The source that a policy declares. Its paths are absolute already. Raises ``SourceError``."""
+        spec = policy.spec.source
+        hooks = policy.spec.hooks
+        commanded = None
+        if hooks is not None:
+            commanded = commands.Hooks(before=hooks.before, after=hooks.after, timeout=hooks.timeout.seconds)
+        if spec.disk_images is not None:
+            return diskimages.DiskImages(
+                path=Path(spec.disk_images.path),
+                machines=spec.disk_images.machines,
+                disks=spec.disk_images.disks,
+                hooks=commanded,
+                allow_live=spec.disk_images.consistency == "Live",
+                changed_blocks_bitmap=spec.disk_images.changed_blocks.bitmap
+                if spec.disk_images.changed_blocks
+                else None,
+            )
+        raise errors.SourceError(f"policy {policy.name} declares no source that this version can read")

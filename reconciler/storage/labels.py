@@ -22,7 +22,10 @@ from reconciler.storage import units
 FORMAT_VERSION: Final = 1
 
 _SAFE = re.compile(r"[A-Za-z0-9_@+=,:~-][A-Za-z0-9_.@+=,:~-]{0,199}\Z")
-_SPECIAL: Final = frozenset({"time", "slot", "client_id", "client_name", "client_slug", "warnings", "owed", "disks"})
+_SPECIAL: Final = frozenset({
+    "time", "slot", "client_id", "client_name", "client_slug", "warnings", "owed", "disks", "source_state",
+    "configuration",
+})  # fmt: skip
 _PLAIN: Final = tuple(field.name for field in dataclasses.fields(units.ImageLabel) if field.name not in _SPECIAL)
 _NUMBERS: Final = frozenset({"copy", "sequence"})
 
@@ -63,6 +66,8 @@ def to_json(label: units.ImageLabel) -> dict[str, Any]:
         "warnings": [dict(warning) for warning in label.warnings],
         "owed": dict(label.owed),
         "disks": [record_to_json(record) for record in label.disks],
+        "sourceState": dict(label.source_state),
+        "configuration": label.configuration,
     }
     document |= {name: getattr(label, name) for name in _PLAIN}
     return document
@@ -84,6 +89,9 @@ def from_json(document: Any, where: str) -> units.ImageLabel:
             ),
             owed=dict(document["owed"]),
             disks=tuple(record_from_json(record) for record in document["disks"]),
+            # Labels of earlier versions have neither.
+            source_state={str(key): str(value) for key, value in document.get("sourceState", {}).items()},
+            configuration=_text(document.get("configuration")),
             **plain,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -148,6 +156,10 @@ def complete(
             hint="write every disk, or commit it as Partial",
         )
     return dataclasses.replace(final, disks=tuple(records[name] for name in disk_names if name in records))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _plain(name: str, value: Any) -> Any:

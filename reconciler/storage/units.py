@@ -74,6 +74,10 @@ class ImageLabel:
     warnings: tuple[Mapping[str, str], ...] = ()
     #: The lifecycle spec that fixes the copies this image is owed, as canonical JSON values.
     owed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    #: What the source recorded of this reading for its next incremental, by disk.
+    source_state: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: What is needed beside the disks to make the machine again, as JSON text; None where there is no such thing.
+    configuration: str | None = None
     #: Filled by the unit at commit, in the order in which the disks were named at ``begin``.
     disks: tuple[DiskRecord, ...] = ()
 

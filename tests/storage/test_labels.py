@@ -39,6 +39,8 @@ _LABELS = st.builds(
         "parent": st.one_of(st.none(), _TEXT),
         "warnings": st.lists(st.dictionaries(_TEXT, _TEXT, max_size=2), max_size=2).map(tuple),
         "owed": st.dictionaries(_TEXT, _JSON, max_size=2),
+        "source_state": st.dictionaries(_TEXT, _TEXT, max_size=2),
+        "configuration": st.one_of(st.none(), _TEXT),
         "disks": st.lists(_RECORDS, max_size=2).map(tuple),
     },
 )

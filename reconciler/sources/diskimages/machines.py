@@ -104,7 +104,7 @@ class DiskImages:
             id=identity, name=folder.name, source=identity, disks=names, problem=problem, left_out=left_out
         )
 
-    def freeze(self, machine_id: str) -> machines.Reading:
+    def freeze(self, machine_id: str, asked: machines.Asked = machines.ALONE) -> machines.Reading:  # noqa: ARG002  the port's
         """Run the before hook, then open every disk. Raises ``SourceError`` or ``HookFailed``, after the after hook."""
         folder = self._find(machine_id)
         disks = self._list(folder)

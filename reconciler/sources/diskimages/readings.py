@@ -152,6 +152,9 @@ class MachineReading:
             for name, opened in self._opened.items()
         }
 
+    def configuration(self) -> None:
+        """A folder of disks says nothing of the machine around them."""
+
     def _close_disks(self) -> None:
         disks.close_all(self.disks)
 

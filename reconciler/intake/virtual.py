@@ -1,0 +1,63 @@
+"""What VCenters and the policies of virtual machines say that cannot be meant (HF423, HF424); for ``meanings``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from reconciler.api import policies, vcenters
+from reconciler.base import quantities
+from reconciler.intake import codes, documents, findings
+
+
+def vcenter(item: findings.Located, spec: vcenters.VCenterSpec, found: findings.Findings) -> None:
+    """One VCenter."""
+    _one(item, ("spec", "credentialRef"), {"env": spec.credential_ref.env, "folder": spec.credential_ref.folder}, found)
+    if spec.tls.ca_file is not None and spec.tls.thumbprint is not None:
+        message = "a certificate is proven by caFile or by thumbprint, not by both"
+        found.error(codes.VCENTER_SETTING, item, ("spec", "tls", "thumbprint"), message, "remove one of them", key=True)
+    for index, name in enumerate(spec.transports):
+        if name in spec.transports[:index]:
+            path = ("spec", "transports", index)
+            found.error(codes.DUPLICATE_NAME, item, path, f"{name} stands twice in this list", "remove one of them")
+    for field, span in (("maxSnapshotAge", spec.max_snapshot_age), ("idleLogout", spec.idle_logout)):
+        if not span:
+            message = "the duration must be longer than nothing"
+            found.error(codes.ZERO_DURATION, item, ("spec", field), message, "remove it, or say how long")
+
+
+def policy(item: findings.Located, spec: policies.BackupPolicySpec, found: findings.Findings) -> None:
+    """The source of one policy: exactly one, and every entry of a selection says something."""
+    source = spec.source
+    choices = {"diskImages": source.disk_images, "vmware": source.vmware}
+    _one(item, ("spec", "source"), choices, found, code=codes.SOURCE_CHOICE)
+    if source.vmware is None:
+        return
+    path: documents.Path = ("spec", "source", "vmware")
+    for field, entries in (("include", source.vmware.include), ("exclude", source.vmware.exclude)):
+        for index, entry in enumerate(entries):
+            if entry == vcenters.MachineMatch():
+                hint = 'name: "*" matches every machine' if field == "include" else "remove it"
+                message = "an empty entry matches nothing"
+                found.error(codes.IMPOSSIBLE_GLOB, item, (*path, field, index), message, hint)
+    holding = source.vmware.holding_area
+    if holding is not None and quantities.parse_size(holding.max_size) < 1 << 20:
+        message = f"a holding area of {holding.max_size} takes no machine"
+        found.error(codes.SOURCE_CHOICE, item, (*path, "holdingArea", "maxSize"), message, "such as 200GiB")
+    distrust = source.vmware.cbt_distrust.full_every
+    if distrust is not None and not distrust:
+        message = "the duration must be longer than nothing"
+        found.error(codes.ZERO_DURATION, item, (*path, "cbtDistrust", "fullEvery"), message, "such as 30d")
+
+
+def _one(
+    item: findings.Located,
+    path: documents.Path,
+    choices: Mapping[str, object],
+    found: findings.Findings,
+    *,
+    code: str = codes.VCENTER_SETTING,
+) -> None:
+    given = [name for name, value in choices.items() if value is not None]
+    if len(given) != 1:
+        message = f"exactly one of {' and '.join(choices)} is needed; {'none' if not given else 'both'} is given"
+        found.error(code, item, path, message, f"write one of {', '.join(choices)}")
