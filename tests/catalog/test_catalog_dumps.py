@@ -64,6 +64,12 @@ def decide(db: database.Database) -> None:
                 told_at=samples.NOW, over_at=None, ears={"json#1": {"toldAt": 1, "failures": 0, "triedAt": None}},
             )
         )  # fmt: skip
+        connection.execute(
+            tables.SNAPSHOTS.insert().values(
+                id="7f", vcenter="lab", client_id="vsphere:1", machine="vm1", place="vm-1", job="j-000001",
+                reference=None, readers=["host:1:boot.1:-"], since=samples.NOW,
+            )
+        )  # fmt: skip
 
 
 def contents(db: database.Database) -> dict[str, list[tuple[object, ...]]]:
