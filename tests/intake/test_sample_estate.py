@@ -13,14 +13,14 @@ ESTATE = ROOT / "manifests"
 
 def test_it_has_neither_errors_nor_warnings() -> None:
     loaded = estates.load(ESTATE)
-    assert loaded.diagnostics == () and loaded.desired is not None and loaded.objects == 8
+    assert loaded.diagnostics == () and loaded.desired is not None and loaded.objects == 10
 
 
 def test_it_is_the_test_bed() -> None:
     desired = estates.load(ESTATE).desired
     assert desired is not None
     source = desired.policies["obl-gold"].spec.source.disk_images
-    assert source.path == str(ROOT / "guests") and source.machines == "oblVM[1-8]"
+    assert source is not None and source.path == str(ROOT / "guests") and source.machines == "oblVM[1-8]"
     assert desired.groups["fast"].spec.members == ("emprise-a", "emprise-b")
     assert {desired.units[name].spec.max_concurrent_jobs for name in ("emprise-a", "emprise-b")} == {10}
     assert len({unit.spec.failure_domain for unit in desired.units.values()}) == 3
@@ -28,6 +28,16 @@ def test_it_is_the_test_bed() -> None:
     assert str(land.retention.period) == "7d" if isinstance(land.retention, lifecycles.Fixed) else False
     assert isinstance(dedupe.retention, lifecycles.Keep) and dedupe.window == "off-peak"
     assert (dedupe.retention.daily, dedupe.retention.weekly, dedupe.retention.monthly) == (14, 8, 12)
+
+
+def test_the_same_machines_can_be_those_of_a_vcenter() -> None:
+    desired = estates.load(ESTATE).desired
+    assert desired is not None
+    virtual = desired.policies["obl-vms"].spec.source.vmware
+    assert virtual is not None and virtual.vcenter in desired.vcenters
+    limits = desired.vcenters["lab"].spec.limits
+    assert (limits.per_host, limits.per_datastore, limits.open_snapshots) == (8, 8, 8)
+    assert desired.policies["obl-vms"].spec.limits.max_concurrent_jobs == 8
 
 
 def test_every_file_names_the_schema_and_explains_itself() -> None:
