@@ -7,8 +7,8 @@ from pathlib import Path
 
 from reconciler.api import policies, vcenters
 from reconciler.base import errors
+from reconciler.sources import hooks as commands
 from reconciler.sources import machines
-from reconciler.sources.diskimages import hooks as commands
 from reconciler.sources.diskimages import machines as diskimages
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from reconciler.base import disks
+from reconciler.sources import hooks
 from reconciler.sources import machines as port
-from reconciler.sources.diskimages import bindings, hooks, machines
+from reconciler.sources.diskimages import bindings, machines
 
 MIB = 1 << 20
 

@@ -14,7 +14,7 @@ import disk_samples as samples
 import pytest
 
 from reconciler.base import errors
-from reconciler.sources.diskimages import hooks
+from reconciler.sources import hooks
 
 MIB = samples.MIB
 

@@ -10,7 +10,8 @@ import disk_samples as samples
 import pytest
 
 from reconciler.base import errors
-from reconciler.sources.diskimages import hooks, readings
+from reconciler.sources import hooks
+from reconciler.sources.diskimages import readings
 
 
 @pytest.fixture

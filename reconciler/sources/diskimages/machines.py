@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reconciler.base import errors
-from reconciler.sources import machines
-from reconciler.sources.diskimages import bindings, formats, hooks, readings
+from reconciler.sources import hooks, machines
+from reconciler.sources.diskimages import bindings, formats, readings
 
 _PREFIX = "diskimages:"
 #: Endings of files that somebody may take for a disk, whether this version can read it or not.

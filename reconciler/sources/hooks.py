@@ -34,8 +34,11 @@ class Hooks:
     timeout: float = 300.0
 
 
-def run(which: str, command: Sequence[str], timeout: float, *, machine: str, disks: Sequence[Path]) -> None:
-    """Run one hook: exit code 0 within ``timeout`` seconds, else ``HookFailed`` with the end of its output."""
+def run(which: str, command: Sequence[str], timeout: float, *, machine: str, disks: Sequence[Path | str]) -> None:
+    """Run one hook: exit code 0 within ``timeout`` seconds, else ``HookFailed`` with the end of its output.
+
+    ``disks``: their paths here, or their names where they have none.
+    """
     environment = {
         **os.environ,
         "HOLDFAST_HOOK": which,
