@@ -70,6 +70,13 @@ def of_many(session: sessions.Session, objects: Sequence[Any], paths: Sequence[s
     return list(_pages(session, type(objects[0]), paths, starts, doing))
 
 
+def walked(
+    session: sessions.Session, kind: type[Any], paths: Sequence[str], starts: list[Any], doing: str
+) -> Iterator[Shown]:
+    """What a walk of the property collector's own from ``starts`` comes by. Raises ``SourceError``."""
+    return _pages(session, kind, paths, starts, doing)
+
+
 def _pages(
     session: sessions.Session, kind: type[Any], paths: Sequence[str], starts: list[Any], doing: str
 ) -> Iterator[Shown]:
