@@ -1,0 +1,448 @@
+package main
+
+// Tags, which a vCenter keeps outside the SOAP API: sessions, categories, tags and what they are attached to, in the
+// older form under /rest and the newer one under /api. All is made from the tags of the configured machines.
+
+import (
+	"crypto/rand"
+	"crypto/sha1"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	restSessionHeader = "vmware-api-session-id"
+	// What a vCenter takes in one bulk call, and our page of associations (theirs is larger; clients must follow any).
+	bulkLimit       = 2000
+	associationPage = 500
+)
+
+// restObject is a managed object as the REST API names it.
+type restObject struct {
+	Type string `json:"type"`
+	ID   string `json:"id"`
+}
+
+// tagged is one machine with its tags, each "category/name".
+type tagged struct {
+	object restObject
+	tags   []string
+}
+
+type restSession struct {
+	user            string
+	created, active time.Time
+}
+
+type tagService struct {
+	// login says whether name and password are right; machines lists what has tags; idle is how long a session lives.
+	login    func(user, password string) bool
+	machines func() []tagged
+	idle     func() time.Duration
+
+	mutex    sync.Mutex
+	sessions map[string]*restSession
+}
+
+func newTagService(login func(string, string) bool, machines func() []tagged, idle func() time.Duration) *tagService {
+	return &tagService{login: login, machines: machines, idle: idle, sessions: map[string]*restSession{}}
+}
+
+// expire ends all sessions, as a restart of the service does, and returns how many there were.
+func (t *tagService) expire() int {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	count := len(t.sessions)
+	t.sessions = map[string]*restSession{}
+	return count
+}
+
+func urn(kind, name string) string {
+	sum := sha1.Sum([]byte(kind + "\x00" + name))
+	h := hex.EncodeToString(sum[:16])
+	return fmt.Sprintf("urn:vmomi:InventoryService%s:%s-%s-%s-%s-%s:GLOBAL", kind, h[:8], h[8:12], h[12:16], h[16:20], h[20:])
+}
+
+func tagID(path string) string { return urn("Tag", path) }
+
+func categoryID(path string) string {
+	category, _ := splitTag(path)
+	return urn("Category", category)
+}
+
+func splitTag(path string) (string, string) {
+	if i := strings.Index(path, "/"); i >= 0 {
+		return path[:i], path[i+1:]
+	}
+	return "tags", path
+}
+
+// restAnswer is one request on its way, in the words of the older or the newer API.
+type restAnswer struct {
+	http.ResponseWriter
+	*http.Request
+	newer bool
+	// path is what stands behind the API's prefix; action what the query asks to do.
+	path, action string
+}
+
+func (a *restAnswer) value(status int, value interface{}) {
+	a.ResponseWriter.Header().Set("Content-Type", "application/json")
+	a.ResponseWriter.WriteHeader(status)
+	if value == nil && (a.newer || status == http.StatusNoContent) {
+		return
+	}
+	if !a.newer {
+		value = map[string]interface{}{"value": value}
+	}
+	_ = json.NewEncoder(a.ResponseWriter).Encode(value)
+}
+
+func (a *restAnswer) fail(status int, kind, message string) {
+	a.ResponseWriter.Header().Set("Content-Type", "application/json")
+	a.ResponseWriter.WriteHeader(status)
+	messages := []map[string]interface{}{{"id": "lab." + kind, "default_message": message, "args": []string{}}}
+	var body interface{} = map[string]interface{}{
+		"type": "com.vmware.vapi.std.errors." + kind, "value": map[string]interface{}{"messages": messages},
+	}
+	if a.newer {
+		body = map[string]interface{}{"error_type": strings.ToUpper(kind), "messages": messages}
+	}
+	_ = json.NewEncoder(a.ResponseWriter).Encode(body)
+}
+
+func (a *restAnswer) body(into interface{}) bool {
+	if err := json.NewDecoder(a.Request.Body).Decode(into); err != nil {
+		a.fail(http.StatusBadRequest, "invalid_argument", "the body is not the JSON this call takes: "+err.Error())
+		return false
+	}
+	return true
+}
+
+// ServeHTTP answers everything under /rest/ and /api/.
+func (t *tagService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a := &restAnswer{ResponseWriter: w, Request: r}
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/rest/com/vmware/cis/"):
+		a.path, a.action = strings.TrimPrefix(r.URL.Path, "/rest/com/vmware/cis/"), r.URL.Query().Get("~action")
+	case strings.HasPrefix(r.URL.Path, "/api/cis/"):
+		a.newer, a.path, a.action = true, strings.TrimPrefix(r.URL.Path, "/api/cis/"), r.URL.Query().Get("action")
+	case r.URL.Path == "/api/session":
+		a.newer, a.path = true, "session"
+	case r.URL.Path == "/api/vcenter/tagging/associations":
+		a.newer, a.path = true, "associations"
+	default:
+		a.newer = strings.HasPrefix(r.URL.Path, "/api/")
+		a.fail(http.StatusNotFound, "not_found", "no service at "+r.URL.Path)
+		return
+	}
+	if a.path == "session" && r.Method == http.MethodPost && a.action == "" {
+		t.open(a)
+		return
+	}
+	id, session := t.session(r)
+	if session == nil {
+		a.fail(http.StatusUnauthorized, "unauthenticated", "This method requires authentication.")
+		return
+	}
+	if a.path == "session" {
+		t.ownSession(a, id, session)
+		return
+	}
+	t.route(a)
+}
+
+func (t *tagService) session(r *http.Request) (string, *restSession) {
+	id := r.Header.Get(restSessionHeader)
+	if cookie, err := r.Cookie(restSessionHeader); id == "" && err == nil {
+		id = cookie.Value
+	}
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	found := t.sessions[id]
+	if found == nil {
+		return id, nil
+	}
+	now := time.Now()
+	if idle := t.idle(); idle > 0 && now.Sub(found.active) > idle {
+		delete(t.sessions, id)
+		return id, nil
+	}
+	found.active = now
+	return id, found
+}
+
+func (t *tagService) open(a *restAnswer) {
+	user, password, given := a.Request.BasicAuth()
+	if !given || !t.login(user, password) {
+		a.ResponseWriter.Header().Set("WWW-Authenticate", `Basic realm="vCenter"`)
+		a.fail(http.StatusUnauthorized, "unauthenticated", "Authentication required.")
+		return
+	}
+	raw := make([]byte, 16)
+	if _, err := rand.Read(raw); err != nil {
+		a.fail(http.StatusInternalServerError, "error", err.Error())
+		return
+	}
+	id, now := hex.EncodeToString(raw), time.Now()
+	t.mutex.Lock()
+	t.sessions[id] = &restSession{user: user, created: now, active: now}
+	t.mutex.Unlock()
+	http.SetCookie(a.ResponseWriter, &http.Cookie{Name: restSessionHeader, Value: id, Path: "/", Secure: true, HttpOnly: true})
+	status := http.StatusOK
+	if a.newer {
+		status = http.StatusCreated
+	}
+	a.value(status, id)
+}
+
+func (t *tagService) ownSession(a *restAnswer, id string, session *restSession) {
+	switch {
+	case a.Request.Method == http.MethodDelete:
+		t.mutex.Lock()
+		delete(t.sessions, id)
+		t.mutex.Unlock()
+		if a.newer {
+			a.value(http.StatusNoContent, nil)
+			return
+		}
+		a.ResponseWriter.WriteHeader(http.StatusOK)
+	case a.newer && a.Request.Method == http.MethodGet, !a.newer && a.action == "get":
+		form := "2006-01-02T15:04:05.000Z"
+		t.mutex.Lock()
+		value := map[string]string{
+			"user": session.user, "created_time": session.created.UTC().Format(form), "last_accessed_time": session.active.UTC().Format(form),
+		}
+		t.mutex.Unlock()
+		a.value(http.StatusOK, value)
+	default:
+		a.fail(http.StatusMethodNotAllowed, "operation_not_found", a.Request.Method+" is no operation of a session")
+	}
+}
+
+// paths lists the tags there are, each once, in order.
+func (t *tagService) paths() []string {
+	seen := map[string]bool{}
+	for _, machine := range t.machines() {
+		for _, path := range machine.tags {
+			seen[path] = true
+		}
+	}
+	return sortedKeys(seen)
+}
+
+func sortedKeys(set map[string]bool) []string {
+	keys := make([]string, 0, len(set))
+	for key := range set {
+		keys = append(keys, key)
+	}
+	sort.Strings(keys)
+	return keys
+}
+
+func (t *tagService) route(a *restAnswer) {
+	path := a.path
+	id := ""
+	for _, collection := range []string{"tagging/category/", "tagging/tag/", "tagging/tag-association/"} {
+		if rest := strings.TrimPrefix(path, collection); rest != path {
+			path, id = strings.TrimSuffix(collection, "/"), rest
+			if !a.newer {
+				id = strings.TrimPrefix(id, "id:")
+			}
+		}
+	}
+	switch key := a.Request.Method + " " + path + " " + a.action; {
+	case key == "GET tagging/category " && id == "":
+		ids := map[string]bool{}
+		for _, tag := range t.paths() {
+			ids[categoryID(tag)] = true
+		}
+		a.value(http.StatusOK, sortedKeys(ids))
+	case key == "GET tagging/category ":
+		t.category(a, id)
+	case key == "GET tagging/tag " && id == "":
+		a.value(http.StatusOK, t.tagIDs(""))
+	case key == "GET tagging/tag ":
+		t.tag(a, id)
+	case key == "POST tagging/tag list-tags-for-category":
+		if a.newer {
+			var spec struct {
+				ID string `json:"category_id"`
+			}
+			if !a.body(&spec) {
+				return
+			}
+			id = spec.ID
+		}
+		if t.categoryName(id) == "" {
+			a.fail(http.StatusNotFound, "not_found", "no category "+id)
+			return
+		}
+		a.value(http.StatusOK, t.tagIDs(id))
+	case path == "associations" && a.Request.Method == http.MethodGet:
+		t.associations(a)
+	default:
+		t.association(a, key, id)
+	}
+}
+
+func (t *tagService) tagIDs(category string) []string {
+	ids := []string{}
+	for _, path := range t.paths() {
+		if category == "" || categoryID(path) == category {
+			ids = append(ids, tagID(path))
+		}
+	}
+	return ids
+}
+
+func (t *tagService) categoryName(id string) string {
+	for _, path := range t.paths() {
+		if categoryID(path) == id {
+			name, _ := splitTag(path)
+			return name
+		}
+	}
+	return ""
+}
+
+func (t *tagService) category(a *restAnswer, id string) {
+	name := t.categoryName(id)
+	if name == "" {
+		a.fail(http.StatusNotFound, "not_found", "no category "+id)
+		return
+	}
+	a.value(http.StatusOK, map[string]interface{}{
+		"id": id, "name": name, "description": "", "cardinality": "MULTIPLE", "associable_types": []string{"VirtualMachine"},
+		"used_by": []string{},
+	})
+}
+
+func (t *tagService) tag(a *restAnswer, id string) {
+	for _, path := range t.paths() {
+		if tagID(path) == id {
+			_, name := splitTag(path)
+			a.value(http.StatusOK, map[string]interface{}{
+				"id": id, "name": name, "description": "", "category_id": categoryID(path), "used_by": []string{},
+			})
+			return
+		}
+	}
+	a.fail(http.StatusNotFound, "not_found", "no tag "+id)
+}
+
+func (t *tagService) objectsOf(tag string) []restObject {
+	objects := []restObject{}
+	for _, machine := range t.machines() {
+		for _, path := range machine.tags {
+			if tagID(path) == tag {
+				objects = append(objects, machine.object)
+				break
+			}
+		}
+	}
+	return objects
+}
+
+func (t *tagService) tagsOf(object restObject) []string {
+	ids := []string{}
+	for _, machine := range t.machines() {
+		if machine.object == object {
+			for _, path := range machine.tags {
+				ids = append(ids, tagID(path))
+			}
+		}
+	}
+	return ids
+}
+
+func (t *tagService) association(a *restAnswer, key, id string) {
+	var spec struct {
+		Tags    []string     `json:"tag_ids"`
+		Objects []restObject `json:"object_ids"`
+		Object  restObject   `json:"object_id"`
+	}
+	asks := strings.TrimPrefix(key, "POST tagging/tag-association ")
+	switch {
+	case asks == "list-attached-objects" && id != "":
+		a.value(http.StatusOK, t.objectsOf(id))
+		return
+	case asks == key, asks != "list-attached-objects-on-tags" && asks != "list-attached-tags-on-objects" && asks != "list-attached-tags":
+		a.fail(http.StatusNotFound, "operation_not_found", "no operation for "+key)
+		return
+	case !a.body(&spec):
+		return
+	}
+	if len(spec.Tags) > bulkLimit || len(spec.Objects) > bulkLimit {
+		a.fail(http.StatusBadRequest, "invalid_argument", fmt.Sprintf("more than %d identifiers in one call", bulkLimit))
+		return
+	}
+	switch asks {
+	case "list-attached-tags":
+		a.value(http.StatusOK, t.tagsOf(spec.Object))
+	case "list-attached-objects-on-tags":
+		answer := []map[string]interface{}{}
+		for _, tag := range spec.Tags {
+			answer = append(answer, map[string]interface{}{"tag_id": tag, "object_ids": t.objectsOf(tag)})
+		}
+		a.value(http.StatusOK, answer)
+	default:
+		known := map[restObject][]string{}
+		for _, machine := range t.machines() {
+			for _, path := range machine.tags {
+				known[machine.object] = append(known[machine.object], tagID(path))
+			}
+		}
+		answer := []map[string]interface{}{}
+		for _, object := range spec.Objects {
+			if ids := known[object]; len(ids) > 0 {
+				answer = append(answer, map[string]interface{}{"object_id": object, "tag_ids": ids})
+			}
+		}
+		a.value(http.StatusOK, answer)
+	}
+}
+
+// associations gives every pair of tag and object, a page at a time; the marker says where the next one begins.
+func (t *tagService) associations(a *restAnswer) {
+	start, query := 0, a.Request.URL.Query()
+	marker := firstOf(query, "marker", "iterate.marker")
+	if marker != "" {
+		var err error
+		if start, err = strconv.Atoi(strings.TrimPrefix(marker, "page-")); err != nil || start < 0 {
+			a.fail(http.StatusBadRequest, "invalid_argument", "the marker is from no earlier page: "+marker)
+			return
+		}
+	}
+	pairs := []map[string]interface{}{}
+	for _, machine := range t.machines() {
+		for _, path := range machine.tags {
+			pairs = append(pairs, map[string]interface{}{"tag": tagID(path), "object": machine.object})
+		}
+	}
+	if start > len(pairs) {
+		start = len(pairs)
+	}
+	answer := map[string]interface{}{"associations": pairs[start:], "status": "END_OF_DATA"}
+	if end := start + associationPage; end < len(pairs) {
+		answer = map[string]interface{}{"associations": pairs[start:end], "status": "READY", "marker": fmt.Sprintf("page-%d", end)}
+	}
+	a.value(http.StatusOK, answer)
+}
+
+func firstOf(query url.Values, names ...string) string {
+	for _, name := range names {
+		if value := query.Get(name); value != "" {
+			return value
+		}
+	}
+	return ""
+}
