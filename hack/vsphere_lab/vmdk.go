@@ -120,8 +120,14 @@ ddb.virtualHWVersion = "13"
 	return append([]byte(text), make([]byte, descriptorLength*sectorBytes-len(text))...)
 }
 
+// frozen is what a stream is made from: Chain is one.
+type frozen interface {
+	io.ReaderAt
+	Allocated(found func(at, length int64) error) error
+}
+
 // writeStream sends a disk of so many bytes as a stream-optimized VMDK. Grains of zeros are left out.
-func writeStream(w io.Writer, disk io.ReaderAt, capacity int64, name string) error {
+func writeStream(w io.Writer, disk frozen, capacity int64, name string) error {
 	if capacity <= 0 || capacity%sectorBytes != 0 {
 		return fmt.Errorf("a disk of %d bytes is no whole number of sectors", capacity)
 	}
@@ -159,25 +165,38 @@ func writeStream(w io.Writer, disk io.ReaderAt, capacity int64, name string) err
 }
 
 // grains sends the content, each table behind its grains, and returns where the tables are.
-func (s *streamWriter) grains(disk io.ReaderAt, capacity int64) ([]uint32, error) {
+func (s *streamWriter) grains(disk frozen, capacity int64) ([]uint32, error) {
 	var tables []uint32
+	used := make([]bool, (capacity+grainBytes-1)/grainBytes)
+	err := disk.Allocated(func(at, length int64) error {
+		for n := at / grainBytes; n*grainBytes < at+length && n < int64(len(used)); n++ {
+			used[n] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	grain, packed := make([]byte, grainBytes), new(bytes.Buffer)
 	squeeze, err := zlib.NewWriterLevel(packed, zlib.BestSpeed)
 	if err != nil {
 		return nil, err
 	}
 	for start := int64(0); start < capacity; start += tableEntries * grainBytes {
-		table, used := make([]uint32, tableEntries), false
+		table, filled := make([]uint32, tableEntries), false
 		for i := range table {
 			offset := start + int64(i)*grainBytes
 			if offset >= capacity {
 				break
 			}
+			if !used[offset/grainBytes] {
+				continue
+			}
 			length := min64(grainBytes, capacity-offset)
 			if _, err := disk.ReadAt(grain[:length], offset); err != nil && !errors.Is(err, io.EOF) {
 				return nil, err
 			}
-			zero(grain[length:])
+			clear(grain[length:])
 			if allZero(grain) {
 				continue
 			}
@@ -189,7 +208,7 @@ func (s *streamWriter) grains(disk io.ReaderAt, capacity int64) ([]uint32, error
 			if err := squeeze.Close(); err != nil {
 				return nil, err
 			}
-			table[i], used = s.sectors, true
+			table[i], filled = s.sectors, true
 			head := make([]byte, 12)
 			binary.LittleEndian.PutUint64(head, uint64(offset/sectorBytes))
 			binary.LittleEndian.PutUint32(head[8:], uint32(packed.Len()))
@@ -197,7 +216,7 @@ func (s *streamWriter) grains(disk io.ReaderAt, capacity int64) ([]uint32, error
 				return nil, err
 			}
 		}
-		if !used {
+		if !filled {
 			tables = append(tables, noTable)
 			continue
 		}
@@ -461,17 +480,4 @@ func allZero(block []byte) bool {
 		block = block[n:]
 	}
 	return true
-}
-
-func zero(block []byte) {
-	for i := range block {
-		block[i] = 0
-	}
-}
-
-func min64(a, b int64) int64 {
-	if a < b {
-		return a
-	}
-	return b
 }
