@@ -52,8 +52,43 @@ type tagService struct {
 	sessions map[string]*restSession
 }
 
-func newTagService(login func(string, string) bool, machines func() []tagged, idle func() time.Duration) *tagService {
-	return &tagService{login: login, machines: machines, idle: idle, sessions: map[string]*restSession{}}
+// tagServiceOf is the one of a lab.
+var tagServiceOf = struct {
+	sync.Once
+	*tagService
+}{}
+
+func init() {
+	serve := func(l *Lab, w http.ResponseWriter, r *http.Request) { l.tags().ServeHTTP(w, r) }
+	paths["/rest/"], paths["/api/"] = serve, serve
+	stateParts["restSessions"] = func(l *Lab) interface{} {
+		service := l.tags()
+		service.mutex.Lock()
+		defer service.mutex.Unlock()
+		return len(service.sessions)
+	}
+}
+
+func (l *Lab) tags() *tagService {
+	tagServiceOf.Do(func() {
+		tagServiceOf.tagService = &tagService{
+			login:    func(user, password string) bool { return user == l.config.Username && password == l.config.Password },
+			machines: l.tagged,
+			idle:     func() time.Duration { return time.Duration(l.mode().SessionSeconds) * time.Second },
+			sessions: map[string]*restSession{},
+		}
+	})
+	return tagServiceOf.tagService
+}
+
+func (l *Lab) tagged() []tagged {
+	var found []tagged
+	for _, m := range l.all() {
+		m.mu.RLock()
+		found = append(found, tagged{object: restObject{Type: "VirtualMachine", ID: m.Moref}, tags: m.Tags})
+		m.mu.RUnlock()
+	}
+	return found
 }
 
 // expire ends all sessions, as a restart of the service does, and returns how many there were.

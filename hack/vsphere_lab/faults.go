@@ -1,0 +1,188 @@
+package main
+
+import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
+	"reflect"
+	"time"
+
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// Fault is a rule that makes calls go wrong. On is a method ("CreateSnapshot_Task") or an HTTP request ("GET /folder").
+//
+//	task      the task ends with the fault; with late its effect has come all the same
+//	fault     the call is answered with the fault
+//	http503   the call is answered 503
+//	reset     the connection is reset after afterBytes of the answer's body
+//	truncate  the connection is closed after afterBytes of the answer's body
+//	slow      the answer comes after seconds
+//	hang      no answer comes until the client gives up, or for seconds
+//	expire    the session is forgotten first
+//	crash     the whole peer dies at once
+type Fault struct {
+	Id         int     `json:"id"`
+	On         string  `json:"on"`
+	Vm         string  `json:"vm"`
+	Kind       string  `json:"kind"`
+	Fault      string  `json:"fault"`
+	Message    string  `json:"message"`
+	Count      *int    `json:"count"`
+	Skip       int     `json:"skip"`
+	AfterBytes int64   `json:"afterBytes"`
+	Seconds    float64 `json:"seconds"`
+	Late       bool    `json:"late"`
+	Hits       int     `json:"hits"`
+}
+
+var faultKinds = []string{"task", "fault", "http503", "reset", "truncate", "slow", "hang", "expire", "crash"}
+
+func (l *Lab) addFault(one *Fault) (int, error) {
+	if !contains(faultKinds, one.Kind) {
+		return 0, fmt.Errorf("kind %q is none of %v", one.Kind, faultKinds)
+	}
+	if one.On == "" {
+		return 0, fmt.Errorf("\"on\" is missing: the call that is to go wrong")
+	}
+	text(&one.Fault, "SystemError")
+	if one.Kind == "task" || one.Kind == "fault" {
+		if _, ok := faultNamed(one.Fault); !ok {
+			return 0, fmt.Errorf("the API knows no fault %q", one.Fault)
+		}
+	}
+	if one.Count == nil {
+		once := 1
+		one.Count = &once
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.nextFault++
+	one.Id = l.nextFault
+	l.faults = append(l.faults, one)
+	return one.Id, nil
+}
+
+// take finds the first rule for a call, of the kinds named or of any but "task", and counts it down.
+func (l *Lab) take(on, vm string, kinds ...string) *Fault {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, one := range l.faults {
+		if one.On != on || one.Vm != "" && one.Vm != vm {
+			continue
+		}
+		if len(kinds) > 0 && !contains(kinds, one.Kind) || len(kinds) == 0 && one.Kind == "task" {
+			continue
+		}
+		if *one.Count > 0 && one.Hits-one.Skip >= *one.Count {
+			continue
+		}
+		one.Hits++
+		if one.Hits <= one.Skip {
+			continue
+		}
+		l.events = append(l.events, fmt.Sprintf("fault %d: %s of %s", one.Id, one.Kind, on))
+		taken := *one
+		return &taken
+	}
+	return nil
+}
+
+func faultNamed(name string) (types.BaseMethodFault, bool) {
+	kind, ok := typeOf(name)
+	if !ok {
+		return nil, false
+	}
+	fault, ok := reflect.New(kind).Interface().(types.BaseMethodFault)
+	return fault, ok
+}
+
+func (f *Fault) method() types.BaseMethodFault {
+	fault, _ := faultNamed(f.Fault)
+	return fault
+}
+
+func (f *Fault) text() string {
+	if f.Message != "" {
+		return f.Message
+	}
+	return "The lab was told to fail with " + f.Fault
+}
+
+// strike carries a rule out before the call; done says that the request has had its answer.
+func (l *Lab) strike(f *Fault, w http.ResponseWriter, r *http.Request) (http.ResponseWriter, bool) {
+	wait := func(seconds float64) {
+		select {
+		case <-time.After(time.Duration(seconds * float64(time.Second))):
+		case <-r.Context().Done():
+		}
+	}
+	switch f.Kind {
+	case "http503":
+		http.Error(w, f.text(), http.StatusServiceUnavailable)
+		return w, true
+	case "slow":
+		wait(f.Seconds)
+	case "hang":
+		if f.Seconds == 0 {
+			f.Seconds = 3600
+		}
+		wait(f.Seconds)
+		cut(w, false)
+		return w, true
+	case "reset", "truncate":
+		return &cutter{ResponseWriter: w, left: f.AfterBytes, reset: f.Kind == "reset"}, false
+	case "expire":
+		if one := l.session(r); one != nil {
+			l.endSession(one)
+		}
+	case "crash":
+		crash()
+	}
+	return w, false
+}
+
+// cutter lets so many bytes of a body pass, then the connection goes.
+type cutter struct {
+	http.ResponseWriter
+	left  int64
+	reset bool
+}
+
+func (c *cutter) Write(data []byte) (int, error) {
+	if int64(len(data)) <= c.left {
+		c.left -= int64(len(data))
+		return c.ResponseWriter.Write(data)
+	}
+	_, _ = c.ResponseWriter.Write(data[:c.left])
+	if flusher, ok := c.ResponseWriter.(http.Flusher); ok {
+		flusher.Flush()
+	}
+	cut(c.ResponseWriter, c.reset)
+	return 0, http.ErrAbortHandler
+}
+
+// cut ends the connection of an answer: by RST, or as if the answer were over.
+func cut(w http.ResponseWriter, reset bool) {
+	hijacker, ok := w.(http.Hijacker)
+	if !ok {
+		panic(http.ErrAbortHandler)
+	}
+	var connection net.Conn
+	var buffer *bufio.ReadWriter
+	connection, buffer, err := hijacker.Hijack()
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	_ = buffer.Flush()
+	if secure, ok := connection.(*tls.Conn); ok && reset {
+		if tcp, ok := secure.NetConn().(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+			_ = tcp.Close()
+			return
+		}
+	}
+	_ = connection.Close()
+}
