@@ -172,22 +172,15 @@ class Lab:
         """The variables that the manifest of ``vcenter_yaml`` takes its credentials from."""
         return {"HOLDFAST_LAB_USERNAME": self.username, "HOLDFAST_LAB_PASSWORD": self.password}
 
-    def vcenter_yaml(self, transports: Sequence[str | Mapping[str, Any]] = ("nbdkit-vddk",), **extra: Any) -> str:
-        """A VCenter manifest that fits; ``extra`` goes into its spec."""
-        entries: list[Mapping[str, Any]] = []
-        for one in transports:
-            if not isinstance(one, str):
-                entries.append(one)
-            elif one == "nbdkit-vddk":
-                entries.append({"type": one, "nbdkit": str(self.nbdkit), "libdir": str(self.libdir)})
-            else:
-                entries.append({"type": one})
+    def vcenter_yaml(self, transports: Sequence[str] = ("datastore",), **extra: Any) -> str:
+        """A VCenter manifest named ``lab`` that fits; ``extra`` goes into its spec."""
         spec = {
             "server": self.host,
             "port": self.port,
             "tls": {"caFile": str(self.ca_file)},
-            "credentialRef": {"username": "env:HOLDFAST_LAB_USERNAME", "password": "env:HOLDFAST_LAB_PASSWORD"},
-            "transports": entries,
+            "credentialRef": {"env": "HOLDFAST_LAB"},
+            "transports": list(transports),
+            "vddk": {"nbdkit": str(self.nbdkit), "libdir": str(self.libdir)},
             **extra,
         }
         document = {"apiVersion": "holdfast/v1alpha1", "kind": "VCenter", "metadata": {"name": "lab"}, "spec": spec}

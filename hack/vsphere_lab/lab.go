@@ -53,7 +53,6 @@ type Modes struct {
 	AnonymousReads      bool  `json:"anonymousReads"`
 	RevertKeepsTracking bool  `json:"revertKeepsTracking"`
 	LeaseSeconds        int   `json:"leaseSeconds"`
-	
 }
 
 func openLab(folder string) (*Lab, error) {
