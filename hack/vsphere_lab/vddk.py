@@ -1,4 +1,4 @@
-"""The plugin that `nbdkit_vddk` beside it puts in the place of nbdkit's vddk plugin. nbdkit runs it, nothing imports it.
+"""What `nbdkit_vddk` puts in the place of nbdkit's vddk plugin. nbdkit runs it, nothing imports it.
 
 It takes the same parameters and refuses the same mistakes: at the start what the command line says wrong, at the first
 connection what the vCenter says no to (thumbprint, login, machine, snapshot, file). The vCenter then names the local
