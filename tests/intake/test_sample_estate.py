@@ -35,7 +35,7 @@ def test_the_same_machines_can_be_those_of_a_vcenter() -> None:
     assert desired is not None
     virtual = desired.policies["obl-vms"].spec.source.vmware
     assert virtual is not None and virtual.vcenter in desired.vcenters
-    limits = desired.vcenters["lab"].spec.limits
+    limits = desired.vcenters["vcenter-1"].spec.limits
     assert (limits.per_host, limits.per_datastore, limits.open_snapshots) == (8, 8, 8)
     assert desired.policies["obl-vms"].spec.limits.max_concurrent_jobs == 8
 
