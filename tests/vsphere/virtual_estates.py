@@ -22,7 +22,7 @@ from holdfast_command import ROOT, Command
 from reconciler.base import times
 
 sys.path.insert(0, str(ROOT / "hack"))
-import vsphere_labs  # noqa: E402
+import vsphere_labs
 
 MIB = 1 << 20
 START = dt.datetime(2026, 11, 20, 20, 0, tzinfo=dt.UTC)
