@@ -21,6 +21,8 @@ POINTS: Final = (
     "snapshot.noted",
     "snapshot.made",
     "backup.frozen",
+    "holding.copied",
+    "holding.released",
     "backup.reading",
     "backup.before-commit",
     "backup.after-commit",

@@ -11,14 +11,14 @@ import dataclasses
 import datetime as dt
 import functools
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 
 from reconciler.api import policies, vcenters
-from reconciler.base import crashes, disks, errors, extents, masks, quantities, times
+from reconciler.base import crashes, errors, extents, masks, quantities, times
 from reconciler.catalog import images, readings
 from reconciler.jobs import engines
-from reconciler.operations import guestviews, ledgers, parents, sites
+from reconciler.operations import changes, guestviews, holding, ledgers, parents, phases, sites
 from reconciler.sources import machines, opening
 from reconciler.storage import units
 
@@ -59,6 +59,8 @@ class _Streamed:
     misled: bool = False
     #: Whether the source called something unchanged that had changed; all disks are then read whole.
     belied: bool = False
+    #: What was needed and lies in no holding area; the machine is then frozen anew.
+    short: holding.NotHeld | None = None
     #: What the look at the guest's file systems could not read or leave out.
     warnings: tuple[machines.Found, ...] = ()
     #: Ranges that the image leaves out.
@@ -67,8 +69,19 @@ class _Streamed:
 
 def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -> engines.Outcome:
     """Make the image. Raises ``SourceError``, ``HookFailed``, ``UnitError`` or ``Cancelled``; then nothing is left."""
+    try:
+        return _back_up(site, order, context, trusting=True)
+    except holding.NotHeld as error:
+        # The machine was let go with only its changes copied, and those are not enough.
+        context.log(f"{order.client_name}: frozen anew, and read as a whole: {error.message}")
+        return _back_up(site, order, context, trusting=False)
+
+
+def _back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext, *, trusting: bool) -> engines.Outcome:
+    """One freeze, one image. Unless ``trusting``, nobody's word on changes is taken. Raises ``NotHeld`` as well."""
     source = opening.Sources(order.vcenters, site.db.id).of(order.policy)
-    with contextlib.closing(source.freeze(order.client_id, _asked(site, context))) as reading:
+    with contextlib.ExitStack() as stack:
+        reading = stack.enter_context(contextlib.closing(source.freeze(order.client_id, _asked(site, context))))
         now = site.clock.now()
         if not reading.disks:
             told = "; ".join(found.message for found in reading.missing) or "the folder has no disks"
@@ -78,7 +91,17 @@ def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -
         sequence = images.begin_image(site.db, _draft(order, image_id, now, reading, context.id))
         crashes.passing("backup.frozen")
         try:
-            commit = _write(site, order, context, reading, _label(order, image_id, sequence, now))
+            label = _label(order, image_id, sequence, now)
+            if (area := holding.area(order.policy)) is None:
+                commit = _write(site, order, context, reading, label, _against(site, order, trusting))
+            else:
+                against = _against(site, order, trusting)
+                spec, along = order.policy.spec, site.units.get(order.unit).standalone
+                job = holding.Job(id=context.id, meter=context.meter, log=context.log)
+                reading, looks = phases.hold(reading, area, spec, against, job, along=along)
+                stack.callback(reading.close)
+                with phases.storing(job):
+                    commit = _write(site, order, context, reading, label, against, looks)
         except BaseException:
             images.discard_writing(site.db, image_id, 1)
             raise
@@ -147,10 +170,14 @@ def _write(
     context: engines.JobContext,
     reading: machines.Reading,
     label: units.ImageLabel,
+    against: tuple[parents.Parent, Mapping[str, str]],
+    looked: Sequence[guestviews.GuestView] = (),
 ) -> units.Commit:
-    """Bytes and commit. A disk that cannot be read to its end is left out, and the others are read once more."""
-    parent = parents.find(site.db, site.units.get(order.unit), order.client_id, order.parent)
-    state = readings.recorded(site.db, parent.id) if parent.id is not None and parent.vouches else {}
+    """Bytes and commit. A disk that cannot be read to its end is left out, and the others are read once more.
+
+    ``looked``: looks at all disks of ``reading`` that were taken already.
+    """
+    parent, state = against
     failed: list[machines.Found] = []
     readable = list(reading.disks)
     # What a guest that is still writing calls free may be in use by the time it is read.
@@ -160,10 +187,11 @@ def _write(
         writer = site.units.get(order.unit).begin(label, [disk.name for disk in readable])
         committed = False
         try:
-            looks = [
-                guestviews.GuestView(disk, context.meter, order.policy.spec, keep=not selective) for disk in readable
-            ]
+            looks = looked or guestviews.views(readable, context.meter, order.policy.spec, keep=not selective)
+            looked = ()
             streamed = _stream_all(writer, reading, looks, parent, state, order, context)
+            if (short := next((one.short for one in streamed if one.short is not None), None)) is not None:
+                raise short
             lost = {one.name: one.finding for one in streamed if one.finding is not None}
             misled = any(one.misled for one in streamed)
             final = _judged(label, reading, streamed, failed)
@@ -187,6 +215,14 @@ def _write(
         readable = [disk for disk in readable if disk.name not in lost]
     told = "; ".join(found.message for found in failed)
     raise errors.SourceError(f"{order.client_name}: no disk could be read to its end: {told}")
+
+
+def _against(site: sites.Site, order: BackupOrder, trusting: bool) -> tuple[parents.Parent, Mapping[str, str]]:
+    """What the image is written against, and what the source said of itself then."""
+    parent = parents.find(site.db, site.units.get(order.unit), order.client_id, order.parent)
+    if not trusting:
+        parent = dataclasses.replace(parent, vouches=False)
+    return parent, readings.recorded(site.db, parent.id) if parent.id is not None and parent.vouches else {}
 
 
 def _outcome(commit: units.Commit, context: engines.JobContext) -> engines.Outcome:
@@ -222,7 +258,7 @@ def record(site: sites.Site, commit: units.Commit, state: Mapping[str, Mapping[s
 def _stream_all(
     writer: units.ImageWriter,
     reading: machines.Reading,
-    looks: list[guestviews.GuestView],
+    looks: Sequence[guestviews.GuestView],
     parent: parents.Parent,
     state: Mapping[str, str],
     order: BackupOrder,
@@ -260,11 +296,13 @@ def _stream(
     base = parent.of(disk.name, disk.size)
     try:
         hidden = look.hidden()
-        told = _changed(reading, state, context, disk, hidden) if base is not None and parent.vouches else None
+        told = changes.asked(reading, state, context.log, disk, hidden) if base is not None and parent.vouches else None
         changed = told.changed if told is not None else None
         shown = masks.MaskedDisk(disk, hidden) if hidden else disk
         layout = functools.partial(look.layout, changed)
         written = writer.write(shown, meter=context.meter, changed=changed, parent=base, layout=layout)
+    except holding.NotHeld as error:
+        return _Streamed(name=disk.name, written=None, known=False, finding=None, short=error)
     except errors.SourceError as error:
         return _Streamed(
             name=disk.name, written=None, known=False, finding=machines.Found(code=error.code, message=str(error))
@@ -284,31 +322,6 @@ def _stream(
     )
 
 
-def _changed(
-    reading: machines.Reading,
-    state: Mapping[str, str],
-    context: engines.JobContext,
-    disk: disks.Disk,
-    hidden: extents.Extents,
-) -> machines.DiskChanges:
-    """Where the image may differ from its parent: what the source says, and whatever only one of the two hides.
-
-    A range that the parent hid holds zeros there, though the guest need not have written it since it took it into use.
-    """
-    told = reading.changes(disk.name, state)
-    context.log(f"{disk.name}: {told.reason.code}: {told.reason.message}")
-    if told.changed is None:
-        return told
-    before = masks.unpack(state.get(_hidden_key(disk.name), masks.pack(())))
-    shown = [*extents.subtract(before, hidden), *extents.subtract(hidden, before)]
-    tested = extents.subtract(told.tested, extents.normalise(shown))
-    return dataclasses.replace(told, changed=extents.normalise([*told.changed, *shown]), tested=tested)
-
-
-def _hidden_key(disk: str) -> str:
-    return f"hidden:{disk}"
-
-
 def _judged(
     label: units.ImageLabel, reading: machines.Reading, streamed: list[_Streamed], failed: list[machines.Found]
 ) -> units.ImageLabel:
@@ -318,7 +331,9 @@ def _judged(
     told = [warning for one in streamed for warning in one.warnings]
     # What an incremental may lean on is taken from a Complete image alone.
     state = (
-        {} if lost else {**reading.state(), **{_hidden_key(s.name): masks.pack(s.hidden) for s in streamed if s.hidden}}
+        {}
+        if lost
+        else {**reading.state(), **{changes.hidden_key(s.name): masks.pack(s.hidden) for s in streamed if s.hidden}}
     )
     return dataclasses.replace(
         label,

@@ -6,6 +6,9 @@ all copies of the image. Otherwise it is taken when a unit asks for the layout, 
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+
 from reconciler.api import policies
 from reconciler.base import disks, extents, layouts, meters
 from reconciler.guests import scanning, scans
@@ -33,6 +36,12 @@ class GuestView:
         self._keep = keep
         self._scan: scans.Scan | None = None
         self._partly = False
+
+    def onto(self, disk: disks.Disk) -> GuestView:
+        """The same look at the same bytes in another place; what was read so far is known there."""
+        moved = copy.copy(self)
+        moved.disk = disk
+        return moved
 
     @property
     def warnings(self) -> tuple[scans.Warning_, ...]:
@@ -74,6 +83,13 @@ class GuestView:
         chosen += scan.page_files if "PageFile" in self._exclude else ()
         chosen += scan.swap if "SwapVolume" in self._exclude else ()
         return extents.clip(chosen, self.disk.size)
+
+
+def views(
+    readable: Iterable[disks.Disk], meter: meters.Meter, spec: policies.BackupPolicySpec, *, keep: bool
+) -> list[GuestView]:
+    """A look at each of these disks, not taken yet."""
+    return [GuestView(disk, meter, spec, keep=keep) for disk in readable]
 
 
 def _reason(volume: scans.Volume) -> str:
