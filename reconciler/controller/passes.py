@@ -18,7 +18,7 @@ from reconciler.catalog import approvals, database, inventories, jobs, leases, r
 from reconciler.controller import bindings, handovers, jumps, notifications, observations, safekeeping, standing
 from reconciler.intake import estates
 from reconciler.jobs import engines
-from reconciler.operations import recovery, sites
+from reconciler.operations import holding, recovery, reservations, sites
 from reconciler.planning import actions, alarms, configuration, desired, dispatch, observed, planner
 from reconciler.planning import approvals as consents
 from reconciler.storage import opening
@@ -89,6 +89,8 @@ class Controller:
         #: By unit: the mark of the dump that this process wrote onto it.
         self._dumped: dict[str, int] = {}
         self._checked: set[str] = set()
+        #: Holding areas that were freed of what dead jobs left.
+        self._cleared: set[Path] = set()
         #: Before this moment of the monotonic clock no dump is made while work goes on.
         self._dump_again = 0.0
         #: By action address: when its window closes and ends the job.
@@ -144,7 +146,7 @@ class Controller:
             if changed:
                 plan, wanted, seen = self.plan()
         self._first_uses(wanted)
-        if self._settle(seen):
+        if self._settle(seen, wanted):
             plan, wanted, seen = self.plan()
         if plan.releases:
             # Before any copy goes, so that a process that dies half way leaves none that is neither held nor let go.
@@ -237,8 +239,11 @@ class Controller:
                 self.site.actor,
             )
 
-    def _settle(self, seen: observed.Observed) -> bool:
+    def _settle(self, seen: observed.Observed, wanted: desired.Desired) -> bool:
         """Finish what dead processes left, and compare each unit with the catalog once; whether anything moved."""
+        for area in holding.areas(wanted.policies.values()) - self._cleared:
+            reservations.sweep(area)
+            self._cleared.add(area)
         online = frozenset(name for name, unit in seen.units.items() if unit.state == "Online")
         known = frozenset(inventories.known_units(self.site.db)) & online
         moved = recovery.settle(self.site, known)

@@ -14,7 +14,7 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Final
@@ -81,6 +81,12 @@ def area(policy: policies.BackupPolicy) -> Area | None:
         max_size=quantities.parse_size(source.holding_area.max_size),
         streams=policy.spec.limits.max_streams_per_client,
     )
+
+
+def areas(declared: Iterable[policies.BackupPolicy]) -> frozenset[Path]:
+    """The folders of all holding areas."""
+    found = (area(policy) for policy in declared)
+    return frozenset(one.path for one in found if one is not None)
 
 
 class HeldDisk(disks.Closing):

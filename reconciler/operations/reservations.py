@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from reconciler.base import errors, quantities
+
+_log = logging.getLogger(__name__)
 
 _LOCK: Final = ".holdfast.lock"
 _RESERVATION: Final = "reservation"
@@ -89,6 +92,14 @@ def usage(area: Path) -> Usage:
     """What the area holds, after removing what dead jobs left. Raises ``SourceError``."""
     with _locked(area):
         return _look(area)
+
+
+def sweep(area: Path) -> None:
+    """Remove what dead jobs left. An area that cannot be used now is left to the jobs that need it, to complain of."""
+    try:
+        usage(area)
+    except errors.SourceError as error:
+        _log.info("not swept: %s", error)
 
 
 def _refuse(area: Path, need: int, left: int, why: str, never: bool) -> None:
