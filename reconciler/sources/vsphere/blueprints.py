@@ -1,6 +1,6 @@
 """A virtual machine on paper: what is needed beside its disks to make it again, as a value and as JSON in the label.
 
-``configurations`` captures it with every image, ``specs`` makes a machine of it, ``staging`` a folder. The format has a
+``configurations`` captures it with every image, ``rebuilding`` makes a machine of it, or a folder. The format has a
 version: readers ignore what they do not know within it, and refuse a newer one.
 """
 

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal
 from pyVmomi import vim
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import blueprints, places, properties, sessions
+from reconciler.sources.vsphere import blueprints, properties, sessions
+from reconciler.sources.vsphere.rebuilding import places
 
 Identity = Literal["same", "new"]
 _Device = vim.vm.device
