@@ -278,7 +278,7 @@ def _edit(disk: Path, editor: Callable[[Path], None]) -> int:
         for copy in (before, after):
             run("qemu-img", "convert", "-f", _format(disk), "-O", "raw", disk, copy)
         editor(after)
-        differing = list(_differences(before, after))
+        differing = list(differences(before, after))
         if disk.suffix == ".img":
             with disk.open("r+b") as writer:
                 for offset, data in differing:
@@ -293,7 +293,8 @@ def _edit(disk: Path, editor: Callable[[Path], None]) -> int:
     return sum(len(data) for _, data in differing)
 
 
-def _differences(before: Path, after: Path) -> Iterator[tuple[int, bytes]]:
+def differences(before: Path, after: Path) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes of every block of ``BLOCK`` bytes that ``after`` has otherwise than ``before``."""
     with before.open("rb") as old, after.open("rb") as new:
         offset = 0
         while data := new.read(BLOCK):
