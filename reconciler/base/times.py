@@ -55,3 +55,10 @@ def show_minutes(moment: dt.datetime) -> str:
     return (
         f"{moment:%Y-%m-%dT%H:%M}Z" if not moment.second and not moment.microsecond else f"{moment:%Y-%m-%dT%H:%M:%S}Z"
     )
+
+
+def span(length: dt.timedelta) -> str:
+    """A length of time in days, hours and minutes, those that are none left out; seconds are not told."""
+    minutes = int(length.total_seconds() // 60)
+    parts = [(minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "m")]
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "less than a minute"

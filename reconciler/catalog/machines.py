@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -38,9 +38,16 @@ class KnownUnit:
     path: str
 
 
-def see_machines(db: database.Database, policy: str, machines: Iterable[observed.Machine], now: dt.datetime) -> bool:
+def see_machines(
+    db: database.Database,
+    policy: str,
+    machines: Iterable[observed.Machine],
+    now: dt.datetime,
+    contested: Container[str] = (),
+) -> bool:
     """A source has shown what a policy matches: remember it, and the clients in it; whether a client is new, or has
-    changed. Nothing is written where nothing is new, but every ``_REMEMBERED`` the time."""
+    changed. Nothing is written where nothing is new, but every ``_REMEMBERED`` the time. ``contested``: ids that
+    several machines claim; what is known of those clients stays as it is."""
     seen = tuple(machines)
     documents = [dataclasses.asdict(machine) for machine in seen]
     inventory = tables.INVENTORIES
@@ -51,10 +58,10 @@ def see_machines(db: database.Database, policy: str, machines: Iterable[observed
     if before is not None and recent and before.machines == _plain(documents):
         return False
     with db.writing() as connection:
-        # Two machines that claim one id are the plan's problem; here the first one stands.
         first: dict[str, observed.Machine] = {}
         for machine in seen:
-            first.setdefault(machine.id, machine)
+            if machine.id not in contested:
+                first.setdefault(machine.id, machine)
         # Read once: asked machine by machine, the first sight of ten thousand would take minutes.
         known = {row.id: row for row in connection.execute(sa.select(tables.CLIENTS))}
         taken = {row.slug for row in known.values()}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Iterable
 
 import sqlalchemy as sa
 
-from reconciler.catalog import database, tables, workers
-from reconciler.planning import observed
+from reconciler.catalog import audits, database, jobs, tables, workers
+from reconciler.planning import actions, observed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +55,34 @@ def gone(db: database.Database, id: str) -> None:
     """It was removed, or never made."""
     with db.writing() as connection:
         connection.execute(tables.SNAPSHOTS.delete().where(tables.SNAPSHOTS.c.id == id))
+
+
+def removed(db: database.Database, snapshot: observed.Snapshot, now: dt.datetime, actor: str) -> None:
+    """A snapshot that was left over was removed: forget it, and say so in the audit."""
+    details = {
+        "machine": snapshot.machine, "clientId": snapshot.client, "vcenter": snapshot.vcenter,
+        "snapshot": snapshot.reference, "job": snapshot.job,
+    }  # fmt: skip
+    with db.writing() as connection:
+        connection.execute(tables.SNAPSHOTS.delete().where(tables.SNAPSHOTS.c.id == snapshot.id))
+        audits.record(
+            connection, now=now, actor=actor, event="SnapshotRemoved", object=f"snapshot/{snapshot.id}", details=details
+        )
+
+
+def over(db: database.Database, shown: Iterable[observed.Snapshot], since: dt.datetime) -> frozenset[str]:
+    """Ids among ``shown`` whose job ended, or that were removed, at ``since`` or later: what was seen may be gone."""
+    job = tables.JOBS.c
+    query = sa.select(job.number, job.type, job.state, job.address).where(job.finished_at >= since)
+    with db.reading() as connection:
+        rows = connection.execute(query).all()
+    ended = {jobs.job_id(row.number) for row in rows}
+    gone = {
+        row.address.rpartition("/")[2]
+        for row in rows
+        if row.type == actions.Type.REMOVE_SNAPSHOT and row.state == "Succeeded"
+    }
+    return frozenset(one.id for one in shown if one.job in ended or one.id in gone)
 
 
 def noted(db: database.Database) -> tuple[observed.Snapshot, ...]:

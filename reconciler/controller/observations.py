@@ -5,12 +5,13 @@ Used by the loop and by ``plan`` alike. Reading a catalog that does not exist ye
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from reconciler.api import policies, storage
 from reconciler.base import errors
-from reconciler.catalog import approvals, database, images, inventories, jobs, requests
+from reconciler.catalog import approvals, database, images, inventories, jobs, requests, snapshots
 from reconciler.planning import desired, observed
 from reconciler.sources import machines
 from reconciler.sources import opening as sources
@@ -65,7 +66,7 @@ def _survey_one(
         )
         for machine in found.machines
     )
-    snapshots = tuple(
+    ours = tuple(
         observed.Snapshot(
             id=one.id,
             vcenter=one.vcenter,
@@ -74,10 +75,11 @@ def _survey_one(
             job=one.job,
             place=one.place,
             reference=one.reference,
+            since=one.created,
         )
         for one in found.snapshots
     )
-    return observed.Inventory(machines=shown, seen=now, notes=_told(found.notes), snapshots=snapshots)
+    return observed.Inventory(machines=shown, seen=now, notes=_told(found.notes), snapshots=ours)
 
 
 def _told(notes: tuple[machines.Found, ...]) -> tuple[tuple[str, str], ...]:
@@ -141,10 +143,12 @@ def gather(
     if db is None:
         return observed.Observed(inventories=surveyed, units=looked, clock_jump=clock_jump)
     standing = inventories.standing(db)
+    # The jobs before the snapshots: a job that ends in between has taken its snapshot with it.
+    alive, noted = jobs.live(db), inventories.snapshots(db)
     return observed.Observed(
         series=images.series(db),
         clients=inventories.clients(db),
-        inventories=surveyed,
+        inventories=_without_stale(db, surveyed, noted),
         units=looked,
         applied=inventories.applied(db),
         in_force=inventories.in_force(db),
@@ -156,12 +160,31 @@ def gather(
         releases=approvals.releases(db),
         owed=inventories.owed(db),
         requests=_requests(db),
-        jobs=jobs.live(db),
-        snapshots=inventories.snapshots(db),
+        jobs=alive,
+        snapshots=noted,
         attempts=jobs.attempts(db),
         last_used=jobs.last_used(db) if _rotates(wanted) else {},
         clock_jump=clock_jump,
     )
+
+
+def _without_stale(
+    db: database.Database, surveyed: Mapping[str, observed.Inventory], noted: Collection[observed.Snapshot]
+) -> Mapping[str, observed.Inventory]:
+    """The inventories without the snapshots that were there when the sources were asked and may be gone by now,
+    because the job that made or removed them has ended since; the next survey tells."""
+    known = {one.id for one in noted}
+    doubtful = {
+        name: found
+        for name, one in surveyed.items()
+        if (found := [shown for shown in one.snapshots if shown.id not in known])
+    }
+    result = dict(surveyed)
+    for name, found in doubtful.items():
+        gone = snapshots.over(db, found, surveyed[name].seen)
+        kept = tuple(one for one in surveyed[name].snapshots if one.id not in gone)
+        result[name] = dataclasses.replace(surveyed[name], snapshots=kept)
+    return result
 
 
 def _rotates(wanted: desired.Desired) -> bool:

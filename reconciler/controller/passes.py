@@ -19,7 +19,7 @@ from reconciler.controller import bindings, handovers, jumps, notifications, obs
 from reconciler.intake import estates
 from reconciler.jobs import engines
 from reconciler.operations import holding, recovery, reservations, sites
-from reconciler.planning import actions, alarms, configuration, desired, dispatch, observed, planner
+from reconciler.planning import actions, alarms, configuration, desired, dispatch, identities, observed, planner
 from reconciler.planning import approvals as consents
 from reconciler.storage import opening
 
@@ -210,9 +210,11 @@ class Controller:
                     approvals.spend(self.site.db, question.digest, now, self.site.actor)
             self.tally.configuration += len(plan.configuration)
         changed = bool(plan.configuration)
+        claimed = identities.contested(wanted, self._surveyed)
         for policy, inventory in self._surveyed.items():
             if inventory.unreachable is None:
-                changed |= inventories.see_machines(self.site.db, policy, inventory.machines, inventory.seen)
+                seen = inventory.machines
+                changed |= inventories.see_machines(self.site.db, policy, seen, inventory.seen, claimed)
         manifests = {name: one for name, one in wanted.legal_holds.items() if not wanted.is_orphaned(one.kind, name)}
         changed |= inventories.settle_holds(self.site.db, manifests, now, self.site.actor)
         self._unseen = False

@@ -49,7 +49,9 @@ def glance(
         tree=tree,
         jump=jump,
         emptying=emptying,
-        sources=tuple((name, one.machines, one.unreachable) for name, one in sorted(surveyed.items())),
+        sources=tuple(
+            (name, one.machines, one.notes, one.snapshots, one.unreachable) for name, one in sorted(surveyed.items())
+        ),
         units=tuple(_rounded(one) for _, one in sorted(units.items())),
     )
 

@@ -3,13 +3,12 @@
 ``controller.notifications`` sends them, ``holdfast status`` shows them; ``tellings`` says who has heard of which one.
 An alarm goes by what is no longer safe (the age of the last success, expiry that a brake holds), not by each failure on
 the way. Keys: ``Overdue``, ``Failing``, ``LostCopies``, ``DamagedCopies``, ``CopyOverdue``, ``ExpiryHeld``,
-``UnitFull``, ``SelectionShrunk``, ``ConfigurationFrozen``, each followed by what it is about.
+``UnitFull``, ``SelectionShrunk``, ``SnapshotOld``, ``ConfigurationFrozen``, each followed by what it is about.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from collections.abc import Iterator
 from typing import Final
 
@@ -98,7 +97,7 @@ def _overdue(plan: actions.Plan, seen: observed.Observed) -> Iterator[Alarm]:
             key=f"Overdue/{series}",
             severity=CRITICAL,
             title=title,
-            message=f"The objective of {_span(one.objective)} passed {times.show_minutes(one.since)}. "
+            message=f"The objective of {times.span(one.objective)} passed {times.show_minutes(one.since)}. "
             f"Because: {why}. Next: holdfast explain client {one.client}.",
         )
 
@@ -120,6 +119,15 @@ def _drift(plan: actions.Plan) -> Iterator[Alarm]:
                 severity=WARNING,
                 title=f"policy {policy} lost many of its clients at once",
                 message=f"{one.message}. Next: bring them back, or approve it; holdfast plan says how.",
+            )
+        elif one.code == "SnapshotOld":
+            client = one.object.removeprefix("Client/")
+            yield Alarm(
+                key=f"SnapshotOld/{client}",
+                severity=WARNING,
+                title=f"a snapshot of {client} stands for too long",
+                message=f"{one.message}. It grows with what the machine writes until its datastore is full."
+                f" Next: holdfast explain client {client}.",
             )
         elif one.code in ("LostCopies", "DamagedCopies"):
             unit = one.object.removeprefix("StorageUnit/")
@@ -186,10 +194,3 @@ def _fill(unit: str, seen: observed.Observed) -> str:
         return "how full the unit is nobody knows"
     filled = known.total_bytes - known.free_bytes
     return f"the unit is {100 * filled // known.total_bytes}% full"
-
-
-def _span(length: dt.timedelta) -> str:
-    """A length of time in its two largest units."""
-    minutes = int(length.total_seconds() // 60)
-    parts = [(minutes // 1440, "d"), (minutes // 60 % 24, "h"), (minutes % 60, "m")]
-    return "".join(f"{number}{unit}" for number, unit in parts if number) or "less than a minute"

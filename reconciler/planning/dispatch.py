@@ -1,12 +1,12 @@
 """Which of the due actions start now, on which unit, through which media server: under all limits at once.
 
 Called by the controller's loop with the due actions of a plan and the jobs that are alive. Limits: a unit's jobs
-(source and target; restores have one slot more), a policy's, a media server's, and one backup per machine over all
-policies, and the room of a unit: each start reserves what it is expected to add, so that two large jobs do not both
-take the last space. Restores go first, then priority, then what has been due longest. An action that does not fit is
-passed over, not waited for, so that others with room go on. What small work is left over then joins a start of its kind
-as a batch, done one after another in that one slot: thousands of small images need no turn each. Deterministic: equal
-input, equal choice.
+(source and target; restores have one slot more), a policy's, a media server's, a VCenter's (``hypervisors``), one
+backup or removal of a snapshot per machine over all policies, and the room of a unit: each start reserves what it is
+expected to add, so that two large jobs do not both take the last space. Restores and removals of snapshots go first,
+then priority, then what has been due longest. An action that does not fit is passed over, not waited for, so that
+others with room go on. What small work is left over then joins a start of its kind as a batch, done one after another
+in that one slot: thousands of small images need no turn each. Deterministic: equal input, equal choice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from reconciler.base import times
-from reconciler.planning import actions, desired, observed, placements
+from reconciler.planning import actions, desired, hypervisors, observed, placements
 
 #: A duplication of fewer bytes is small; a batch holds so many jobs, and so many bytes, at most.
 SMALL: Final = 8 << 30
@@ -27,7 +27,8 @@ BATCH_BYTES: Final = 100 << 30
 
 _NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 #: Work of which a machine bears one at a time.
-_ON_MACHINE = frozenset({actions.Type.BACKUP})
+_ON_MACHINE = frozenset({actions.Type.BACKUP, actions.Type.REMOVE_SNAPSHOT})
+_FIRST = frozenset({actions.Type.RESTORE, actions.Type.REMOVE_SNAPSHOT})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,19 +63,45 @@ def choose(
     load: Load | None = None,
 ) -> tuple[Start, ...]:
     """The due actions of ``ready`` that all limits allow now, in the order in which they should start."""
-    floor = _Floor(wanted, seen, now, load or Load())
+    floor, starts, left = _fitted(ready, running, wanted, seen, now, load or Load())
+    return tuple(_batched(floor, starts, left, now))
+
+
+def held(
+    ready: Iterable[actions.Action],
+    running: Iterable[observed.Job],
+    wanted: desired.Desired,
+    seen: observed.Observed,
+    now: dt.datetime,
+) -> dict[str, actions.Reason]:
+    """By address: which limit of a VCenter keeps a due backup from starting now; ``choose`` decides the same."""
+    load = Load(last_used=seen.last_used)
+    floor, _, left = _fitted(ready, running, wanted, seen, now, load)
+    return {one.address: reason for one in left if (reason := floor.held(one)) is not None}
+
+
+def _fitted(
+    ready: Iterable[actions.Action],
+    running: Iterable[observed.Job],
+    wanted: desired.Desired,
+    seen: observed.Observed,
+    now: dt.datetime,
+    load: Load,
+) -> tuple[_Floor, list[Start], list[actions.Action]]:
+    """What starts on its own, and what is left, each in order of urgency."""
+    floor = _Floor(wanted, seen, now, load)
     for job in running:
         floor.occupy(job)
     due = {a.address: a for a in ready if a.state is actions.State.DUE and a.address not in floor.live}
-    result = []
+    starts = []
     left = []
     for action in sorted(due.values(), key=_urgency):
         start = floor.fit(action)
         if start is not None:
-            result.append(start)
+            starts.append(start)
         else:
             left.append(action)
-    return tuple(_batched(floor, result, left, now))
+    return floor, starts, left
 
 
 class _Batch:
@@ -134,8 +161,7 @@ def _kind(action: actions.Action) -> tuple[str | None, ...]:
 
 
 def _urgency(action: actions.Action) -> tuple[int, int, dt.datetime, str]:
-    restore = 0 if action.type is actions.Type.RESTORE else 1
-    return (restore, -action.priority, action.at or _NEVER, action.address)
+    return (0 if action.type in _FIRST else 1, -action.priority, action.at or _NEVER, action.address)
 
 
 class _Floor:
@@ -153,6 +179,7 @@ class _Floor:
         self._of_policy: collections.Counter[str] = collections.Counter()
         self._on_server: collections.Counter[str] = collections.Counter()
         self._machines: set[str] = set()
+        self._hypervisors = hypervisors.Hypervisors(wanted, seen)
         #: By unit: bytes that the starts of this turn will add.
         self._reserved: collections.Counter[str] = collections.Counter()
         #: Images on their way onto units: a unit holds an image once.
@@ -181,6 +208,8 @@ class _Floor:
             self._of_policy[policy] += 1
         if client is not None and type in _ON_MACHINE:
             self._machines.add(client)
+        if type == actions.Type.BACKUP:
+            self._hypervisors.take(policy, client)
         self._on_server[server] += 1
 
     def fit(self, action: actions.Action) -> Start | None:
@@ -188,6 +217,8 @@ class _Floor:
         if action.type in _ON_MACHINE and action.client_id in self._machines:
             return None
         if not self._policy_allows(action):
+            return None
+        if action.type is actions.Type.BACKUP and self._hypervisors.refuses(action.policy, action.client_id):
             return None
         if action.source_unit is not None and not self._unit_allows(action.source_unit, action.type):
             return None
@@ -198,7 +229,9 @@ class _Floor:
             if action.type is actions.Type.DUPLICATE and arrival in self._arriving:
                 continue
             touched = {name for name in (unit, action.source_unit) if name is not None}
-            server = self._server(touched)
+            # A removal moves no data: it waits for no media server.
+            removes = action.type is actions.Type.REMOVE_SNAPSHOT
+            server = placements.LOCAL if removes else self._server(touched)
             if server is None:
                 continue
             self._take(touched, action.type, action.policy, action.client_id, server)
@@ -210,6 +243,15 @@ class _Floor:
                 self._arriving.add(arrival)
             return Start(action=action, unit=unit, media_server=server)
         return None
+
+    def held(self, action: actions.Action) -> actions.Reason | None:
+        """Why a backup of a virtual machine that did not fit has to wait, as far as its hypervisor is the reason."""
+        if action.type is not actions.Type.BACKUP or not self._hypervisors.asked(action.policy):
+            return None
+        if action.client_id in self._machines:
+            words = "another job is at the machine; one backup or removal of a snapshot goes on at a time"
+            return actions.Reason(code="MachineBusy", message=words)
+        return self._hypervisors.refuses(action.policy, action.client_id)
 
     def joins(self, action: actions.Action, unit: str | None) -> bool:
         """Whether an action may use the slot of another one that goes to ``unit``; it is counted then."""

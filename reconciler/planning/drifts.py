@@ -3,8 +3,9 @@
 Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemoved``, ``SelectionShrunk``,
 ``EmptySelection``, ``UnprotectedClient``, ``DoublyMatched``, ``DisksLeftOut``, ``NeverSucceeded``, ``SuspensionEnds``,
 ``SuspensionOver``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
-``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``; Approvals have theirs in ``approvals``, holds and rulings in
-``rulings``, ``CannotMakeSpace`` is in ``evictions``. ``planner`` calls these functions with what it has gathered.
+``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``, ``VCenterGone``; those of snapshots are in ``snapshots``,
+Approvals have theirs in ``approvals``, holds and rulings in ``rulings``, ``CannotMakeSpace`` is in ``evictions``.
+``planner`` calls these functions with what it has gathered.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from reconciler.planning import actions, backups, desired, histories, observed
 
 #: A selection that lost a third of its clients, and at least this many, is drift.
 _GUARDED = 3
+#: So many notes of one code are told in full, the rest is counted.
+_NOTES = 20
 #: How long before its end a suspension is told.
 _SOON = dt.timedelta(hours=24)
 
@@ -30,9 +33,47 @@ def sources(name: str, inventory: observed.Inventory, now: dt.datetime) -> Itera
             object=f"BackupPolicy/{name}",
             message=f"{inventory.unreachable[1]}; what is known of it is {age} minutes old",
         )
+    for code, message in _by_code(inventory.notes):
+        yield actions.Drift(code=code, object=f"BackupPolicy/{name}", message=message)
     for machine in inventory.machines:
         if machine.problem is not None:
             yield actions.Drift(code=machine.problem[0], object=machine.source, message=machine.problem[1])
+
+
+def _by_code(notes: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Each code once, with everything that was said under it."""
+    said: dict[str, dict[str, None]] = {}
+    for code, message in notes:
+        said.setdefault(code, {})[message] = None
+    for code, messages in sorted(said.items()):
+        more = [f"and {len(messages) - _NOTES} more"] if len(messages) > _NOTES else []
+        yield code, "; ".join([*list(messages)[:_NOTES], *more])
+
+
+def notes(found: Mapping[str, Mapping[str, observed.Machine]], slugs: Mapping[str, str]) -> Iterator[actions.Drift]:
+    """What sources say of machines that can be backed up all the same: client id -> policy -> machine."""
+    for id, by_policy in sorted(found.items()):
+        told = dict.fromkeys(note for _, one in sorted(by_policy.items()) for note in one.notes)
+        for code, message in _by_code(told):
+            yield actions.Drift(code=code, object=f"Client/{slugs.get(id, id)}", message=message)
+
+
+def vcenters(wanted: desired.Desired) -> Iterator[actions.Drift]:
+    """VCenters that policies still name and that no manifest describes any more."""
+    users: dict[str, list[str]] = {}
+    for name, policy in sorted(wanted.policies.items()):
+        source = policy.spec.source.vmware
+        if source is None or wanted.is_orphaned("BackupPolicy", name):
+            continue
+        if source.vcenter not in wanted.vcenters or wanted.is_orphaned("VCenter", source.vcenter):
+            users.setdefault(source.vcenter, []).append(name)
+    for name, policies in sorted(users.items()):
+        yield actions.Drift(
+            code="VCenterGone",
+            object=f"VCenter/{name}",
+            message=f"no manifest describes it any more, and {', '.join(policies)} still"
+            f" {'names' if len(policies) == 1 else 'name'} it; bring it back, or let them name another one",
+        )
 
 
 def selection(name: str, inventory: observed.Inventory, protected: Iterable[str]) -> actions.Question | None:

@@ -259,10 +259,11 @@ def client(
 ) -> tuple[Sentence, ...]:
     """Whether and why one machine is backed up: drift that names it, what the plan does for it, its next slots."""
     effective = configuration.effective(wanted, seen.applied)
+    places = {one.source for one in seen.clients.values() if one.slug == slug}
     said = [
         Sentence(about=one.object, state="Fact", code=one.code, message=one.message)
         for one in plan.drift
-        if slug in (one.object, one.object.partition("/")[2], one.object.rpartition("/")[2])
+        if slug in (one.object, one.object.partition("/")[2], one.object.rpartition("/")[2]) or one.object in places
     ]
     said += [_of_action(one) for one in plan.actions if one.client == slug and one.type is not actions.Type.EXPIRE]
     planned = {one.policy for one in plan.actions if one.client == slug and one.type is actions.Type.BACKUP}

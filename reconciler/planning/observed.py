@@ -128,7 +128,7 @@ class Snapshot:
     #: The vCenter's own names of the machine and of the snapshot; None where it may never have been made.
     place: str
     reference: str | None
-    #: When it was noted; None for one that only the source knows.
+    #: When it was noted, or, where only the source knows it, when it was made; None where that one does not say.
     since: dt.datetime | None = None
 
 

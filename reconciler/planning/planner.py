@@ -25,6 +25,7 @@ from reconciler.planning import (
     delays,
     desired,
     destructions,
+    dispatch,
     drifts,
     duplications,
     evictions,
@@ -32,10 +33,12 @@ from reconciler.planning import (
     expiry,
     histories,
     holds,
+    identities,
     lifecycles,
     observed,
     schedules,
     scrubs,
+    snapshots,
 )
 
 #: How far ahead a plan looks unless told otherwise.
@@ -122,6 +125,8 @@ class _Pass:
         self.matched: dict[str, list[str]] = {}
         #: Client id -> policy -> machine, whatever its problem.
         self.shown: dict[str, dict[str, observed.Machine]] = {}
+        #: Client id -> the machines that claim it, where they are several.
+        self.claimed = identities.contested(self.wanted, self._inventories_now())
         self.slugs = {id: client.slug for id, client in seen.clients.items()}
         self.protected: dict[str, set[str]] = {}
         self.orphaned: dict[str, tuple[int, int]] = {}
@@ -149,15 +154,17 @@ class _Pass:
         self._make_room()
         self.actions.extend(self.ledger.reclaim())
         self.actions.extend(scrubs.scrubs(self.wanted, self.seen, self.judge.units, self.now, self.horizon))
+        self.actions.extend(snapshots.removals(self.wanted, self.seen, self.slugs, self.now))
         self._imageless()
         self._drift()
+        self._held()
         return actions.Plan(
             now=self.now,
             horizon=self.horizon,
             revision=self.manifests.revision,
             in_force=self.seen.in_force,
             problems=tuple(sorted(self.problems, key=lambda one: (one.code, one.object or "", one.message))),
-            drift=tuple(sorted(self.drift, key=_by_object)),
+            drift=tuple(sorted(dict.fromkeys(self.drift), key=_by_object)),
             configuration=configuration.changes(self.manifests, self.seen.applied),
             actions=tuple(sorted(self.actions, key=_order)),
             destruction=self.ledger.destruction(),
@@ -192,6 +199,11 @@ class _Pass:
                 if machine.problem is None and desk.usable:
                     self.machines[name, machine.id] = machine
 
+    def _inventories_now(self) -> dict[str, observed.Inventory]:
+        """By policy, as far as anything is known of what it matches."""
+        found = ((name, self._inventory(name)) for name in self.wanted.policies)
+        return {name: inventory for name, inventory in found if inventory is not None}
+
     def _inventory(self, policy: str) -> observed.Inventory | None:
         spec = self.wanted.policies[policy].spec
         for name in (policy, *spec.previous_names):
@@ -201,17 +213,15 @@ class _Pass:
 
     def _distinct(self, policy: str, inventory: observed.Inventory) -> Iterator[observed.Machine]:
         """Machines by id; two under one id are a problem, and neither is guessed."""
-        by_id: dict[str, list[observed.Machine]] = {}
-        for machine in inventory.machines:
-            by_id.setdefault(machine.id, []).append(machine)
-        for id in sorted(by_id, key=lambda one: (by_id[one][0].name, one)):
-            same = by_id[id]
-            if len(same) == 1:
-                yield same[0]
-                continue
-            self.matched.setdefault(id, []).append(policy)
-            names = ", ".join(sorted(machine.source for machine in same))
-            self._problem("HF492", policy, f"{len(same)} machines have the identity {id}: {names}; none is backed up")
+        told = set()
+        for machine in sorted(inventory.machines, key=lambda one: (one.name, one.id)):
+            claimed = self.claimed.get(machine.id)
+            if claimed is None:
+                yield machine
+            elif machine.id not in told:
+                told.add(machine.id)
+                self.matched.setdefault(machine.id, []).append(policy)
+                self.problems.append(identities.problem(policy, machine.id, claimed))
 
     def _problem(self, code: str, policy: str, message: str) -> None:
         self.problems.append(
@@ -309,6 +319,9 @@ class _Pass:
                 if not left:
                     self.drift.extend(drifts.empty(name, inventory, self.now))
         self.drift.extend(drifts.left_out(self.shown, self.slugs))
+        self.drift.extend(drifts.notes(self.shown, self.slugs))
+        self.drift.extend(drifts.vcenters(self.wanted))
+        self.drift.extend(snapshots.drift(self.wanted, self.seen, self.slugs, self.now))
         self.drift.extend(drifts.never(self.overdue))
         self.drift.extend(drifts.suspensions(self.wanted, self.now))
         self.drift.extend(drifts.clients(self.seen.clients, self.matched, self.slugs, register.all_retired()))
@@ -317,6 +330,18 @@ class _Pass:
         self.drift.extend(drifts.losses(self.lost))
         self.drift.extend(drifts.units(self.wanted, self.seen))
         self.drift.extend(drifts.drains(self.copier.drain.left))
+
+    def _held(self) -> None:
+        """Due backups that a VCenter's limits hold back say so; everything else that is due just waits its turn."""
+        if not self.wanted.vcenters:
+            return
+        held = dispatch.held(self.actions, self.seen.jobs, self.wanted, self.seen, self.now)
+        for place, action in enumerate(self.actions):
+            reason = held.get(action.address)
+            if reason is not None:
+                words = f"{action.reason.message}; it waits: {reason.message}"
+                reason = dataclasses.replace(reason, message=words)
+                self.actions[place] = dataclasses.replace(action, reason=reason)
 
     def _selection(self, name: str, question: actions.Question | None) -> None:
         if question is None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -60,6 +61,8 @@ class Snapshot:
     job: str
     #: The source's own name of it, such as ``snapshot-58``; None as long as nobody knows.
     reference: str | None = None
+    #: When it was made, by the source's clock; None where it does not say.
+    created: dt.datetime | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

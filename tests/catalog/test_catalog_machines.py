@@ -74,6 +74,18 @@ def test_two_machines_that_claim_one_identity_do_not_take_turns(db: database.Dat
     assert inventories.inventories(db)["obl"].machines == tuple(twins), "the plan sees both"
 
 
+def test_nor_do_they_where_two_policies_show_them(db: database.Database) -> None:
+    here, there = samples.machine("oblVM1"), samples.machine("oblVM1", name="clone", source="elsewhere")
+    inventories.see_machines(db, "obl", [here], samples.NOW)
+    count = len(audits.entries(db))
+    for hour in (1, 2):
+        for policy, one in (("obl", here), ("web", there)):
+            assert not inventories.see_machines(db, policy, [one], samples.later(hours=hour), {here.id})
+    assert len(audits.entries(db)) == count
+    assert inventories.clients(db)[here.id].name == "oblVM1"
+    assert inventories.inventories(db)["web"].machines == (there,)
+
+
 def test_a_client_is_found_by_slug_id_or_name(db: database.Database) -> None:
     samples.see(db, "Web Server", "oblVM1")
     for text in ("web-server", "Web Server", samples.machine("Web Server").id):

@@ -73,6 +73,32 @@ def policy(name: str = "gold", *schedules: dict[str, Any], lifecycle: str = "gol
     return made
 
 
+def vcenter(name: str = "lab", **spec: Any) -> models.Object:
+    """A VCenter."""
+    return make("VCenter", name, {"server": f"{name}.example", "credentialRef": {"env": "LAB"}, **spec})
+
+
+def virtual(name: str = "gold", *schedules: dict[str, Any], vcenter: str = "lab", **spec: Any) -> Any:
+    """A policy of the virtual machines of a VCenter."""
+    source = {"vmware": {"vcenter": vcenter, "include": [{"name": "*"}]}}
+    return policy(name, *schedules, source=source, **spec)
+
+
+def guest(name: str, host: str | None = None, *datastores: str, **fields: Any) -> observed.Machine:
+    """A virtual machine as a VCenter shows it, with an identity of its own."""
+    values = {"id": f"vsphere:/{name}", "source": f"vsphere:lab/{name}", "disks": ("Hard disk 1",), **fields}
+    return observed.Machine(name=name, host=host, datastores=datastores, **values)
+
+
+def snapshot(id: str, machine: str = "vm1", job: str = "j-000001", **fields: Any) -> observed.Snapshot:
+    """A snapshot of ours, noted an hour ago."""
+    values = {
+        "vcenter": "lab", "client": f"vsphere:/{machine}", "place": "vm-57", "reference": "snapshot-58",
+        "since": ago(hours=1), **fields,
+    }  # fmt: skip
+    return observed.Snapshot(id=id, machine=machine, job=job, **values)
+
+
 def window(name: str, start: str, duration: str, days: Iterable[str] = (), **spec: Any) -> models.Object:
     """A window that opens at the same time on each of some days, every day by default."""
     all_days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]

@@ -111,3 +111,69 @@ def test_every_drift_says_what_to_do() -> None:
     assert f"holdfast retire {gone.slug}" in found["UnprotectedClient", f"Client/{gone.slug}"]
     assert "holdfast get copies --unit fast" in found["LostCopies", "StorageUnit/fast"]
     assert "holdfast get copies --unit deep" in found["DamagedCopies", "StorageUnit/deep"]
+
+
+def virtual(*machines: observed.Machine, notes: tuple[tuple[str, str], ...] = ()) -> dict[tuple[str, str], str]:
+    """Drift of two policies of one VCenter that show the same machines."""
+    wanted = samples.estate(
+        samples.unit("fast"),
+        samples.lifecycle("gold", samples.operation("land", "fast")),
+        samples.vcenter("lab"),
+        samples.virtual("gold"),
+        samples.virtual("silver"),
+    )
+    state = samples.seen(wanted, machines=machines)
+    inventory = observed.Inventory(machines=machines, seen=samples.NOW, notes=notes)
+    state = dataclasses.replace(state, inventories={"gold": inventory, "silver": inventory})
+    found = planner.plan(wanted, state, samples.NOW).drift
+    assert len({(one.code, one.object) for one in found}) == len(found), "a code is told twice of one object"
+    return {(one.code, one.object): one.message for one in found}
+
+
+def test_what_a_source_says_of_a_machine_is_told_once_for_each_code() -> None:
+    noted = dataclasses.replace(
+        samples.guest("vm1", "esx1", "ds1"),
+        notes=(
+            ("ConsolidationNeeded", "vm1 needs consolidation"),
+            ("DiskUnread", "Hard disk 2 is independent"),
+            ("DiskUnread", "Hard disk 3 is a raw device"),
+        ),
+    )
+    found = virtual(noted)
+    assert found["ConsolidationNeeded", "Client/vm1"] == "vm1 needs consolidation"
+    assert found["DiskUnread", "Client/vm1"] == "Hard disk 2 is independent; Hard disk 3 is a raw device"
+
+
+def test_what_a_source_says_of_a_selection_is_told_of_the_policy() -> None:
+    found = virtual(samples.guest("vm1"), notes=(("Template", "t1 is a template"), ("Template", "t2 is a template")))
+    for policy in ("gold", "silver"):
+        assert found["Template", f"BackupPolicy/{policy}"] == "t1 is a template; t2 is a template"
+
+
+def test_hundreds_of_notes_are_counted() -> None:
+    notes = tuple(("Template", f"t{number:03} is a template") for number in range(300))
+    found = virtual(samples.guest("vm1"), notes=notes)["Template", "BackupPolicy/gold"]
+    assert found.startswith("t000 is a template; t001 is") and found.endswith("t019 is a template; and 280 more")
+
+
+def test_a_vcenter_that_policies_name_and_nobody_describes_is_told() -> None:
+    before = samples.estate(
+        samples.unit("fast"),
+        samples.lifecycle("gold", samples.operation("land", "fast")),
+        samples.vcenter("lab"),
+        samples.virtual("gold"),
+        samples.virtual("silver"),
+    )
+    after = samples.estate(*(one for one in before.objects() if one.kind != "VCenter"))
+    found = drift(after, samples.seen(before, machines=(samples.guest("vm1"),)))
+    assert found["VCenterGone", "VCenter/lab"] == (
+        "no manifest describes it any more, and gold, silver still name it; bring it back, or let them name another one"
+    )
+    alone = samples.estate(*(one for one in after.objects() if one.name != "silver"))
+    assert (
+        "gold still names it"
+        in drift(alone, samples.seen(alone, machines=(samples.guest("vm1"),)))["VCenterGone", "VCenter/lab"]
+    )
+    # Of policies that are orphaned themselves nobody asks anything.
+    left = samples.estate(*(one for one in after.objects() if one.kind != "BackupPolicy"))
+    assert not any(code == "VCenterGone" for code, _ in drift(left, samples.seen(before)))
