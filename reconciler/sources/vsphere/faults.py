@@ -15,6 +15,8 @@ from reconciler.sources.vsphere import certificates
 
 #: What a call may raise besides a fault of the API.
 BROKEN: Final = (OSError, http.client.HTTPException, xml.parsers.expat.ExpatError)
+#: What pyVmomi raises over an answer that contradicts the API's description.
+STRANGE: Final = (TypeError, ValueError, LookupError, AttributeError)
 #: The session ended; the call was not executed.
 _SESSION: Final = (vim.fault.NotAuthenticated,)
 
@@ -84,6 +86,11 @@ def translated(spec: vcenters.VCenterSpec, error: BaseException, doing: str) -> 
         return errors.SourceError(
             f"{doing}: {spec.server}:{spec.port} gave no whole answer: {str(error) or type(error).__name__}",
             hint="check that the vCenter is well",
+        )
+    if isinstance(error, STRANGE):
+        return errors.SourceError(
+            f"{doing}: {spec.server}:{spec.port} answered what cannot be understood: {kind(error)}: {error}",
+            hint="the server contradicts the API's description; update it, or pyvmomi",
         )
     raise error
 

@@ -31,6 +31,8 @@ class Shown:
 
     object: Any
     values: Mapping[str, Any]
+    #: Properties that the vCenter would not show, with its words for why.
+    hidden: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def reference(self) -> str:
@@ -38,16 +40,20 @@ class Shown:
         return str(self.object._moId)
 
 
-def everything(session: sessions.Session, kind: type[Any], paths: Sequence[str], doing: str) -> list[Shown]:
-    """Every object of a kind below the root folder, with the named properties. Raises ``SourceError``."""
+def everything(session: sessions.Session, kinds: Sequence[type[Any]], paths: Sequence[str], doing: str) -> list[Shown]:
+    """Every object of some kinds below the root folder, with the named properties. Raises ``SourceError``."""
+    return _whole(session, lambda: _everything(session, kinds, paths, doing))
+
+
+def _everything(session: sessions.Session, kinds: Sequence[type[Any]], paths: Sequence[str], doing: str) -> list[Shown]:
     content = session.content
     view = session.read(
-        doing, lambda: content.viewManager.CreateContainerView(content.rootFolder, [kind], recursive=True)
+        doing, lambda: content.viewManager.CreateContainerView(content.rootFolder, list(kinds), recursive=True)
     )
     try:
         walk = _Collector.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
         start = _Collector.ObjectSpec(obj=view, skip=True, selectSet=[walk])
-        return list(_pages(session, kind, paths, [start], doing))
+        return list(_pages(session, kinds, paths, [start], doing))
     finally:
         # A view that is not destroyed ends with the session.
         with contextlib.suppress(errors.SourceError):
@@ -56,8 +62,12 @@ def everything(session: sessions.Session, kind: type[Any], paths: Sequence[str],
 
 def of(session: sessions.Session, object: Any, paths: Sequence[str], doing: str) -> Mapping[str, Any]:
     """The named properties of one object, those that are set. Raises ``SourceError``, ``Vanished`` if it is gone."""
-    start = _Collector.ObjectSpec(obj=object, skip=False)
-    for shown in _pages(session, type(object), paths, [start], doing):
+    for shown in of_many(session, [object], paths, doing):
+        if shown.hidden:
+            raise faults.PrivilegeMissing(
+                f"{doing}: {object._moId} hides {_listed(shown.hidden)}",
+                hint="give the user System.Read on it; README lists what is needed",
+            )
         return shown.values
     raise faults.Vanished(f"{doing}: {object._moId} shows nothing of itself", hint="it was removed meanwhile")
 
@@ -67,7 +77,24 @@ def of_many(session: sessions.Session, objects: Sequence[Any], paths: Sequence[s
     if not objects:
         return []
     starts = [_Collector.ObjectSpec(obj=one, skip=False) for one in objects]
-    return list(_pages(session, type(objects[0]), paths, starts, doing))
+    return _whole(session, lambda: list(_pages(session, [type(objects[0])], paths, starts, doing)))
+
+
+def _whole(session: sessions.Session, ask: Callable[[], list[Shown]]) -> list[Shown]:
+    """What ``ask`` returns. Pages and views belong to a session: where it was renewed on the way, or an answer was lost
+    so that the next page is another one, all is asked for again. What is returned is never a part."""
+    for again in (True, True, False):
+        life = session.life
+        try:
+            return ask()
+        except faults.VSphereFault as error:
+            if not again or not (isinstance(error, _Torn) or life not in (0, session.life)):
+                raise
+    raise AssertionError("unreachable")
+
+
+class _Torn(faults.VSphereFault):
+    """The next page does not exist any more."""
 
 
 def walked(
@@ -78,20 +105,35 @@ def walked(
 
 
 def _pages(
-    session: sessions.Session, kind: type[Any], paths: Sequence[str], starts: list[Any], doing: str
+    session: sessions.Session, kinds: Sequence[type[Any]], paths: Sequence[str], starts: list[Any], doing: str
 ) -> Iterator[Shown]:
     collector = session.content.propertyCollector
-    wanted = _Collector.PropertySpec(type=kind, pathSet=list(paths), all=False)
-    asked = _Collector.FilterSpec(objectSet=starts, propSet=[wanted], reportMissingObjectsInResults=True)
+    wanted = [_Collector.PropertySpec(type=kind, pathSet=list(paths), all=False) for kind in kinds]
+    asked = _Collector.FilterSpec(objectSet=starts, propSet=wanted, reportMissingObjectsInResults=True)
     options = _Collector.RetrieveOptions(maxObjects=PAGE)
     page = session.read(doing, lambda: collector.RetrievePropertiesEx([asked], options))
     while page is not None:
         for item in page.objects or ():
-            yield Shown(object=item.obj, values={one.name: one.val for one in item.propSet or ()})
+            yield _shown(item)
         token = page.token
         if not token:
             return
-        page = session.read(doing, _continued(collector, token))
+        try:
+            page = session.read(doing, _continued(collector, token))
+        except faults.VSphereFault as error:
+            torn = _Torn(error.message, hint=error.hint)
+            torn.fault = error.fault
+            raise torn from error
+
+
+def _shown(item: Any) -> Shown:
+    values = {one.name: one.val for one in item.propSet or ()}
+    hidden = {str(one.path): faults.words(one.fault.fault or one.fault) for one in item.missingSet or ()}
+    return Shown(object=item.obj, values=values, hidden=hidden)
+
+
+def _listed(hidden: Mapping[str, str]) -> str:
+    return ", ".join(f"{path} ({why})" for path, why in sorted(hidden.items()))
 
 
 def _continued(collector: Any, token: str) -> Callable[[], Any]:
@@ -115,5 +157,7 @@ def wait(session: sessions.Session, task: Any, doing: str, meter: meters.Meter |
         if state == "error":
             error = shown.get("info.error") or vmodl.fault.SystemError(reason="the task failed without a word")
             raise faults.translated(session.spec, error, doing)
+        if state not in ("queued", "running"):
+            raise faults.VSphereFault(f"{doing}: the task is in no state", hint="the vCenter's own task list says more")
         time.sleep(pause)
         pause = min(_MOST, pause * 1.5)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
-import http.client
+import hashlib
+import os
 import re
 import ssl
 import threading
@@ -18,21 +19,33 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from pyVim import connect
-from pyVmomi import vim, vmodl
+from pyVmomi import vmodl
 
 from reconciler.api import vcenters
 from reconciler.base import errors
-from reconciler.sources.vsphere import certificates, credentials, faults
+from reconciler.sources.vsphere import certificates, credentials, faults, links
 
-#: Seconds that one answer may take.
-PATIENCE: Final = 120.0
 #: Pauses before a broken read is repeated, in seconds.
 _PAUSES: Final = (0.2, 1.0, 3.0)
+#: Logins after which a call that still finds nobody logged in is given up.
+_LOGINS: Final = 3
+#: For so many seconds a credential that was refused is not tried again: repeated attempts lock accounts.
+_REFUSED: Final = 60.0
 _COOKIE: Final = re.compile(r'vmware_soap_session="?([^";]+)')
-_COMMON: Final = (vmodl.MethodFault, *faults.BROKEN)
+_COMMON: Final = (vmodl.MethodFault, *faults.BROKEN, *faults.STRANGE)
 
 _T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Refusal:
+    """A login that was refused."""
+
+    message: str
+    #: Of user and password, which are not kept.
+    digest: bytes
+    #: On the monotonic clock.
+    at: float
 
 
 class Session:
@@ -43,8 +56,11 @@ class Session:
         self.name = name
         self.spec = spec
         self._lock = threading.RLock()
-        self._instance: vim.ServiceInstance | None = None
-        self._content: Any = None
+        self._link: links.Link | None = None
+        #: Counts logins; those who found nobody logged in say in which life that was.
+        self._logins = 0
+        self._live = False
+        self._refusal: _Refusal | None = None
         self._context: ssl.SSLContext | None = None
         self._thumbprint: str | None = None
         self._used = time.monotonic()
@@ -58,10 +74,10 @@ class Session:
             try:
                 return self._called(call)
             except faults.BROKEN as error:
-                if pause is None or isinstance(error, ssl.SSLError):
+                if pause is None or isinstance(error, ssl.SSLCertVerificationError):
                     raise faults.translated(self.spec, error, doing) from error
                 time.sleep(pause)
-            except vmodl.MethodFault as error:
+            except _COMMON as error:
                 raise faults.translated(self.spec, error, doing) from error
         raise AssertionError("unreachable")
 
@@ -74,16 +90,16 @@ class Session:
 
     def _called(self, call: Callable[[], _T]) -> _T:
         self._used = time.monotonic()
-        before = self._logged_in()
-        try:
-            return call()
-        except vmodl.MethodFault as error:
-            if not faults.is_session(error):
-                raise
-        with self._lock:
-            # Another thread may have noticed first.
-            if self._instance is before:
-                self._forget()
+        for _ in range(_LOGINS):
+            life = self._logged_in()
+            try:
+                return call()
+            except vmodl.MethodFault as error:
+                if not faults.is_session(error):
+                    raise
+            finally:
+                self._used = time.monotonic()
+            self._lost(life)
         self._logged_in()
         return call()
 
@@ -93,16 +109,17 @@ class Session:
 
         Raises ``SourceError`` where nobody can log in.
         """
-        self._logged_in()
-        with self._lock:
-            if self._content is None:
-                raise errors.SourceError(f"VCenter {self.name}: logged out meanwhile")
-            return self._content
+        return self._linked().content
+
+    @property
+    def life(self) -> int:
+        """Counts logins: what belongs to a session, such as a view or a page, is gone when this has changed."""
+        return self._logins
 
     def object(self, kind: type[_T], reference: str) -> _T:
-        """The managed object with this reference, such as ``vm-57``; nothing is asked for it."""
-        instance = self._logged_in()
-        return kind(reference, instance._stub)  # type: ignore[call-arg]
+        """The managed object with this reference, such as ``vm-57``, which is not asked for. Raises ``SourceError``."""
+        found: _T = self._linked().object(kind, reference)
+        return found
 
     # -- beside the API ----------------------------------------------------------------------------------------------
 
@@ -125,10 +142,11 @@ class Session:
 
     def cookie(self) -> str:
         """The header ``Cookie`` under which this session is known to the server's other services."""
-        instance = self._logged_in()
-        found = _COOKIE.search(str(instance._stub.cookie or ""))
+        found = _COOKIE.search(self._linked().cookie)
         if found is None:
-            raise errors.SourceError(f"VCenter {self.name}: the server gave no session cookie")
+            raise errors.SourceError(
+                f"VCenter {self.name}: the server gave no session cookie", hint="is this the port of its API?"
+            )
         return f'vmware_soap_session="{found[1]}"'
 
     def login(self) -> credentials.Login:
@@ -136,10 +154,10 @@ class Session:
         return credentials.read(self.name, self.spec.credential_ref)
 
     def renew(self) -> None:
-        """Log in anew, because another service no longer knows the session."""
+        """Log in anew, because another service no longer knows the session. Raises ``SourceError``."""
         with self._lock:
-            self._forget()
-        self._logged_in()
+            self._live = False
+            self._logged_in()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -155,50 +173,74 @@ class Session:
 
     # -- logging in and out ------------------------------------------------------------------------------------------
 
-    def _logged_in(self) -> vim.ServiceInstance:
+    def _linked(self) -> links.Link:
+        """The link of a session that somebody logged in to."""
         with self._lock:
-            if self._instance is None:
-                self._instance, self._content = self._connect()
-                _watch()
-            return self._instance
+            self._logged_in()
+            if self._link is None:
+                raise AssertionError("a session without a link")
+            return self._link
 
-    def _connect(self) -> tuple[vim.ServiceInstance, Any]:
+    def _logged_in(self) -> int:
+        """Log in unless somebody did; in which life of the session that is."""
+        with self._lock:
+            if not self._live:
+                self._log_in()
+                _watch()
+            return self._logins
+
+    def _log_in(self) -> None:
         doing = f"VCenter {self.name}: login"
         login = self.login()
+        digest = hashlib.sha256(f"{login.username}\0{login.password}".encode()).digest()
+        refusal = self._refusal
+        if refusal is not None and refusal.digest == digest and time.monotonic() - refusal.at < _REFUSED:
+            raise faults.LoginRefused(refusal.message, hint="correct the credential; it is tried again in a minute")
         try:
-            instance = connect.SmartConnect(
-                host=self.spec.server,
-                port=self.spec.port,
-                user=login.username,
-                pwd=login.password,
-                sslContext=self.context,
-                httpConnectionTimeout=PATIENCE,
-            )
-            # Kept by ``connect`` for callers that have only one.
-            connect.SetSi(None)
-            return instance, instance.RetrieveContent()
+            self._greet(login)
         except _COMMON as error:
-            raise faults.translated(self.spec, error, doing) from error
+            told = faults.translated(self.spec, error, doing)
+            if isinstance(told, faults.LoginRefused):
+                self._refusal = _Refusal(message=told.message, digest=digest, at=time.monotonic())
+            if isinstance(error, ssl.SSLError):
+                # Its trust is read anew: somebody may have put the right authority into the file by then.
+                self._context = self._link = None
+            raise told from error
+        self._live, self._refusal, self._thumbprint = True, None, None
+        self._logins += 1
 
-    def _forget(self) -> None:
-        self._instance = self._content = None
+    def _greet(self, login: credentials.Login) -> None:
+        for pause in (*_PAUSES[:2], None):
+            try:
+                if self._link is None:
+                    self._link = links.Link(self.spec, self.context)
+                self._link.login(login.username, login.password)
+                return
+            except faults.BROKEN as error:
+                if pause is None or isinstance(error, ssl.SSLError):
+                    raise
+                time.sleep(pause)
+
+    def _lost(self, life: int) -> None:
+        """The session ended at the server; another thread may have renewed it since."""
+        with self._lock:
+            if self._logins == life:
+                self._live = False
 
     def idle(self) -> float:
         """Seconds since it was last used; 0 while it is held or logged out."""
         with self._lock:
-            return 0.0 if self._holds or self._instance is None else time.monotonic() - self._used
+            return 0.0 if self._holds or not self._live else time.monotonic() - self._used
 
     def logout(self) -> None:
         """End the session at the server, if there is one; the next call logs in again."""
         with self._lock:
-            instance, content = self._instance, self._content
-            self._forget()
-        if instance is not None and content is not None:
-            # A server that is gone has forgotten the session, or will.
-            with contextlib.suppress(vmodl.MethodFault, *faults.BROKEN):
-                content.sessionManager.Logout()
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                instance._stub.DropConnections()
+            link, live = self._link, self._live
+            self._live = False
+            if link is not None and live:
+                # A server that is gone has forgotten the session, or will.
+                with contextlib.suppress(*_COMMON):
+                    link.logout()
 
 
 @dataclasses.dataclass(slots=True)
@@ -206,6 +248,8 @@ class _Registry:
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     sessions: dict[str, Session] = dataclasses.field(default_factory=dict)
     watching: bool = False
+    #: The process that all this belongs to: a forked child must not log its parent out.
+    process: int = dataclasses.field(default_factory=os.getpid)
 
 
 _registry: Final = _Registry()
@@ -220,6 +264,8 @@ def of(vcenter: vcenters.VCenter) -> Session:
 
 def close_all() -> None:
     """Log out everywhere."""
+    if _registry.process != os.getpid():
+        return
     with _registry.lock:
         sessions = list(_registry.sessions.values())
     for session in sessions:
