@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from reconciler.api import policies, vcenters
 from reconciler.base import errors
@@ -19,6 +20,7 @@ class Sources:
         """``known``: the VCenters by name; ``owner``: id of the catalog whose snapshots are ours."""
         self._vcenters = known
         self._owner = owner
+        self._looks: Any = None
 
     def of(self, policy: policies.BackupPolicy) -> machines.Source:
         """The source that a policy declares. Its paths are absolute already. Raises ``SourceError``."""
@@ -38,4 +40,19 @@ class Sources:
                 if spec.disk_images.changed_blocks
                 else None,
             )
+        if spec.vmware is not None:
+            return self._virtual(policy.name, spec.vmware, commanded)
         raise errors.SourceError(f"policy {policy.name} declares no source that this version can read")
+
+    def _virtual(self, policy: str, wanted: vcenters.VMware, commanded: commands.Hooks | None) -> machines.Source:
+        # Loaded here, because an estate without a VCenter has no need of pyVmomi.
+        from reconciler.sources.vsphere import machines as virtual
+
+        vcenter = self._vcenters.get(wanted.vcenter)
+        if vcenter is None:
+            raise errors.SourceError(
+                f"policy {policy} names VCenter {wanted.vcenter}, which is not declared", hint="declare it"
+            )
+        if self._looks is None:
+            self._looks = virtual.Looks()
+        return virtual.VMware(wanted=wanted, vcenter=vcenter, looks=self._looks, owner=self._owner, hooks=commanded)

@@ -73,11 +73,16 @@ class VirtualDisk:
 
 
 def disks(devices: Iterable[Any]) -> tuple[VirtualDisk, ...]:
-    """The disks of ``config.hardware.device``, by their place on the controllers as the machine sees them."""
+    """The disks of ``config.hardware.device``, in the order of their labels."""
     devices = list(devices)
     controllers = {device.key: device for device in devices if isinstance(device, vim.vm.device.VirtualController)}
     found = [_disk(device, controllers) for device in devices if isinstance(device, vim.vm.device.VirtualDisk)]
-    return tuple(sorted(found, key=lambda disk: (_natural(disk.label), disk.key)))
+    return tuple(sorted(found, key=order))
+
+
+def order(disk: VirtualDisk) -> tuple[object, ...]:
+    """What disks are sorted by: their labels, as people count."""
+    return (_natural(disk.label), disk.key)
 
 
 def shared_bus(devices: Iterable[Any]) -> tuple[str, ...]:

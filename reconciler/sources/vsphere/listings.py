@@ -179,6 +179,9 @@ class Look:
         """Ask for all machines and places. Raises ``SourceError``."""
         self._session = session
         self._doing = f"VCenter {session.name}: inventory"
+        instance = session.object(vim.ServiceInstance, "ServiceInstance")
+        #: The vCenter's own time, UTC.
+        self.now: dt.datetime = times.aware(session.read(self._doing, instance.CurrentTime))
         self.places = _places(session, self._doing)
         shown = properties.everything(session, [vim.VirtualMachine], _PLAIN, self._doing)
         self._objects = {one.reference: one.object for one in shown}

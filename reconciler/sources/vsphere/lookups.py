@@ -6,8 +6,6 @@ import dataclasses
 import re
 from typing import Any, Final
 
-from pyVmomi import vim
-
 from reconciler.base import errors
 from reconciler.sources.vsphere import faults, listings, properties, sessions
 

@@ -101,7 +101,7 @@ def walked(
     session: sessions.Session, kind: type[Any], paths: Sequence[str], starts: list[Any], doing: str
 ) -> Iterator[Shown]:
     """What a walk of the property collector's own from ``starts`` comes by. Raises ``SourceError``."""
-    return _pages(session, kind, paths, starts, doing)
+    return _pages(session, [kind], paths, starts, doing)
 
 
 def _pages(
