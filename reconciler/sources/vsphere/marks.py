@@ -20,7 +20,7 @@ _WORD: Final = r"[A-Za-z0-9._-]{1,80}"
 _UUID: Final = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _MARK: Final = re.compile(
     rf"holdfast owner=(?P<owner>{_WORD}) id=(?P<id>{_UUID}) job=(?P<job>{_WORD}) "
-    r"made=(?P<made>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)" + re.escape(_TAIL),
+    r"made=(?P<made>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ)" + re.escape(_TAIL),
     re.ASCII,
 )
 #: A description that is longer is no mark of ours, whatever it says.
@@ -48,7 +48,8 @@ def name(job: str) -> str:
 
 def describe(mark: Mark) -> str:
     """The description of a snapshot with this mark. Raises ``ValueError`` for a mark that could not be read again."""
-    text = f"holdfast owner={mark.owner} id={mark.id} job={mark.job} made={times.show(mark.made)}{_TAIL}"
+    made = times.show(mark.made.replace(microsecond=0))
+    text = f"holdfast owner={mark.owner} id={mark.id} job={mark.job} made={made}{_TAIL}"
     if parse(text) is None:
         raise ValueError(f"not a mark: {mark}")
     return text

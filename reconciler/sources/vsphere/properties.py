@@ -40,9 +40,12 @@ class Shown:
         return str(self.object._moId)
 
 
-def everything(session: sessions.Session, kinds: Sequence[type[Any]], paths: Sequence[str], doing: str) -> list[Shown]:
-    """Every object of some kinds below the root folder, with the named properties. Raises ``SourceError``."""
-    return _whole(session, lambda: _everything(session, kinds, paths, doing))
+def everything(
+    session: sessions.Session, kinds: type[Any] | Sequence[type[Any]], paths: Sequence[str], doing: str
+) -> list[Shown]:
+    """Every object of a kind, or of several, below the root folder, with those properties. Raises ``SourceError``."""
+    several = [kinds] if isinstance(kinds, type) else list(kinds)
+    return _whole(session, lambda: _everything(session, several, paths, doing))
 
 
 def _everything(session: sessions.Session, kinds: Sequence[type[Any]], paths: Sequence[str], doing: str) -> list[Shown]:
