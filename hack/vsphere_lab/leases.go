@@ -513,6 +513,8 @@ func (e *Lease) copyOut(file *leaseFile, out io.Writer) error {
 func (e *Lease) receive(file *leaseFile, w http.ResponseWriter, r *http.Request) {
 	err := e.copyIn(file, r.Body)
 	if err != nil {
+		// Read to the end, so that the client hears the answer rather than a broken connection.
+		_, _ = io.Copy(io.Discard, r.Body)
 		e.lab.note("%s: %s of %s is refused: %s", e.kind, file.name, e.machine.name(), err)
 		http.Error(w, fmt.Sprintf("%s: %s", file.name, err), http.StatusInternalServerError)
 		if _, wrong := err.(*notAStream); wrong {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,28 @@ def test_a_snapshot_is_not_written(lab: Lab, web: Any, tmp_path: Path) -> None:
     nbdkit = on(lab, tmp_path, "web", clients.snapshot(web, "first")._moId)
     nbdkit.options = []
     assert "You do not have access rights to this file" in nbdkit.refused()
+
+
+def test_a_snapshot_that_is_read_cannot_be_merged(lab: Lab, web: Any, tmp_path: Path) -> None:
+    snapshot = clients.snapshot(web, "first")
+    frozen = lab.content("web", "Hard disk 1")
+    handle = on(lab, tmp_path, "web", snapshot._moId).handle()
+    lab.write("web", "Hard disk 1", 0, b"later" * 1000)
+    with pytest.raises(vim.fault.FileFault) as refused:
+        clients.done(snapshot.RemoveSnapshot_Task(removeChildren=False))
+    assert "Failed to lock the file" in refused.value.file
+    assert read_all(handle) == frozen
+    assert lab.machine("web")["consolidationNeeded"]
+    live = lab.content("web", "Hard disk 1")
+    handle.shutdown()
+    del handle
+    deadline = time.monotonic() + 30
+    while lab.machine("web")["consolidationNeeded"]:
+        assert time.monotonic() < deadline
+        with contextlib.suppress(vim.fault.FileFault):  # until the reader's process is gone
+            clients.done(web.ConsolidateVMDisks_Task())
+    assert lab.machine("web")["disks"][0]["file"] == "[ds1] web/web.vmdk"
+    assert lab.content("web", "Hard disk 1") == live != frozen
 
 
 def test_the_disk_of_a_machine_that_is_off_is_written_and_tracked(lab: Lab, instance: Any, tmp_path: Path) -> None:

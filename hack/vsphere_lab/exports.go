@@ -119,26 +119,3 @@ func deviceName(config *types.VirtualMachineConfigInfo, disk *types.VirtualDisk)
 	}
 	return fmt.Sprintf("VirtualDisk:%d", disk.Key)
 }
-
-// takeContent puts what a body held in the place of a disk's content, which counts as written.
-func (l *Lab) takeContent(m *Machine, file *leaseFile, content string) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	disk, _ := m.device(file.deviceKey).(*types.VirtualDisk)
-	if m.gone || disk == nil {
-		return fmt.Errorf("the disk is gone")
-	}
-	layer := file.layers[0]
-	if layer.mapped() {
-		// Begun anew: what an earlier body put there is not this one's.
-		if err := os.Truncate(layer.Extent, 0); err != nil {
-			return err
-		}
-		if err := layer.fill(content); err != nil {
-			return err
-		}
-	} else if err := os.Rename(content, layer.Extent); err != nil {
-		return err
-	}
-	return l.track(m, disk, layer)
-}
