@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/vmware/govmomi/vim25/soap"
@@ -92,6 +93,11 @@ func (l *Lab) collapse(m *Machine, also []string) ([]*Layer, error) {
 
 // absorb merges a delta into its parent, which takes its place.
 func (l *Lab) absorb(m *Machine, parent, delta *Layer, layers map[string]*Layer, referenced map[string]bool) error {
+	for _, one := range []*Layer{parent, delta} {
+		if held(one.data()) {
+			return fmt.Errorf("%s: Failed to lock the file", one.Path)
+		}
+	}
 	if err := mergeInto(delta, parent); err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"strconv"
 
 	"github.com/vmware/govmomi/simulator"
@@ -292,20 +291,4 @@ func controlModes(l *Lab, _ http.ResponseWriter, r *http.Request) (interface{}, 
 func controlCrash(l *Lab, _ http.ResponseWriter, _ *http.Request) (interface{}, error) {
 	crash()
 	return nil, nil
-}
-
-// free is the space left on a datastore; the change outlives a crash.
-func (l *Lab) setFree(center, name string, free int64) error {
-	store := l.store(center, name)
-	if store == nil {
-		return fmt.Errorf("there is no datastore %q in %s", name, center)
-	}
-	object := simulator.Map.Get(store.Ref).(*simulator.Datastore)
-	simulator.Map.WithLock(object, func() {
-		simulator.Map.Update(object, []types.PropertyChange{{Name: "summary.freeSpace", Val: free}})
-	})
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.facts.Free[filepath.Join(center, name)] = free
-	return l.saveFacts()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"strings"
 
@@ -161,23 +162,34 @@ func (l *Lab) addConfigured(m *Machine, config DiskConfig) error {
 	if err != nil {
 		return err
 	}
-	if _, file, err := splitPath(m.Config.Files.VmPathName); err != nil {
+	layer, err := l.makeDisk(NewDisk{Center: m.Center, Kind: config.Kind, Size: config.SizeBytes, Thin: *config.Thin,
+		Path: l.freeName(m, config.Datastore), From: config.From, Rdm: config.Rdm,
+		Uuid: diskUuid("configured", m.Center, m.Config.InstanceUuid, config.Label)})
+	if err != nil {
 		return err
-	} else {
-		number := len(disksOf(m.Config))
-		name := m.Config.Name
-		if number > 0 {
-			name = fmt.Sprintf("%s_%d", name, number)
+	}
+	disk := diskOn(layer, controller, unit, config.Label, config.Mode, config.Sharing)
+	m.Config.Hardware.Device = append(m.Config.Hardware.Device, disk)
+	return l.track(m, disk, layer)
+}
+
+// freeName is the next free name for a disk file in the machine's folder on a datastore: NAME.vmdk, NAME_1.vmdk, ...
+func (l *Lab) freeName(m *Machine, store string) string {
+	_, own, _ := splitPath(m.Config.Files.VmPathName)
+	stem := strings.TrimSuffix(path.Base(own), ".vmx")
+	for n := 0; ; n++ {
+		name := stem
+		if n > 0 {
+			name = fmt.Sprintf("%s_%d", stem, n)
 		}
-		layer, err := l.makeDisk(NewDisk{Center: m.Center, Kind: config.Kind, Size: config.SizeBytes, Thin: *config.Thin,
-			Path: joinPath(config.Datastore, path.Dir(file)+"/"+name+".vmdk"), From: config.From, Rdm: config.Rdm,
-			Uuid: diskUuid("configured", m.Center, m.Config.InstanceUuid, config.Label)})
+		found := joinPath(store, path.Dir(own)+"/"+name+".vmdk")
+		local, _, err := l.local(m.Center, found)
 		if err != nil {
-			return err
+			return found // whoever makes the disk says what is wrong
 		}
-		disk := diskOn(layer, controller, unit, config.Label, config.Mode, config.Sharing)
-		m.Config.Hardware.Device = append(m.Config.Hardware.Device, disk)
-		return l.track(m, disk, layer)
+		if _, err := os.Stat(local); os.IsNotExist(err) {
+			return found
+		}
 	}
 }
 

@@ -101,6 +101,22 @@ func faultNamed(name string) (types.BaseMethodFault, bool) {
 
 func (f *Fault) method() types.BaseMethodFault {
 	fault, _ := faultNamed(f.Fault)
+	// Clients cannot decode references and states that are empty.
+	root := vimContent().RootFolder
+	switch one := fault.(type) {
+	case *types.TaskInProgress:
+		one.Task = types.ManagedObjectReference{Type: "Task", Value: "task-0"}
+	case *types.ManagedObjectNotFound:
+		one.Obj = root
+	case *types.NotAuthenticated:
+		one.Object, one.PrivilegeId = root, "System.View"
+	case *types.NoPermission:
+		one.Object, one.PrivilegeId = root, "VirtualMachine.State.CreateSnapshot"
+	case *types.InvalidPowerState:
+		one.RequestedState, one.ExistingState = "poweredOff", "poweredOn"
+	case *types.DuplicateName:
+		one.Object = root
+	}
 	return fault
 }
 

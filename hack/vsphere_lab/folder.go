@@ -151,7 +151,7 @@ func (l *Lab) locked(center, text string, writes bool) string {
 	for _, m := range l.all() {
 		m.mu.RLock()
 		holder := ""
-		if m.Center == center && (m.Power == "poweredOn") {
+		if m.Center == center && (m.Power == "poweredOn" || l.leaseOn(m.Moref) != nil) {
 			for _, disk := range disksOf(m.Config) {
 				if l.holds(m, disk, text, writes) {
 					holder = m.Config.Name

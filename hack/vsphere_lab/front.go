@@ -248,6 +248,10 @@ func (c *call) findSubject() *string {
 			return &req.Config.Name
 		case *types.RegisterVM_Task:
 			return &req.Name
+		case *types.ImportVApp:
+			if spec, ok := req.Spec.(*types.VirtualMachineImportSpec); ok {
+				return &spec.ConfigSpec.Name
+			}
 		}
 	}
 	if m == nil {

@@ -24,6 +24,7 @@ type Datastore struct {
 	Type       string
 	Folder     string
 	Ref        types.ManagedObjectReference
+	Browser    types.ManagedObjectReference
 }
 
 // objects says that disks are objects here and have no flat file: vSAN and virtual volumes.
@@ -158,7 +159,8 @@ func (l *Lab) makeDatastore(center *simulator.Datacenter, config DatastoreConfig
 	}
 	simulator.Map.PutEntity(parent, store)
 	l.datastores = append(l.datastores, &Datastore{
-		Datacenter: center.Name, Name: config.Name, Type: config.Type, Folder: folder, Ref: store.Self})
+		Datacenter: center.Name, Name: config.Name, Type: config.Type, Folder: folder, Ref: store.Self,
+		Browser: store.Browser})
 	return nil
 }
 
@@ -280,6 +282,16 @@ func (l *Lab) hostNamed(center, name string) *simulator.HostSystem {
 func (l *Lab) store(center, name string) *Datastore {
 	for _, one := range l.datastores {
 		if one.Datacenter == center && one.Name == name {
+			return one
+		}
+	}
+	return nil
+}
+
+// browsed is the datastore that a browser looks into, if it has the name asked for.
+func (l *Lab) browsed(browser types.ManagedObjectReference, name string) *Datastore {
+	for _, one := range l.datastores {
+		if one.Browser == browser && one.Name == name {
 			return one
 		}
 	}

@@ -31,6 +31,8 @@ type Lab struct {
 	counts     map[string]int
 	events     []string
 	nextFault  int
+	held       map[string]string // disk file ("datacenter [ds] dir/x.vmdk") to the running machine that writes it
+	leases     *leaseTable
 }
 
 // Facts are the lab's own part of the state on disk.
@@ -42,17 +44,18 @@ type Facts struct {
 
 // Modes change how the peer answers; see control.go.
 type Modes struct {
-	StarIsWholeDisk     bool  `json:"starIsWholeDisk"`
-	SpuriousAreas       bool  `json:"spuriousAreas"`
-	WrongStar           bool  `json:"wrongStar"`
-	TaskMillis          int   `json:"taskMillis"`
-	AreasPerAnswer      int   `json:"areasPerAnswer"`
-	SessionSeconds      int   `json:"sessionSeconds"`
-	DiskBytesPerSecond  int64 `json:"diskBytesPerSecond"`
-	MaxObjects          int32 `json:"maxObjects"`
-	AnonymousReads      bool  `json:"anonymousReads"`
-	RevertKeepsTracking bool  `json:"revertKeepsTracking"`
-	LeaseSeconds        int   `json:"leaseSeconds"`
+	StarIsWholeDisk     bool     `json:"starIsWholeDisk"`
+	SpuriousAreas       bool     `json:"spuriousAreas"`
+	WrongStar           bool     `json:"wrongStar"`
+	TaskMillis          int      `json:"taskMillis"`
+	AreasPerAnswer      int      `json:"areasPerAnswer"`
+	SessionSeconds      int      `json:"sessionSeconds"`
+	DiskBytesPerSecond  int64    `json:"diskBytesPerSecond"`
+	MaxObjects          int32    `json:"maxObjects"`
+	AnonymousReads      bool     `json:"anonymousReads"`
+	RevertKeepsTracking bool     `json:"revertKeepsTracking"`
+	DeniedPrivileges    []string `json:"deniedPrivileges"`
+	LeaseSeconds        int      `json:"leaseSeconds"`
 }
 
 func openLab(folder string) (*Lab, error) {
@@ -62,7 +65,7 @@ func openLab(folder string) (*Lab, error) {
 	}
 	l := &Lab{
 		folder: folder, config: config, machines: map[string]*Machine{}, sessions: map[string]*Session{},
-		pages: map[string]*page{}, counts: map[string]int{},
+		pages: map[string]*page{}, held: map[string]string{}, counts: map[string]int{}, leases: newLeaseTable(),
 		modes: Modes{TaskMillis: config.TaskMillis, AreasPerAnswer: config.AreasPerAnswer},
 		facts: Facts{Next: 1000, Free: map[string]int64{}},
 	}
@@ -189,4 +192,29 @@ func writeFile(path string, text []byte) error {
 		return err
 	}
 	return os.Rename(path+".new", path)
+}
+
+// hold notes which disk files a running machine keeps others from; the caller holds m.mu.
+func (l *Lab) hold(m *Machine) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for file, holder := range l.held {
+		if holder == m.Moref {
+			delete(l.held, file)
+		}
+	}
+	if m.Power != "poweredOn" || m.gone {
+		return
+	}
+	for _, disk := range disksOf(m.Config) {
+		if b := backingOf(disk); b != nil && *b.Sharing != "sharingMultiWriter" {
+			l.held[m.Center+" "+*b.FileName] = m.Moref
+		}
+	}
+}
+
+func (l *Lab) holder(center, file string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held[center+" "+file]
 }

@@ -105,6 +105,7 @@ func (l *Lab) save(m *Machine) error {
 		return err
 	}
 	l.writeVmx(m)
+	l.hold(m)
 	l.draw(m)
 	return nil
 }
@@ -315,6 +316,10 @@ func (l *Lab) displace(m *Machine) {
 func (l *Lab) forget(m *Machine) error {
 	m.gone = true
 	l.displace(m)
+	l.hold(m)
+	for _, one := range m.Disks {
+		one.close()
+	}
 	if err := os.RemoveAll(filepath.Join(l.folder, "state", "tracking", m.Moref)); err != nil {
 		return err
 	}

@@ -20,6 +20,9 @@ func destroy(c *call) (interface{}, *soap.Fault) {
 	if m == nil {
 		return nil, notFound(c.this)
 	}
+	if blocked := c.lab.leaseBlocks(m.Moref); blocked != nil {
+		return nil, blocked
+	}
 	task := c.start("Destroy_Task", c.this, m, func() (types.AnyType, types.BaseMethodFault) {
 		return nil, c.lab.destroy(m)
 	})
@@ -74,6 +77,9 @@ func unregister(c *call) (interface{}, *soap.Fault) {
 	m := c.lab.machine(c.this)
 	if m == nil {
 		return nil, notFound(c.this)
+	}
+	if blocked := c.lab.leaseBlocks(m.Moref); blocked != nil {
+		return nil, blocked
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
