@@ -45,6 +45,7 @@ func controlAct(l *Lab, _ http.ResponseWriter, r *http.Request) (interface{}, er
 	}
 	switch act.What {
 	case "expireSessions":
+		l.tags().expire()
 		return map[string]int{"ended": l.endSessions()}, nil
 	case "datastoreFree":
 		text(&act.Datacenter, l.config.Datacenters[0].Name)

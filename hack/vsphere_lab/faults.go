@@ -154,6 +154,7 @@ func (l *Lab) strike(f *Fault, w http.ResponseWriter, r *http.Request) (http.Res
 		if one := l.session(r); one != nil {
 			l.endSession(one)
 		}
+		l.tags().end(r)
 	case "crash":
 		crash()
 	}

@@ -16,13 +16,19 @@ type restSession struct {
 	created, active time.Time
 }
 
-// expire ends all sessions, as a restart of the service does, and returns how many there were.
-func (t *tagService) expire() int {
+// expire ends all sessions, as a restart of the service does.
+func (t *tagService) expire() {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
-	count := len(t.sessions)
 	t.sessions = map[string]*restSession{}
-	return count
+}
+
+// end forgets the session of one request.
+func (t *tagService) end(r *http.Request) {
+	id, _ := t.session(r)
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	delete(t.sessions, id)
 }
 
 // restAnswer is one request on its way, in the words of the older or the newer API.

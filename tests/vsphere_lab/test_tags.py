@@ -43,13 +43,15 @@ class Rest:
         if isinstance(value, str):
             self.headers["vmware-api-session-id"] = value
 
-    def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, plain: bool = False
+    ) -> tuple[int, Any]:
         with contextlib.closing(clients.connection(self.lab)) as link:
             text = None if body is None else json.dumps(body)
             link.request(method, path, text, {"Content-Type": "application/json", **(headers or self.headers)})
             answer: http.client.HTTPResponse = link.getresponse()
             content = answer.read()
-        value = json.loads(content) if content else None
+        value = json.loads(content) if content and not plain else None
         if answer.status == 200 and not self.newer and value is not None:
             value = value["value"]
         return answer.status, value
@@ -135,6 +137,18 @@ def test_a_session_ends_by_word_or_by_idleness(lab: Lab, rest: Rest) -> None:
         assert again.ask("GET", again.entry + "/tagging/tag")[0] == 401
     finally:
         lab.mode(sessionSeconds=0)
+
+
+def test_faults_strike_the_rest_api_too(lab: Lab, rest: Rest) -> None:
+    prefix = rest.entry.split("/")[1]
+    lab.fault(on=f"GET /{prefix}", kind="http503")
+    assert rest.ask("GET", rest.entry + "/tagging/tag", plain=True)[0] == 503
+    assert rest.ask("GET", rest.entry + "/tagging/tag")[0] == 200
+    lab.fault(on=f"GET /{prefix}", kind="expire")
+    assert rest.ask("GET", rest.entry + "/tagging/tag")[0] == 401
+    again = Rest(lab, rest.entry)
+    lab.act("a", "expireSessions")
+    assert again.ask("GET", rest.entry + "/tagging/tag")[0] == 401
 
 
 def test_all_associations_come_in_pages(tmp_path_factory: pytest.TempPathFactory) -> None:
