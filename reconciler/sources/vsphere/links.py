@@ -13,7 +13,7 @@ import threading
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
-from pyVmomi import SoapAdapter, VmomiSupport, vim
+from pyVmomi import SoapAdapter, VmomiSupport, vim, vmodl
 
 from reconciler.api import vcenters
 from reconciler.base import errors
@@ -84,6 +84,20 @@ class Link:
         finally:
             adapter.schemeArgs["timeout"] = PATIENCE
             adapter.DropConnections()
+
+    def alive(self) -> bool:
+        """Whether the server knows the session still. Raises what pyVmomi raises."""
+        manager = self.content.sessionManager
+        kinds = vmodl.query.PropertyCollector
+        wanted = kinds.FilterSpec(
+            objectSet=[kinds.ObjectSpec(obj=manager)],
+            propSet=[kinds.PropertySpec(type=type(manager), pathSet=["currentSession"])],
+        )
+        try:
+            found = self.content.propertyCollector.RetrievePropertiesEx([wanted], kinds.RetrieveOptions())
+        except vim.fault.NotAuthenticated:
+            return False
+        return found is not None and any(item.propSet for item in found.objects or ())
 
     @property
     def cookie(self) -> str:

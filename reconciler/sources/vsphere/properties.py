@@ -56,7 +56,8 @@ def _everything(session: sessions.Session, kinds: Sequence[type[Any]], paths: Se
     try:
         walk = _Collector.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
         start = _Collector.ObjectSpec(obj=view, skip=True, selectSet=[walk])
-        return list(_pages(session, kinds, paths, [start], doing))
+        # Silence about a view that ended with its session would look like a vCenter without machines.
+        return list(_pages(session, kinds, paths, [start], doing, silent=False))
     finally:
         # A view that is not destroyed ends with the session.
         with contextlib.suppress(errors.SourceError):
@@ -87,11 +88,11 @@ def _whole(session: sessions.Session, ask: Callable[[], list[Shown]]) -> list[Sh
     """What ``ask`` returns. Pages and views belong to a session: where it was renewed on the way, or an answer was lost
     so that the next page is another one, all is asked for again. What is returned is never a part."""
     for again in (True, True, False):
-        life = session.life
+        life = session.began()
         try:
             return ask()
         except faults.VSphereFault as error:
-            if not again or not (isinstance(error, _Torn) or life not in (0, session.life)):
+            if not again or not (isinstance(error, _Torn) or life != session.life):
                 raise
     raise AssertionError("unreachable")
 
@@ -108,11 +109,18 @@ def walked(
 
 
 def _pages(
-    session: sessions.Session, kinds: Sequence[type[Any]], paths: Sequence[str], starts: list[Any], doing: str
+    session: sessions.Session,
+    kinds: Sequence[type[Any]],
+    paths: Sequence[str],
+    starts: list[Any],
+    doing: str,
+    *,
+    silent: bool = True,
 ) -> Iterator[Shown]:
+    """``silent``: starts that do not exist are left out; else that is an error."""
     collector = session.content.propertyCollector
     wanted = [_Collector.PropertySpec(type=kind, pathSet=list(paths), all=False) for kind in kinds]
-    asked = _Collector.FilterSpec(objectSet=starts, propSet=wanted, reportMissingObjectsInResults=True)
+    asked = _Collector.FilterSpec(objectSet=starts, propSet=wanted, reportMissingObjectsInResults=silent)
     options = _Collector.RetrieveOptions(maxObjects=PAGE)
     page = session.read(doing, lambda: collector.RetrievePropertiesEx([asked], options))
     while page is not None:

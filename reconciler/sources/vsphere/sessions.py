@@ -31,6 +31,8 @@ _PAUSES: Final = (0.2, 1.0, 3.0)
 _LOGINS: Final = 3
 #: For so many seconds a credential that was refused is not tried again: repeated attempts lock accounts.
 _REFUSED: Final = 60.0
+#: Seconds between two looks for sessions that lie idle, at most.
+_LOOK: Final = 5.0
 _COOKIE: Final = re.compile(r'vmware_soap_session="?([^";]+)')
 _COMMON: Final = (vmodl.MethodFault, *faults.BROKEN, *faults.STRANGE)
 
@@ -116,6 +118,10 @@ class Session:
         """Counts logins: what belongs to a session, such as a view or a page, is gone when this has changed."""
         return self._logins
 
+    def began(self) -> int:
+        """Log in unless somebody did, and say in which ``life`` the session is. Raises ``SourceError``."""
+        return self._logged_in()
+
     def object(self, kind: type[_T], reference: str) -> _T:
         """The managed object with this reference, such as ``vm-57``, which is not asked for. Raises ``SourceError``."""
         found: _T = self._linked().object(kind, reference)
@@ -154,9 +160,14 @@ class Session:
         return credentials.read(self.name, self.spec.credential_ref)
 
     def renew(self) -> None:
-        """Log in anew, because another service no longer knows the session. Raises ``SourceError``."""
+        """Log in anew if the session ended, because another service no longer knows it. Raises ``SourceError``."""
+        doing = f"VCenter {self.name}: session"
         with self._lock:
-            self._live = False
+            try:
+                if self._live and self._link is not None and not self._link.alive():
+                    self._live = False
+            except _COMMON as error:
+                raise faults.translated(self.spec, error, doing) from error
             self._logged_in()
 
     @contextlib.contextmanager
@@ -283,8 +294,10 @@ def _watch() -> None:
 
 
 def _log_out_idle() -> None:
+    sessions: list[Session] = []
     while True:
-        time.sleep(5.0)
+        shortest = min((session.spec.idle_logout.seconds for session in sessions), default=_LOOK)
+        time.sleep(max(0.1, min(_LOOK, shortest / 4)))
         with _registry.lock:
             sessions = list(_registry.sessions.values())
         for session in sessions:
