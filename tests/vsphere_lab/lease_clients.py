@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pyVim import connect
 from pyVmomi import vim, vmodl
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "hack"))
 
-from vsphere_labs import Lab
+from vsphere_labs import Lab, available
 
 PATIENCE = 30
+#: For modules of tests that start the lab.
+needs_lab = pytest.mark.skipif(bool(available()), reason=available())
 
 
 def trust(lab: Lab) -> ssl.SSLContext:
@@ -128,6 +131,7 @@ __all__ = [
     "done",
     "fetch",
     "find",
+    "needs_lab",
     "packed",
     "raw",
     "send",

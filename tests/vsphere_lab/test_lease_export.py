@@ -15,6 +15,8 @@ import lease_clients as clients
 import pytest
 from lease_clients import Lab, vim
 
+pytestmark = clients.needs_lab
+
 MIB = 1 << 20
 DISKS = [
     {"label": "Hard disk 1", "controller": "scsi0:0", "sizeBytes": 40 * MIB + 512 * 3},

@@ -13,6 +13,8 @@ import lease_clients as clients
 import pytest
 from lease_clients import Lab, vim, vmodl
 
+pytestmark = clients.needs_lab
+
 MIB = 1 << 20
 SIZES = (24 * MIB + 1536, 3 * MIB)
 MACHINES = [{"name": "source", "powerState": "poweredOff", "disks": [{"sizeBytes": SIZES[0]}]}]

@@ -14,6 +14,8 @@ import lease_clients as clients
 import pytest
 from lease_clients import Lab
 
+pytestmark = clients.needs_lab
+
 MACHINES = [
     {"name": "a", "tags": ["backup/gold", "site/north"]},
     {"name": "b", "tags": ["backup/gold"]},
