@@ -26,6 +26,9 @@ class Command(NamedTuple):
 COMMANDS: Final[dict[str, Command]] = {
     "init": Command("initialising", "init", "Write a working estate: manifests, storage folders, ignore files."),
     "validate": Command("authoring", "validate", "Check manifests: syntax, schema, references, meaning."),
+    "probe": Command(
+        "probing", "probe", "Try what the manifests name: logins, snapshots, reads, units; leaves nothing."
+    ),
     "plan": Command("planning", "plan", "Show what would change, what is due and what would be destroyed."),
     "apply": Command("applying", "apply", "Put the manifests in force and do what is due, once."),
     "approve": Command(

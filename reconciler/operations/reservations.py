@@ -153,8 +153,13 @@ def _look(area: Path) -> Usage:
             if size is not None:
                 promised += size
                 coming += max(size - _occupied(folder), 0)
+    return Usage(promised=promised, coming=coming, free=free(area))
+
+
+def free(area: Path) -> int:
+    """Bytes that are free on the area's file system. Raises ``OSError``."""
     system = os.statvfs(area)
-    return Usage(promised=promised, coming=coming, free=system.f_bavail * system.f_frsize)
+    return system.f_bavail * system.f_frsize
 
 
 def _living(folder: Path) -> int | None:

@@ -82,7 +82,7 @@ class VirtualEstate:
         wanted = {"vcenter": "lab", "include": [{"name": "*"}], **(source or {})}
         spec = {
             "source": {"vmware": wanted},
-            "schedules": [{"name": "daily", "type": "Incremental", "every": "24h", "fullEvery": "7d"}],
+            "schedules": [{"name": "daily", "type": "Incremental", "every": "24h"}],
             "lifecycle": "standard",
             "retries": {"count": 0},
             **policy,

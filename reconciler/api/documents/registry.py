@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from reconciler.api.documents import comparisons, lists, plans, results, saved, shapes
+from reconciler.api.documents import comparisons, lists, plans, probes, results, saved, shapes
 
 DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "Plan": plans.Plan,
@@ -18,6 +18,7 @@ DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "PolicyList": lists.PolicyList,
     "AuditList": lists.AuditList,
     "ValidationResult": results.ValidationResult,
+    "ProbeResult": probes.ProbeResult,
     "RestoreResult": results.RestoreResult,
     "PoolStats": results.PoolStats,
     "CollectPreview": results.CollectPreview,
