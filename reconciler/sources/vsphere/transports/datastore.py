@@ -1,8 +1,8 @@
 """Flat disks read as files of their datastore, by ranges over the vCenter's HTTP service: nothing to install.
 
-The file of a disk is the disk only while nothing lies below it: a disk whose snapshot has a parent, a sparse one, or one
-on a datastore that keeps objects instead of files is refused, never half read. So is a file whose descriptor or size says
-anything else than the snapshot's configuration.
+The file of a disk is the disk only while nothing lies below it: a disk whose snapshot has a parent, a sparse one, or
+one on a datastore that keeps objects instead of files is refused, never half read. So is a file whose descriptor or
+size says anything else than the snapshot's configuration.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from reconciler.base import disks, errors, extents
-from reconciler.sources.vsphere import sessions
 from reconciler.sources.vsphere.transports import descriptors, ports, ranges
 
 #: Bytes of one request at most, and so of what is read ahead.
@@ -45,9 +44,10 @@ class Datastore:
 
     name = "datastore"
 
-    def __init__(self, *, patience: float = sessions.PATIENCE) -> None:
-        """``patience``: seconds of silence before a request is given up."""
+    def __init__(self, *, patience: float = ranges.PATIENCE, pauses: Sequence[float] = ranges.PAUSES) -> None:
+        """``patience``: seconds of silence before a request is given up; ``pauses``: before it is repeated."""
         self._patience = patience
+        self._pauses = tuple(pauses)
 
     def refuses(self, frozen: ports.Frozen) -> str | None:
         """What the snapshot's configuration says against it."""
@@ -71,7 +71,8 @@ class Datastore:
         if reason is not None:
             raise errors.SourceError(f"{frozen.words}: {reason}", hint="name another transport")
         doing = f"{frozen.words}: {frozen.disk.file}"
-        with ranges.opened(ranges.Ranges(frozen.session, frozen.meter, doing, patience=self._patience)) as service:
+        service = ranges.Ranges(frozen.session, frozen.meter, doing, patience=self._patience, pauses=self._pauses)
+        with ranges.opened(service):
             place = request(frozen.datacenter, frozen.disk.datastore, frozen.disk.path)
             text = service.small(place, descriptors.LARGEST)
             return FlatDisk(frozen.disk.label, frozen.disk.size, service, _files(frozen, doing, service, text))

@@ -41,7 +41,7 @@ class Piece:
 
 
 def flat(doing: str, text: bytes, size: int) -> tuple[Piece, ...]:
-    """The pieces of a disk of ``size`` bytes, in order, without gaps. ``doing`` begins messages. Raises ``Unreadable``."""
+    """The pieces of a disk of ``size`` bytes, in order and without gaps. Raises ``Unreadable``; ``doing`` begins it."""
     try:
         lines = text.decode().splitlines()
     except UnicodeDecodeError as error:
@@ -71,7 +71,7 @@ def _alone(doing: str, pairs: Mapping[str, str]) -> None:
     parent = pairs.get("parentcid", "").lower()
     if parent != "ffffffff" or "parentfilenamehint" in pairs:
         raise Unreadable(
-            f"{doing}: its descriptor names a parent (parentCID={parent or 'missing'}): its files alone are not the disk",
+            f"{doing}: its descriptor names a parent ({parent or 'no parentCID'}): its files alone are not the disk",
             hint="another snapshot lies below; consolidate it, or read by nbdkit-vddk",
         )
     filters = pairs.get("ddb.iofilters", "")

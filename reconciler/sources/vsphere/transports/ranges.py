@@ -1,4 +1,4 @@
-"""Ranges of files over the vCenter's HTTP service: a few kept connections, and answers that are believed only when whole.
+"""Ranges of files over the vCenter's HTTP service: a few kept connections, answers believed only when whole.
 
 What may pass (a 5xx, a reset, a body that ends early, silence) is repeated a few times; a session that ended is renewed
 once; everything else is said at once, with the server's words.
@@ -10,17 +10,20 @@ import contextlib
 import http.client
 import queue
 import re
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from reconciler.base import errors, meters
 from reconciler.sources.vsphere import faults, sessions
 
+#: Seconds of silence before a request is given up.
+PATIENCE: Final = 120.0
 #: Pauses before a request is repeated, in seconds.
-_PAUSES: Final = (0.1, 0.5, 2.0, 5.0)
+PAUSES: Final = (0.1, 0.5, 2.0, 5.0)
 _AGAIN: Final = (408, 429)
 _TAGS: Final = re.compile(r"(?is)<(style|script|head)\b.*?</\1>|<[^>]*>")
 _HINTS: Final = {
@@ -70,9 +73,12 @@ class Ranges:
         doing: str,
         *,
         connections: int = 2,
-        patience: float = sessions.PATIENCE,
+        patience: float = PATIENCE,
+        pauses: Sequence[float] = PAUSES,
     ) -> None:
-        """``doing`` begins messages; ``patience``: seconds of silence before a request is given up."""
+        """``doing`` begins messages; ``patience``: seconds of silence before a request is given up; ``pauses``: before
+        it is repeated, in seconds."""
+        self._pauses = tuple(pauses)
         self._session = session
         self._meter = meter
         self._doing = doing
@@ -97,8 +103,9 @@ class Ranges:
             content = answer.read(most + 1)
             if len(content) > most:
                 raise errors.SourceError(f"{self._doing}: {request} has more than {most} bytes")
-            if answer.read(1):
-                raise _Passing("its length is not the announced one")
+            announced = answer.getheader("Content-Length")
+            if answer.read(1) or (announced is not None and announced != str(len(content))):
+                raise _Passing(f"the answer ended after {len(content)} of {announced} bytes", answer.status)
             return content
 
         return self._answered(request, {}, take)
@@ -107,9 +114,12 @@ class Ranges:
         """Bytes of a file, as the answer to a range of it tells. Raises ``SourceError``."""
 
         def take(answer: http.client.HTTPResponse) -> int:
-            found = re.fullmatch(r"bytes 0-0/(\d{1,18})", self._range(answer))
-            if found is None or len(answer.read(2)) != 1:
-                raise errors.SourceError(f"{self._doing}: another range came than was asked: {self._range(answer)}")
+            shown = self._range(answer)
+            found = re.fullmatch(r"bytes 0-0/(\d{1,18})", shown)
+            if found is None:
+                raise errors.SourceError(f"{self._doing}: bytes 0-0 were asked for, and came: {shown}")
+            if len(answer.read(2)) != 1:
+                raise _Passing("the answer ended after 0 of 1 bytes", answer.status)
             return int(found[1])
 
         return self._answered(request, {"Range": "bytes=0-0"}, take)
@@ -156,7 +166,7 @@ class Ranges:
     # -- one request -------------------------------------------------------------------------------------------------
 
     def _answered(self, request: str, headers: Mapping[str, str], take: Callable[[http.client.HTTPResponse], _T]) -> _T:
-        pauses = iter(_PAUSES)
+        pauses = iter(self._pauses)
         renewed = False
         while True:
             self._meter.check()
@@ -189,7 +199,7 @@ class Ranges:
             return taken
         finally:
             # What was not read to its end would be taken for the next answer; a closed one connects anew.
-            if not whole:
+            if not whole or self._closed.is_set():
                 connection.close()
             self._free.put(connection)
 
@@ -213,23 +223,31 @@ class Ranges:
     def _given_up(self, error: Exception) -> errors.HoldfastError:
         if isinstance(error, _Passing):
             made = Refused(
-                f"{self._doing}: {error.words}; asked {len(_PAUSES) + 1} times", hint="check that the vCenter is well"
+                f"{self._doing}: {error.words}; asked {len(self._pauses) + 1} times",
+                hint="check that the vCenter is well",
             )
             made.status = error.status
             return made
         if isinstance(error, TimeoutError):
             return errors.SourceError(
                 f"{self._doing}: {self._session.spec.server}:{self._session.spec.port} did not answer in time; "
-                f"asked {len(_PAUSES) + 1} times",
+                f"asked {len(self._pauses) + 1} times",
                 hint="check that the vCenter is well",
             )
         return faults.translated(self._session.spec, error, self._doing)
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; what is being read ends with an error."""
         self._closed.set()
         for connection in self._all:
-            connection.close()
+            plain = connection.sock
+            if plain is not None:
+                # Past the TLS layer, whose own way is not for two threads at once.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(plain, socket.SHUT_RDWR)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._free.get_nowait().close()
 
 
 @contextlib.contextmanager
