@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from reconciler.base import crashes, digests, disks, errors, files
-from reconciler.sources.diskimages import bindings, converted, raw, servers
+from reconciler.sources.diskimages import converted, raw
+from reconciler.sources.nbd import bindings, qemu, servers
 
 #: Suffix of each format's files.
 SUFFIXES: Final = {"raw": ".img", "qcow2": ".qcow2", "vmdk": ".vmdk"}
@@ -310,11 +311,11 @@ class ImageTarget(_Writing):
         done = converted.tool(["create", "-q", "-f", format, str(self._file.path), str(size)])
         if done.returncode:
             number = errno.ENOSPC if "No space left" in done.stderr else errno.EIO
-            raise _failed(self.path, number, servers.without_node(done.stderr))
+            raise _failed(self.path, number, qemu.without_node(done.stderr))
         node: dict[str, Any] = {"driver": format, "file": {"driver": "file", "filename": str(self._file.path)}}
         with _translated(self.path):
             # Syncs in between would protect a file that a crash makes worthless anyway; `flush` syncs the whole of it.
-            return servers.NbdServer(node, ["--cache=unsafe"], patience=_WRITE_PATIENCE, grace=_WRITE_PATIENCE)
+            return qemu.serve(node, ["--cache=unsafe"], patience=_WRITE_PATIENCE, grace=_WRITE_PATIENCE)
 
     @property
     def _open_server(self) -> servers.NbdServer:

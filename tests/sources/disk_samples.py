@@ -14,7 +14,8 @@ import pytest
 from reconciler.base import disks
 from reconciler.sources import hooks
 from reconciler.sources import machines as port
-from reconciler.sources.diskimages import bindings, machines
+from reconciler.sources.diskimages import machines
+from reconciler.sources.nbd import bindings
 
 MIB = 1 << 20
 

@@ -9,7 +9,7 @@ import disk_samples as samples
 import pytest
 
 from reconciler.base import errors
-from reconciler.sources.diskimages import bindings
+from reconciler.sources.nbd import bindings
 
 
 def test_each_matching_folder_is_a_machine_known_by_its_real_path(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import disk_samples as samples
 import pytest
 
 from reconciler.base import disks, errors, extents
-from reconciler.sources.diskimages import converted, formats, raw, servers
+from reconciler.sources.diskimages import converted, formats, raw
+from reconciler.sources.nbd import qemu, servers
 
 MIB = samples.MIB
 KINDS = [
@@ -218,7 +219,7 @@ def test_closing_while_others_read_ends_them_with_an_error(machine: Path) -> Non
 def test_a_server_that_cannot_open_its_file_says_the_reason(tmp_path: Path) -> None:
     node = {"driver": "qcow2", "file": {"driver": "file", "filename": str(tmp_path / "gone.qcow2")}}
     with pytest.raises(servers.ServerFailed, match="No such file or directory"):
-        servers.NbdServer(node, ["--read-only"])
+        qemu.serve(node, ["--read-only"])
 
 
 @samples.needs_qemu

@@ -15,7 +15,8 @@ from typing import Any
 
 from reconciler.base import errors, extents
 from reconciler.sources import machines
-from reconciler.sources.diskimages import converted, formats, servers
+from reconciler.sources.diskimages import converted, formats
+from reconciler.sources.nbd import qemu
 
 #: How many dirty areas of the parent are remembered to recognise the bitmap by.
 _REMEMBERED = 1024
@@ -41,7 +42,7 @@ def usable(image: formats.Image, name: str) -> machines.Found | int:
     disk = image.files[0].name
     if image.format != "qcow2":
         return machines.Found(code="BitmapMissing", message=f"{disk} is {image.format}; only qcow2 has bitmaps")
-    done = converted.tool(["info", "--output=json", servers.block_node(image.layers[0].node)])
+    done = converted.tool(["info", "--output=json", qemu.block_node(image.layers[0].node)])
     if done.returncode:
         raise errors.SourceError(f"{image.files[0]}: {done.stderr.strip()[-300:]}")
     info: dict[str, Any] = json.loads(done.stdout)

@@ -17,15 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from reconciler.base import disks, errors, extents
-from reconciler.sources.diskimages import formats, servers
+from reconciler.sources.diskimages import formats
+from reconciler.sources.nbd import qemu, requests, servers
 
 #: Seconds for one run of qemu-img, which reads metadata only.
 _TOOL_SECONDS = 900
 #: A hostile image may make the tool work and allocate without end: 4 GiB of memory, 600 s of processor time.
 _LIMITED: Final = ("/bin/sh", "-c", 'ulimit -v 4194304; ulimit -t 600; exec "$@"', "sh")
 _LARGEST_READ = 8 << 20
-_STATUS_RANGE = 1 << 30
-_READS_AS_ZERO = 2
 _DIRTY = 1
 #: Exit codes of qemu-img check that say nothing against the data: sound, leaked clusters, checks not supported.
 _SOUND: Final = (0, 3, 63)
@@ -53,14 +52,14 @@ def check(image: formats.Image) -> None:
     for layer in image.layers:
         if layer.format == "vhdx":
             continue  # its driver refuses to open a file that ends before its last block
-        done = tool(["check", servers.block_node(layer.node)])
+        done = tool(["check", qemu.block_node(layer.node)])
         # For descriptors of flat extents there is nothing to check but their sizes, which opening them compares.
         unsupported = "does not support checks" in done.stderr
         if done.returncode not in _SOUND and not unsupported:
             lines = (done.stderr + done.stdout).strip().splitlines() or [f"qemu-img check ended with {done.returncode}"]
             said = next((line for line in lines if line.startswith("ERROR")), lines[0])
             raise errors.SourceError(
-                f"{layer.path}: damaged or truncated: {servers.without_node(said)}",
+                f"{layer.path}: damaged or truncated: {qemu.without_node(said)}",
                 hint="qemu-img check says more; restore the disk or let its owner repair it",
             )
         if any(path.stat().st_size % layer.cluster for _, path in layer.spans):
@@ -72,7 +71,7 @@ def _check_end(layer: formats.Layer) -> None:
     starts = [start for start, _ in layer.spans]
     sizes = [path.stat().st_size for _, path in layer.spans]
     with tempfile.TemporaryFile("w+") as answer:
-        command = [*_LIMITED, "qemu-img", "map", "--output=json", servers.block_node(layer.node)]
+        command = [*_LIMITED, "qemu-img", "map", "--output=json", qemu.block_node(layer.node)]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=answer, stderr=subprocess.PIPE, timeout=_TOOL_SECONDS, check=False
         )
@@ -115,9 +114,7 @@ class ConvertedDisk(disks.Closing):
         arguments = ["--read-only", *([f"--bitmap={bitmap}"] if bitmap else [])]
         contexts = ["base:allocation", *([self._dirty] if bitmap else [])]
         with self._translated("opening"):
-            self._server = servers.NbdServer(
-                node, arguments, connections=connections, contexts=contexts, patience=patience
-            )
+            self._server = qemu.serve(node, arguments, connections=connections, contexts=contexts, patience=patience)
         try:
             with self._translated("opening"), self._server.connection() as handle:
                 self._whole = int(handle.get_size())
@@ -131,10 +128,8 @@ class ConvertedDisk(disks.Closing):
     def _translated(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except servers.ServerFailed as error:
-            raise errors.SourceError(
-                f"{self.name}: {doing}: {error.message}", hint="qemu-img check says more"
-            ) from error
+        except (servers.ServerFailed, requests.NoAnswer) as error:
+            raise errors.SourceError(f"{self.name}: {doing}: {error}", hint="qemu-img check says more") from error
 
     @property
     def server_pid(self) -> int:
@@ -146,55 +141,26 @@ class ConvertedDisk(disks.Closing):
         return self._status(self._dirty, lambda flags: bool(flags & _DIRTY))
 
     def _status(self, context: str, wanted: Any) -> extents.Extents:
-        found: list[extents.Extent] = []
-        position = 0
-
-        def collect(name: str, offset: int, entries: list[int], _error: int) -> int:
-            nonlocal position
-            if name != context:
-                return 0
-            for length, flags in zip(entries[::2], entries[1::2], strict=True):
-                if wanted(flags):
-                    found.append((offset, length))
-                offset += length
-            position = max(position, offset)
-            return 0
-
         with self._translated("asking for allocated areas"), self._server.connection() as handle:
             if not handle.can_meta_context(context):
                 if context == self._dirty:
                     raise errors.SourceError(f"{self.name}: the server does not show its bitmap")
                 return ((0, self.size),)
-            while position < self._whole:
-                start = position
-                handle.block_status(min(_STATUS_RANGE, self._whole - start), start, collect)
-                if position <= start:
-                    raise errors.SourceError(f"{self.name}: no allocation known at {start}")
-        return extents.clip(found, self.size)
+            return extents.clip(requests.areas(handle, context, self._whole, wanted), self.size)
 
     def extents(self) -> extents.Extents:
         """Data by the image's own allocation, found at the first call."""
         with self._lock:
             if self._ranges is None:
-                self._ranges = self._status("base:allocation", lambda flags: not flags & _READS_AS_ZERO)
+                self._ranges = self._status("base:allocation", lambda flags: not flags & requests.READS_AS_ZERO)
             return self._ranges
 
     def pread(self, offset: int, length: int) -> disks.Buffer:
         """Exactly ``length`` bytes. Raises ``SourceError`` with what the server says."""
         if offset < 0 or offset + length > self.size:
             raise ValueError(f"read of {length} bytes at {offset} beyond {self.size}")
-        start = offset // self._block * self._block
-        end = min(-(-(offset + length) // self._block) * self._block, self._whole)
         with self._translated(f"reading {length} bytes at {offset}"), self._server.connection() as handle:
-            if end - start <= _LARGEST_READ:
-                data = handle.pread(end - start, start)
-            else:
-                data = bytearray()
-                for position in range(start, end, _LARGEST_READ):
-                    data += handle.pread(min(_LARGEST_READ, end - position), position)
-        if end - start == length:
-            return bytes(data) if not isinstance(data, (bytes, bytearray)) else data
-        return memoryview(data)[offset - start : offset - start + length]
+            return requests.read(handle, offset, length, block=self._block, size=self._whole, largest=_LARGEST_READ)
 
     def close(self) -> None:
         """End the server. Idempotent."""

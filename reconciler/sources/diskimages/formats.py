@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.base import errors
-from reconciler.sources.diskimages import headers, servers
+from reconciler.sources.diskimages import headers
+from reconciler.sources.nbd import qemu
 
 _RAW_ENDINGS = (".img", ".raw", ".dd", ".bin", ".iso", "-flat.vmdk")
 _CONTAINER_ENDINGS = {".qcow2": "qcow2", ".qcow": "qcow2", ".vmdk": "vmdk", ".vhdx": "vhdx"}
@@ -117,7 +118,7 @@ def _file_node(path: Path) -> dict[str, Any]:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise errors.SourceError(f"{path!a}: the name is not valid UTF-8", hint="rename the file") from error
-    return {"driver": servers.file_driver(path), "filename": str(path)}
+    return {"driver": qemu.file_driver(path), "filename": str(path)}
 
 
 def _open(path: Path, format_: str, folder: Path, files: list[Path], layers: list[Layer]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from reconciler.base import errors
 from reconciler.sources import hooks, machines
-from reconciler.sources.diskimages import bindings, formats, readings
+from reconciler.sources.diskimages import formats, readings
+from reconciler.sources.nbd import bindings
 
 _PREFIX = "diskimages:"
 #: Endings of files that somebody may take for a disk, whether this version can read it or not.

@@ -1,16 +1,17 @@
-"""One ``qemu-nbd`` process and a few connections to it: how disks that are not raw are read and written.
+"""One NBD server process and a few connections to it: how disks that are not raw are read and written.
 
-The listening socket is made here and handed to the server, and the connections are made before it starts: there is no
-moment at which somebody else could connect, and no path that outlives a crash. When the last connection closes, also
-by kill -9 of this process, the server ends by itself. A connection serves one thread at a time, so ``connection()``
-lends one out of a pool. A server that answers nothing is cut off, so no call here waits for ever.
+The connections are made before the server starts: there is no moment at which somebody else could connect, and no path
+that outlives a crash. ``qemu-nbd`` is handed the listening socket that they wait at, as by socket activation, and ends
+with the last of them. ``nbdkit`` would lose that socket where its plugin executes it anew, as vddk does; it is started
+for one connection, which is its standard input and output. When this process ends, also by kill -9, so does the server:
+by itself, and where it hangs by a shell that waits for that. A connection serves one thread at a time, so
+``connection()`` lends one out of a pool. A server that answers nothing is cut off, so no call here waits for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import math
 import os
 import queue
@@ -20,19 +21,26 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from reconciler.sources.diskimages import bindings
+from reconciler.sources.nbd import bindings
 
 #: Seconds that one request may take before the server counts as hung: longer than a storage failover.
 PATIENCE = 300.0
 #: Seconds that a server may take to end once its last connection has closed.
 GRACE = 30.0
 _TAIL = 2000
+# Standard input is the socket, standard output the read end of a pipe of which this process holds the other. A child of
+# the server waits there: when that end closes while its parent is still the server, the server has outlived its master.
+_GUARD: Final = (
+    "(exec <&1 >/dev/null 2>&1; read -r _; read -r _ _ _ parent _ </proc/self/stat; "
+    '[ "$parent" = $$ ] && kill -KILL $$) & '
+)
 # The shell puts the listening socket where socket activation wants it: number 3, named by the server's own pid.
-_LAUNCHER = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null'
+_ACTIVATED: Final = _GUARD + 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null >&2'
+_SINGLE: Final = _GUARD + 'exec "$@" >&0'
 
 
 class ServerFailed(Exception):
@@ -42,16 +50,6 @@ class ServerFailed(Exception):
         super().__init__(message)
         self.message = message
         self.number = number
-
-
-def block_node(node: Mapping[str, Any]) -> str:
-    """The spelling of a tree of block drivers that qemu takes as a file name, free of any guessing of formats."""
-    return "json:" + json.dumps(node)
-
-
-def without_node(line: str) -> str:
-    """What a tool says, without its name and without the tree of drivers that it repeats."""
-    return line.rpartition("}': ")[2].removeprefix("qemu-nbd: ").removeprefix("qemu-img: ").strip()
 
 
 def _connected_pairs(count: int) -> tuple[socket.socket, list[socket.socket]]:
@@ -78,22 +76,35 @@ def _connected_pairs(count: int) -> tuple[socket.socket, list[socket.socket]]:
     return listener, clients
 
 
+def _connected_pair() -> tuple[socket.socket, list[socket.socket]]:
+    """The server's end of one connection, and ours."""
+    ours, theirs = socket.socketpair()
+    return theirs, [ours]
+
+
 class NbdServer:
-    """A running ``qemu-nbd`` with ``connections`` handles. Thread-safe; ``close`` is idempotent."""
+    """A running server with ``connections`` handles. Thread-safe; ``close`` is idempotent."""
 
     def __init__(
         self,
-        node: Mapping[str, Any],
-        arguments: Sequence[str],
+        command: Sequence[str],
         *,
+        single: bool = False,
+        lend: Sequence[int] = (),
         connections: int = 4,
         contexts: Sequence[str] = ("base:allocation",),
         patience: float = PATIENCE,
         grace: float = GRACE,
+        words: Callable[[str], str] = str.strip,
     ) -> None:
-        """Start serving ``node``. Raises ``ServerFailed`` with the server's own words, leaving nothing behind."""
+        """Start ``command``. Raises ``ServerFailed`` with the server's own words, leaving nothing behind.
+
+        ``single``: it serves one connection, over its standard input and output, instead of taking part in socket
+        activation; ``lend``: descriptors that it inherits under the same numbers; ``words``: what to quote of a line.
+        """
         self._nbd = bindings.libnbd()
-        self._patience, self._grace = patience, grace
+        self._program = Path(command[0]).name
+        self._patience, self._grace, self._words = patience, grace, words
         #: How the server ended, once it is closed: 0 means that it closed its files in order.
         self.exit_code: int | None = None
         self._pool: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -104,31 +115,38 @@ class NbdServer:
         self._hung = False
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes]
-        try:
-            listener, clients = _connected_pairs(connections)
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
-        except OSError as error:
-            raise ServerFailed(f"no connection to qemu-nbd can be made: {error.strerror or error}") from error
-        try:
-            command = ["qemu-nbd", *arguments, f"--shared={connections}", block_node(node)]
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _LAUNCHER, "sh", *command],
-                stdin=listener.fileno(),
-                stdout=self._said,
-                stderr=self._said,
-                # An interrupt typed at the terminal is for Holdfast, which then ends its servers in order.
-                start_new_session=True,
-            )
-        except OSError as error:
-            for client in clients:
-                client.close()
-            self._said.close()
-            raise ServerFailed(f"qemu-nbd cannot be started: {error.strerror}") from error
-        finally:
-            listener.close()
+        clients = self._start(command, single=single, lend=lend, connections=1 if single else connections)
         self._watch = threading.Thread(target=self._cut_when_hung, name="nbd-watch", daemon=True)
         self._watch.start()
         self._negotiate(clients, contexts)
+
+    def _start(
+        self, command: Sequence[str], *, single: bool, lend: Sequence[int], connections: int
+    ) -> list[socket.socket]:
+        """The server's process and our ends of the connections."""
+        with contextlib.ExitStack() as failing:
+            try:
+                theirs, clients = _connected_pair() if single else _connected_pairs(connections)
+                for end in clients:
+                    failing.callback(end.close)
+                with theirs:
+                    self._said = failing.enter_context(tempfile.TemporaryFile())
+                    guard, self._lifeline = os.pipe()
+                    failing.callback(os.close, self._lifeline)
+                    with open(guard, "rb") as lifeline:
+                        self._process = subprocess.Popen(
+                            ["/bin/sh", "-c", _SINGLE if single else _ACTIVATED, "sh", *command],
+                            stdin=theirs.fileno(),
+                            stdout=lifeline,
+                            stderr=self._said,
+                            pass_fds=tuple(lend),
+                            # An interrupt typed at the terminal is for Holdfast, which then ends its servers in order.
+                            start_new_session=True,
+                        )
+            except OSError as error:
+                raise ServerFailed(f"{self._program} cannot be started: {error.strerror or error}") from error
+            failing.pop_all()
+            return clients
 
     @property
     def pid(self) -> int:
@@ -185,14 +203,14 @@ class NbdServer:
 
     def _failure(self, error: Any) -> ServerFailed:
         if self._hung:
-            return ServerFailed(f"qemu-nbd did not answer for {self._patience:.0f} s", errno.ETIMEDOUT)
+            return ServerFailed(f"{self._program} did not answer for {self._patience:.0f} s", errno.ETIMEDOUT)
         said = self._last_words()
         return ServerFailed(said or str(error.string), error.errnum or errno.EIO)
 
     def _last_words(self) -> str:
         size = os.fstat(self._said.fileno()).st_size
         text = os.pread(self._said.fileno(), _TAIL, max(size - _TAIL, 0)).decode(errors="replace")
-        return "; ".join(without_node(line) for line in text.splitlines() if line.strip())
+        return "; ".join(self._words(line) for line in text.splitlines() if line.strip())
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[Any]:
@@ -231,6 +249,7 @@ class NbdServer:
                 while True:
                     self._pool.get_nowait()
             self._said.close()
+            os.close(self._lifeline)
 
     def _end(self) -> None:
         """Wait for the process, then insist; a server that was never reached does not end by itself."""
@@ -244,8 +263,3 @@ class NbdServer:
             except subprocess.TimeoutExpired:
                 continue
             return
-
-
-def file_driver(path: Path) -> str:
-    """The name of qemu's driver for what ``path`` is."""
-    return "host_device" if path.is_block_device() else "file"

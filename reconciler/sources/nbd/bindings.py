@@ -41,7 +41,7 @@ def libnbd() -> Any:
     except ImportError as error:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise errors.SourceError(
-            f"qcow2, vmdk and vhdx disks need libnbd's binding for Python {version}: {error}",
+            f"qcow2, vmdk, vhdx and nbdkit's disks need libnbd's binding for Python {version}: {error}",
             hint="install the Debian package python3-libnbd, and run Holdfast with the distribution's Python version",
         ) from error
     return module
