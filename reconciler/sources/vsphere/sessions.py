@@ -228,7 +228,7 @@ class Session:
                 self._link.login(login.username, login.password)
                 return
             except faults.BROKEN as error:
-                if pause is None or isinstance(error, ssl.SSLError):
+                if pause is None or isinstance(error, ssl.SSLCertVerificationError):
                     raise
                 time.sleep(pause)
 
