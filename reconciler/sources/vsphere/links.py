@@ -85,6 +85,10 @@ class Link:
             adapter.schemeArgs["timeout"] = PATIENCE
             adapter.DropConnections()
 
+    def drop(self) -> None:
+        """Close the connections that wait for their next call: a server that came back knows none of them."""
+        self._adapter.DropConnections()
+
     def alive(self) -> bool:
         """Whether the server knows the session still. Raises what pyVmomi raises."""
         manager = self.content.sessionManager

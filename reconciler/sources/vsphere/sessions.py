@@ -164,7 +164,8 @@ class Session:
         doing = f"VCenter {self.name}: session"
         with self._lock:
             try:
-                if self._live and self._link is not None and not self._link.alive():
+                link = self._link
+                if self._live and link is not None and not self._patiently(link.alive):
                     self._live = False
             except _COMMON as error:
                 raise faults.translated(self.spec, error, doing) from error
@@ -208,7 +209,7 @@ class Session:
         if refusal is not None and refusal.digest == digest and time.monotonic() - refusal.at < _REFUSED:
             raise faults.LoginRefused(refusal.message, hint="correct the credential; it is tried again in a minute")
         try:
-            self._greet(login)
+            self._patiently(lambda: self._greet(login))
         except _COMMON as error:
             told = faults.translated(self.spec, error, doing)
             if isinstance(told, faults.LoginRefused):
@@ -221,16 +222,22 @@ class Session:
         self._logins += 1
 
     def _greet(self, login: credentials.Login) -> None:
+        if self._link is None:
+            self._link = links.Link(self.spec, self.context)
+        self._link.login(login.username, login.password)
+
+    def _patiently(self, call: Callable[[], _T]) -> _T:
+        """What ``call`` returns; it is made again where the wire breaks, without the connections that were open."""
         for pause in (*_PAUSES[:2], None):
             try:
-                if self._link is None:
-                    self._link = links.Link(self.spec, self.context)
-                self._link.login(login.username, login.password)
-                return
+                return call()
             except faults.BROKEN as error:
+                if self._link is not None:
+                    self._link.drop()
                 if pause is None or isinstance(error, ssl.SSLCertVerificationError):
                     raise
                 time.sleep(pause)
+        raise AssertionError("unreachable")
 
     def _lost(self, life: int) -> None:
         """The session ended at the server; another thread may have renewed it since."""
