@@ -24,7 +24,7 @@ type Act struct {
 	Slot        string `json:"slot"`        // moveDisk, addDisk: "scsi0:3"
 	From        string `json:"from"`        // addDisk
 	Snapshot    string `json:"snapshot"`    // revert, removeSnapshot: reference or name
-	State       string `json:"state"`       // power: poweredOn, poweredOff
+	State       string `json:"state"`       // power: poweredOn, poweredOff; connection: orphaned, ...
 	Host        string `json:"host"`        // vmotion
 	Datastore   string `json:"datastore"`   // storageVmotion, datastoreFree
 	Datacenter  string `json:"datacenter"`  // datastoreFree
@@ -185,6 +185,10 @@ var acts = map[string]func(*Lab, *Machine, *Act) error{
 	},
 	"consolidationNeeded": func(_ *Lab, m *Machine, a *Act) error {
 		m.Consolidation = a.Needed == nil || *a.Needed
+		return nil
+	},
+	"connection": func(_ *Lab, m *Machine, a *Act) error {
+		m.Connection = a.State
 		return nil
 	},
 	"quiesce": func(_ *Lab, m *Machine, a *Act) error {

@@ -93,6 +93,9 @@ func (m *Machine) runtime() types.VirtualMachineRuntimeInfo {
 	runtime := types.VirtualMachineRuntimeInfo{Host: &host, ConnectionState: "connected",
 		PowerState: types.VirtualMachinePowerState(m.Power), FaultToleranceState: "notConfigured",
 		ConsolidationNeeded: types.NewBool(m.Consolidation)}
+	if m.Connection != "" {
+		runtime.ConnectionState = types.VirtualMachineConnectionState(m.Connection)
+	}
 	if m.Fault {
 		runtime.FaultToleranceState = "running"
 	}

@@ -56,6 +56,8 @@ type Modes struct {
 	RevertKeepsTracking bool     `json:"revertKeepsTracking"`
 	DeniedPrivileges    []string `json:"deniedPrivileges"`
 	LeaseSeconds        int      `json:"leaseSeconds"`
+	Hidden              []string `json:"hidden"`     // names of what the user may not see
+	TagService          string   `json:"tagService"` // "older": only the form under /rest; "none"; else both forms
 }
 
 func openLab(folder string) (*Lab, error) {

@@ -28,7 +28,8 @@ type Machine struct {
 	Host          string                          `json:"host"`   // reference
 	Pool          string                          `json:"pool"`   // reference, "" for a template
 	Power         string                          `json:"power"`
-	Supported     bool                            `json:"supported"` // change tracking
+	Connection    string                          `json:"connection"` // "" is connected
+	Supported     bool                            `json:"supported"`  // change tracking
 	Quiesce       string                          `json:"quiesce"`
 	Fault         bool                            `json:"faultTolerance"`
 	Tpm           bool                            `json:"tpm"`

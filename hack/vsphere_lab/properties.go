@@ -7,6 +7,7 @@ import (
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25"
 	vim "github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -33,7 +34,23 @@ func (c *call) collect(specs []types.PropertyFilterSpec) (*types.RetrieveResult,
 	if fault := result.Fault(); fault != nil {
 		return nil, fault
 	}
-	return result.(*vim.RetrievePropertiesExBody).Res.Returnval, nil
+	found := result.(*vim.RetrievePropertiesExBody).Res.Returnval
+	if hidden := c.lab.mode().Hidden; len(hidden) > 0 {
+		found.Objects = visible(found.Objects, hidden)
+	}
+	return found, nil
+}
+
+// visible leaves out what has one of these names: a user without a right on it sees references to it, and no more.
+func visible(objects []types.ObjectContent, hidden []string) []types.ObjectContent {
+	var kept []types.ObjectContent
+	for _, one := range objects {
+		entity, ok := simulator.Map.Get(one.Obj).(mo.Entity)
+		if !ok || !contains(hidden, entity.Entity().Name) {
+			kept = append(kept, one)
+		}
+	}
+	return kept
 }
 
 func retrieve(c *call) (interface{}, *soap.Fault) {

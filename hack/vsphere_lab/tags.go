@@ -52,7 +52,13 @@ var tagServiceOf = struct {
 }{}
 
 func init() {
-	serve := func(l *Lab, w http.ResponseWriter, r *http.Request) { l.tags().ServeHTTP(w, r) }
+	serve := func(l *Lab, w http.ResponseWriter, r *http.Request) {
+		if form := l.mode().TagService; form == "none" || form == "older" && strings.HasPrefix(r.URL.Path, "/api/") {
+			http.NotFound(w, r)
+			return
+		}
+		l.tags().ServeHTTP(w, r)
+	}
 	paths["/rest/"], paths["/api/"] = serve, serve
 	stateParts["restSessions"] = func(l *Lab) interface{} {
 		service := l.tags()

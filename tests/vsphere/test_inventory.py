@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import time
 import uuid
@@ -12,10 +13,13 @@ from typing import Any
 
 import pytest
 import vsphere_estates as estates
+from holdfast_command import Command
 from pyVmomi import vim
 from vsphere_estates import vsphere_labs
 
-from reconciler.sources.vsphere import listings, lookups, marks, properties, sessions
+from reconciler.base import errors
+from reconciler.sources import opening
+from reconciler.sources.vsphere import faults, listings, lookups, marks, properties, sessions
 
 OWNER = str(uuid.uuid4())
 DATACENTERS = [
@@ -221,10 +225,111 @@ def test_snapshots_of_ours_are_known_by_their_mark(own: vsphere_labs.Lab) -> Non
     assert (first.reference, second.parent) == (shown["moref"], first.reference)
 
 
-def test_a_thousand_machines_in_seconds(tmp_path: Path) -> None:
-    """What is asked of the API grows with the pages, not with the machines."""
+def test_a_client_is_found_by_its_id_and_only_one(own: vsphere_labs.Lab) -> None:
+    session = sessions.of(estates.vcenter(own))
+    one = lookups.client_id(own.machine("one")["instanceUuid"])
+    own.act("one", "rename", name="uno")
+    assert lookups.find(session, one).name == "uno"
+    with pytest.raises(faults.Vanished, match="no machine has the instance UUID"):
+        lookups.find(session, lookups.client_id(str(uuid.uuid4())))
+    with pytest.raises(errors.SourceError, match="not the id of a virtual machine"):
+        lookups.find(session, "diskimages:/srv/guests/one")
+    own.act("two", "duplicateUuid", of="uno")
+    with pytest.raises(errors.SourceError, match=r"two \(vm-.*uno \(vm-.*have the same instance UUID"):
+        lookups.find(session, one)
+    both = estates.source(own).inventory().machines
+    assert [(machine.id, machine.name) for machine in both] == [(one, "two"), (one, "uno")]
+
+
+def test_what_happens_to_a_machine_is_told(own: vsphere_labs.Lab) -> None:
+    own.act("one", "consolidationNeeded")
+    own.act("two", "connection", state="orphaned")
+    found = {one.name: one for one in estates.source(own).inventory().machines}
+    assert estates.codes(found["one"].notes) == ["ConsolidationNeeded"]
+    assert "consolidate: true" in found["one"].notes[0].message
+    assert found["two"].problem is not None
+    assert found["two"].problem.code == "Inaccessible"
+    assert "its host no longer knows it (orphaned): register it again" in found["two"].problem.message
+    own.act("two", "connection", state="connected")
+    own.act("", "datastoreFree", datastore="ds1", freeBytes=1 << 30)
+    assert estates.problems(estates.source(own).inventory()) == {"one": "DatastoreFull", "two": "DatastoreFull"}
+
+
+def test_a_move_keeps_the_client_and_changes_its_place(own: vsphere_labs.Lab) -> None:
+    before = {one.name: one for one in estates.source(own).inventory().machines}
+    own.act("one", "move", folder="silver/deep")
+    own.act("one", "vmotion", host="esx2")
+    after = {one.name: one for one in estates.source(own).inventory().machines}
+    assert after["one"].id == before["one"].id
+    assert (after["one"].source, after["one"].host) == ("vsphere:lab/DC0/vm/silver/deep/one", "esx2")
+
+
+def test_what_the_user_may_not_see_is_not_dropped_in_silence(own: vsphere_labs.Lab) -> None:
+    own.mode(hidden=["gold"])
+    by_name = estates.source(own).inventory()
+    assert [one.source for one in by_name.machines] == ["vsphere:lab/?/one", "vsphere:lab/?/two"]
+    for wanted in ({"include": [{"folder": "/DC0/vm/gold"}]}, {"exclude": [{"folder": "/DC0/vm/silver"}]}):
+        found = estates.source(own, **wanted).inventory()
+        assert found.machines == ()
+        assert found.unreachable is not None
+        assert found.unreachable.code == "NotVisible"
+        assert "may not see what the selection asks of one, two: folder" in found.unreachable.message
+        assert "System.Read" in found.unreachable.message
+    own.mode(hidden=["esx1", "ds1"])
+    shown = estates.source(own).inventory().machines
+    assert [one.host for one in shown] == [None, None]
+    for entry in ({"host": "esx1"}, {"cluster": "C0"}, {"datastore": "ds1"}):
+        told = estates.source(own, include=[entry]).inventory().unreachable
+        assert told is not None
+        assert told.message.startswith("VCenter lab: the user may not see")
+    # What can be decided without them is decided.
+    assert estates.names(estates.source(own, include=[{"host": "esx1", "name": "nobody"}]).inventory()) == []
+    own.mode(hidden=["one"])
+    assert estates.names(estates.source(own).inventory()) == ["two"]
+
+
+def test_tags_are_asked_in_either_form_and_their_absence_is_no_empty_selection(own: vsphere_labs.Lab) -> None:
+    tagged = [{"tag": "backup/gold"}]
+    for form in ("", "older"):
+        own.mode(tagService=form)
+        assert estates.names(estates.source(own, include=tagged).inventory()) == ["one", "two"]
+        prefix = "/rest" if form else "/api"
+        own.fault(on=f"GET {prefix}", kind="http503")
+        own.fault(on=f"POST {prefix}", kind="reset", skip=1)
+        assert estates.names(estates.source(own, include=tagged).inventory()) == ["one", "two"]
+        own.clear_faults()
+        assert own.state()["restSessions"] == 0
+    own.mode(tagService="none")
+    for wanted in ({"include": tagged}, {"include": [{"name": "*"}], "exclude": tagged}):
+        found = estates.source(own, **wanted).inventory()
+        assert found.machines == ()
+        assert found.unreachable is not None
+        assert found.unreachable.code == "TagsUnavailable"
+        assert "has no tag service" in found.unreachable.message
+    # Nobody asked for tags: nothing is missing.
+    assert estates.names(estates.source(own).inventory()) == ["one", "two"]
+
+
+def test_one_look_serves_all_policies(own: vsphere_labs.Lab) -> None:
+    known = {"lab": estates.vcenter(own)}
+    opened = opening.Sources(known, OWNER)
+    before = dict(own.state()["calls"])
+    for name in ("one", "two", "*"):
+        assert opened.of(estates.policy(include=[{"name": name}])).inventory().unreachable is None
+    calls = own.state()["calls"]
+    assert calls["CreateContainerView"] - before.get("CreateContainerView", 0) == 3
+    own.fault(on="RetrievePropertiesEx", kind="fault", fault="InvalidState", count=0)
+    failing = opening.Sources(known, OWNER)
+    told = {failing.of(estates.policy(include=[{"name": name}])).inventory().unreachable for name in ("one", "two")}
+    assert len(told) == 1
+    with pytest.raises(errors.SourceError, match="policy virtual names VCenter lab, which is not declared"):
+        opening.Sources({}, OWNER).of(estates.policy())
+
+
+def test_calls_grow_with_pages_and_not_with_machines(tmp_path: Path) -> None:
+    """A thousand machines take two seconds on an idle machine of two cores; here are four hundred."""
     estates.needed()
-    machines = [{"name": f"vm{number:04}", "disks": estates.DISKS} for number in range(1000)]
+    machines = [{"name": f"vm{number:04}", "disks": estates.DISKS} for number in range(400)]
     with vsphere_labs.Lab.start(tmp_path / "vcenter", machines=machines) as lab:
         os.environ.update(lab.environment())
         before = lab.state()["calls"]
@@ -233,6 +338,35 @@ def test_a_thousand_machines_in_seconds(tmp_path: Path) -> None:
         took = time.monotonic() - began
         calls = {name: count - before.get(name, 0) for name, count in lab.state()["calls"].items()}
         sessions.close_all()
-    assert len(estates.names(found)) == 1000
-    assert took < 20, took  # 2 s on two idle cores
-    assert sum(calls.values()) < 40, calls
+    assert len(estates.names(found)) == 400
+    assert took < 10, took
+    assert sum(calls.values()) < 30, calls
+
+
+# -- through the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def estate(own: vsphere_labs.Lab, holdfast: Command) -> Command:
+    """The command, standing in an estate on ``own``."""
+    return holdfast.using(folder=estates.write_estate(holdfast.folder / "estate", own), **own.environment())
+
+
+def clients(command: Command) -> dict[str, dict[str, Any]]:
+    """Clients by name."""
+    return {one["name"]: one for one in json.loads(command.run("get", "clients", "-o", "json").stdout)["items"]}
+
+
+def test_a_rename_keeps_the_client(own: vsphere_labs.Lab, estate: Command) -> None:
+    estate.run("apply", "--yes")
+    first = clients(estate)
+    assert sorted(first) == ["one", "two"]
+    assert first["one"]["source"] == "vsphere:lab/DC0/vm/gold/one"
+    own.act("one", "rename", name="uno")
+    estate.run("apply", "--yes")
+    second = clients(estate)
+    assert sorted(second) == ["two", "uno"]
+    assert (second["uno"]["id"], second["uno"]["slug"]) == (first["one"]["id"], first["one"]["slug"])
+    shown = estate.run("describe", "client", "uno").stdout
+    assert "vsphere:lab/DC0/vm/gold/uno" in shown
+    assert own.state()["sessions"] == 0

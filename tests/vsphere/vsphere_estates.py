@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "hack"))
 
 import vsphere_labs
 
-from reconciler.api import vcenters
+from reconciler.api import policies, vcenters
 from reconciler.sources import machines as sources
-from reconciler.sources.vsphere import machines, sessions
+from reconciler.sources.vsphere import machines
 
 MIB = 1 << 20
 #: One small disk.
@@ -35,19 +35,25 @@ def vcenter(lab: vsphere_labs.Lab, **extra: Any) -> vcenters.VCenter:
     return vcenters.VCenter.model_validate(json.loads(lab.vcenter_yaml(**extra)))
 
 
-def logged_out(session: sessions.Session) -> Iterator[sessions.Session]:
-    """A session, ended afterwards."""
-    try:
-        yield session
-    finally:
-        session.logout()
-
-
 def source(lab: vsphere_labs.Lab, owner: str = "nobody", spec: dict[str, Any] | None = None, **wanted: Any) -> Any:
     """The source of a policy that selects everything, unless ``wanted`` says more; ``spec`` adds to the VCenter's."""
     wanted.setdefault("include", [{"name": "*"}])
     told = vcenters.VMware.model_validate({"vcenter": "lab", **wanted})
     return machines.VMware(wanted=told, vcenter=vcenter(lab, **spec or {}), looks=machines.Looks(), owner=owner)
+
+
+def policy(**wanted: Any) -> policies.BackupPolicy:
+    """A policy named ``virtual`` that selects from the lab."""
+    wanted.setdefault("include", [{"name": "*"}])
+    schedule = {"name": "daily", "type": "Full", "cron": "0 21 * * *"}
+    spec = {"source": {"vmware": {"vcenter": "lab", **wanted}}, "schedules": [schedule], "lifecycle": "gold"}
+    document = {
+        "apiVersion": "holdfast/v1alpha1",
+        "kind": "BackupPolicy",
+        "metadata": {"name": "virtual"},
+        "spec": spec,
+    }
+    return policies.BackupPolicy.model_validate(document)
 
 
 def names(found: sources.Inventory) -> list[str]:

@@ -6,6 +6,8 @@ import dataclasses
 import re
 from typing import Any, Final
 
+from pyVmomi import vim
+
 from reconciler.base import errors
 from reconciler.sources.vsphere import faults, listings, properties, sessions
 
@@ -50,7 +52,7 @@ def find(session: sessions.Session, client_id: str) -> Machine:
     if client_id == wanted or not _UUID.fullmatch(wanted):
         raise errors.SourceError(f"{client_id}: not the id of a virtual machine", hint="such as vsphere:5029...")
     doing = f"VCenter {session.name}: looking for {client_id}"
-    shown = properties.of_many(session, _candidates(session, wanted, doing), _PATHS, doing)
+    shown = _candidates(session, wanted, doing)
     live = [one for one in shown if not one.values.get("config.template") and _is(one, wanted)]
     if not live:
         raise faults.Vanished(
@@ -66,22 +68,21 @@ def find(session: sessions.Session, client_id: str) -> Machine:
     return _machine(live[0], client_id)
 
 
-def _candidates(session: sessions.Session, uuid: str, doing: str) -> list[Any]:
+def _candidates(session: sessions.Session, uuid: str, doing: str) -> list[properties.Shown]:
     index = session.content.searchIndex
     try:
         found = session.read(doing, lambda: index.FindAllByUuid(uuid=uuid, vmSearch=True, instanceUuid=True))
-        return list(found or ())
     except faults.VSphereFault as error:
         if error.fault not in ("MethodNotFound", "NotImplemented", "NotSupported"):
             raise
-    one = session.read(doing, lambda: index.FindByUuid(uuid=uuid, vmSearch=True, instanceUuid=True))
-    return [] if one is None else [one]
+        # FindByUuid would name one of two and keep silent on the other.
+        return properties.everything(session, vim.VirtualMachine, _PATHS, doing)
+    return properties.of_many(session, list(found or ()), _PATHS, doing)
 
 
 def _is(shown: properties.Shown, uuid: str) -> bool:
-    """The index may lag behind; a machine whose UUID is hidden is believed to be the one that was found."""
-    said = shown.values.get("config.instanceUuid")
-    return said is None or str(said).lower() == uuid
+    """The index may lag behind: the machine itself is asked."""
+    return str(shown.values.get("config.instanceUuid") or "").lower() == uuid
 
 
 def _machine(shown: properties.Shown, client_id: str) -> Machine:

@@ -28,6 +28,8 @@ _PAUSES: Final = (0.2, 1.0, 3.0)
 _HEADER: Final = "vmware-api-session-id"
 #: Tags in one question about their machines.
 _BULK: Final = 200
+#: An answer that is no JSON: not the same as one that says nothing.
+_WORDLESS: Final = object()
 _MOST_BYTES: Final = 64 << 20
 
 
@@ -245,9 +247,9 @@ class _Conversation:
         if answer.will_close or not answer.isclosed():
             self._drop()
         try:
-            value = json.loads(content) if content else None
+            value = json.loads(content)
         except ValueError:
-            value = None
+            value = _WORDLESS
         if isinstance(value, dict) and set(value) == {"value"}:
             # The older form wraps everything.
             value = value["value"]
