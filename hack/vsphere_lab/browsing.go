@@ -15,7 +15,7 @@ import (
 
 func searchDatastore(c *call) (interface{}, *soap.Fault) {
 	req := c.body.(*types.SearchDatastore_Task)
-	task := c.start(c.method, c.this, nil, func() (types.AnyType, types.BaseMethodFault) {
+	task := c.start(c.method, c.lab.browsedStore(c.this), nil, func() (types.AnyType, types.BaseMethodFault) {
 		found, fault := c.lab.browse(c.this, req.DatastorePath, req.SearchSpec, false)
 		if fault != nil {
 			return nil, fault
@@ -27,7 +27,7 @@ func searchDatastore(c *call) (interface{}, *soap.Fault) {
 
 func searchSubFolders(c *call) (interface{}, *soap.Fault) {
 	req := c.body.(*types.SearchDatastoreSubFolders_Task)
-	task := c.start(c.method, c.this, nil, func() (types.AnyType, types.BaseMethodFault) {
+	task := c.start(c.method, c.lab.browsedStore(c.this), nil, func() (types.AnyType, types.BaseMethodFault) {
 		found, fault := c.lab.browse(c.this, req.DatastorePath, req.SearchSpec, true)
 		if fault != nil {
 			return nil, fault
@@ -35,6 +35,16 @@ func searchSubFolders(c *call) (interface{}, *soap.Fault) {
 		return types.ArrayOfHostDatastoreBrowserSearchResults{HostDatastoreBrowserSearchResults: found}, nil
 	})
 	return &types.SearchDatastoreSubFolders_TaskResponse{Returnval: task}, nil
+}
+
+// browsedStore is the datastore of a browser, the entity of its tasks.
+func (l *Lab) browsedStore(browser types.ManagedObjectReference) types.ManagedObjectReference {
+	for _, one := range l.datastores {
+		if one.Browser == browser {
+			return one.Ref
+		}
+	}
+	return vimContent().RootFolder
 }
 
 // browse lists a folder, and with deep all below it. The browser belongs to one datastore.

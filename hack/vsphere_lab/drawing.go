@@ -120,6 +120,7 @@ func (m *Machine) summary(config *types.VirtualMachineConfigInfo, runtime types.
 	}
 	return types.VirtualMachineSummary{
 		Vm: &self, Runtime: runtime, OverallStatus: "green",
+		QuickStats: types.VirtualMachineQuickStats{GuestHeartbeatStatus: "gray"},
 		Guest: &types.VirtualMachineGuestSummary{GuestId: guest.GuestId, GuestFullName: guest.GuestFullName,
 			ToolsStatus: guest.ToolsStatus, ToolsRunningStatus: guest.ToolsRunningStatus,
 			ToolsVersionStatus: guest.ToolsVersionStatus, HostName: guest.HostName},

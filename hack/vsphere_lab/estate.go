@@ -189,9 +189,15 @@ func (l *Lab) moveFiles(m *Machine, store *Datastore) error {
 			owner.ConfigXML = ""
 		}
 	})
+	oldFolder := m.Config.Files.SnapshotDirectory
 	oldVmx, oldNvram := m.Config.Files.VmPathName, l.nvramPath(m)
 	m.settle(joinPath(store.Name, file))
-	for from, to := range map[string]string{oldVmx: m.Config.Files.VmPathName, oldNvram: l.nvramPath(m)} {
+	moves := map[string]string{oldVmx: m.Config.Files.VmPathName, oldNvram: l.nvramPath(m)}
+	for _, one := range m.Snapshots {
+		name := fmt.Sprintf("/%s-Snapshot%d.vmsn", m.Config.Name, one.Id)
+		moves[oldFolder+name] = m.Config.Files.SnapshotDirectory + name
+	}
+	for from, to := range moves {
 		source, _, _ := l.local(m.Center, from)
 		target, _, _ := l.local(m.Center, to)
 		if source == target {
@@ -203,6 +209,9 @@ func (l *Lab) moveFiles(m *Machine, store *Datastore) error {
 		if err := os.Rename(source, target); err != nil && !os.IsNotExist(err) {
 			return err
 		}
+	}
+	if folder, _, err := l.local(m.Center, oldFolder); err == nil {
+		_ = os.Remove(folder) // goes only when nothing is in it
 	}
 	for _, one := range m.Disks {
 		if one.Uuid != "" {

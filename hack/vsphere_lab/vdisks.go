@@ -37,9 +37,13 @@ func (l *Lab) centerOf(ref *types.ManagedObjectReference) string {
 	return ""
 }
 
-// fileTask starts work on files; the entity is the manager, as the API has none other.
-func (c *call) fileTask(do func() error) types.ManagedObjectReference {
-	return c.start(c.method, c.this, nil, func() (types.AnyType, types.BaseMethodFault) {
+// fileTask starts work on files; clients want an entity of the inventory in a task: it is the datacenter.
+func (c *call) fileTask(center *types.ManagedObjectReference, do func() error) types.ManagedObjectReference {
+	entity := vimContent().RootFolder
+	if center != nil {
+		entity = *center
+	}
+	return c.start(c.method, entity, nil, func() (types.AnyType, types.BaseMethodFault) {
 		return nil, fileFaultOf(do())
 	})
 }
@@ -74,7 +78,7 @@ func createVirtualDisk(c *call) (interface{}, *soap.Fault) {
 	if one.DiskType == "seSparse" {
 		kind = "sparse"
 	}
-	task := c.fileTask(func() error {
+	task := c.fileTask(req.Datacenter, func() error {
 		_, err := c.lab.makeDisk(NewDisk{Center: c.lab.centerOf(req.Datacenter), Path: req.Name, Kind: kind,
 			Size: one.CapacityKb * 1024, Thin: one.DiskType == "thin"})
 		return err
@@ -84,7 +88,7 @@ func createVirtualDisk(c *call) (interface{}, *soap.Fault) {
 
 func copyVirtualDisk(c *call) (interface{}, *soap.Fault) {
 	req := c.body.(*types.CopyVirtualDisk_Task)
-	task := c.fileTask(func() error {
+	task := c.fileTask(req.SourceDatacenter, func() error {
 		from := c.lab.centerOf(req.SourceDatacenter)
 		to := from
 		if req.DestDatacenter != nil {
@@ -146,7 +150,7 @@ func copyAllocated(reader, writer *Chain) error {
 
 func moveVirtualDisk(c *call) (interface{}, *soap.Fault) {
 	req := c.body.(*types.MoveVirtualDisk_Task)
-	task := c.fileTask(func() error {
+	task := c.fileTask(req.SourceDatacenter, func() error {
 		from := c.lab.centerOf(req.SourceDatacenter)
 		to := from
 		if req.DestDatacenter != nil {
@@ -175,7 +179,7 @@ func moveVirtualDisk(c *call) (interface{}, *soap.Fault) {
 
 func deleteVirtualDisk(c *call) (interface{}, *soap.Fault) {
 	req := c.body.(*types.DeleteVirtualDisk_Task)
-	task := c.fileTask(func() error {
+	task := c.fileTask(req.Datacenter, func() error {
 		center := c.lab.centerOf(req.Datacenter)
 		if c.lab.holder(center, req.Name) != "" {
 			return inUse(req.Name)
@@ -191,7 +195,7 @@ func deleteVirtualDisk(c *call) (interface{}, *soap.Fault) {
 
 func extendVirtualDisk(c *call) (interface{}, *soap.Fault) {
 	req := c.body.(*types.ExtendVirtualDisk_Task)
-	task := c.fileTask(func() error {
+	task := c.fileTask(req.Datacenter, func() error {
 		center := c.lab.centerOf(req.Datacenter)
 		old, err := c.lab.layer(center, req.Name)
 		if err != nil {
@@ -272,7 +276,7 @@ func makeDirectory(c *call) (interface{}, *soap.Fault) {
 // deleteFile removes a file or a folder with all in it; a disk's descriptor takes its extent along.
 func deleteFile(c *call) (interface{}, *soap.Fault) {
 	req := c.body.(*types.DeleteDatastoreFile_Task)
-	task := c.fileTask(func() error {
+	task := c.fileTask(req.Datacenter, func() error {
 		center := c.lab.centerOf(req.Datacenter)
 		file, _, err := c.lab.local(center, req.Name)
 		if err != nil {
@@ -309,7 +313,7 @@ func (l *Lab) lockedBelow(center, text string) string {
 
 func moveFile(c *call) (interface{}, *soap.Fault) {
 	req := c.body.(*types.MoveDatastoreFile_Task)
-	task := c.fileTask(func() error {
+	task := c.fileTask(req.SourceDatacenter, func() error {
 		return c.transfer(req.SourceDatacenter, req.SourceName, req.DestinationDatacenter, req.DestinationName,
 			req.Force, os.Rename)
 	})
@@ -318,7 +322,7 @@ func moveFile(c *call) (interface{}, *soap.Fault) {
 
 func copyFile(c *call) (interface{}, *soap.Fault) {
 	req := c.body.(*types.CopyDatastoreFile_Task)
-	task := c.fileTask(func() error {
+	task := c.fileTask(req.SourceDatacenter, func() error {
 		return c.transfer(req.SourceDatacenter, req.SourceName, req.DestinationDatacenter, req.DestinationName,
 			req.Force, func(from, to string) error {
 				info, err := os.Stat(from)

@@ -17,6 +17,7 @@ DISK = {"sizeBytes": SIZE}
 MACHINES = [
     {"name": "tracked", "changeTracking": True, "disks": [DISK, {"sizeBytes": MIB, "mode": "independent_persistent"}]},
     {"name": "late", "disks": [DISK]},
+    {"name": "lies", "changeTracking": True, "disks": [DISK]},
     {"name": "old", "changeTrackingSupported": False, "disks": [DISK]},
     {"name": "reset", "changeTracking": True, "disks": [DISK, DISK]},
 ]
@@ -201,9 +202,9 @@ def test_what_disturbs_tracking_makes_old_ids_worthless(lab: Lab, instance: Any,
 
 
 def test_the_lab_can_lie_about_areas_when_told(lab: Lab, instance: Any) -> None:
-    vm = machine(instance, "late")
+    vm = machine(instance, "lies")
     for number in range(12):
-        lab.write("late", 2000, number * 2 * BLOCK, b"x")
+        lab.write("lies", 2000, number * 2 * BLOCK, b"x")
     snapshot = clients.snapshot(vm, "one")
     written = areas(vm, snapshot, "*")[0]
     assert written == set(range(0, 24, 2))
