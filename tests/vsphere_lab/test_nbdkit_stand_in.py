@@ -16,7 +16,7 @@ import lease_clients as clients
 import pytest
 from lease_clients import Lab, vim
 
-from reconciler.sources.diskimages import bindings
+from reconciler.sources.nbd import bindings
 
 nbd = bindings.libnbd()
 pytestmark = [
