@@ -114,7 +114,9 @@ def _back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext, 
 
 def _asked(site: sites.Site, context: engines.JobContext) -> machines.Asked:
     ledger = ledgers.CatalogLedger(site)
-    return machines.Asked(owner=site.db.id, job=context.id, ledger=ledger, meter=context.meter, log=context.log)
+    return machines.Asked(
+        owner=site.db.id, job=context.id, ledger=ledger, meter=context.meter, log=context.log, clock=site.clock
+    )
 
 
 def _draft(

@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
-from reconciler.base import disks, extents, meters
+from reconciler.base import clocks, disks, extents, meters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,6 +184,8 @@ class Asked:
     meter: meters.Meter = dataclasses.field(default_factory=meters.Meter)
     #: Takes lines for the job's log.
     log: Callable[[str], None] = _unheard
+    #: Where stamps come from.
+    clock: clocks.Clock = dataclasses.field(default_factory=clocks.SystemClock)
 
 
 #: A reading that no job asked for.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from reconciler.api import vcenters
 from reconciler.base import errors
 from reconciler.sources import hooks, machines
-from reconciler.sources.vsphere import judgements, listings, lookups, marks, selections, sessions, tags
+from reconciler.sources.vsphere import freezing, judgements, listings, lookups, marks, selections, sessions, tags
 
 #: Names in one message.
 _SHOWN = 20
@@ -74,7 +74,9 @@ class VMware:
 
     def freeze(self, machine_id: str, asked: machines.Asked = machines.ALONE) -> machines.Reading:
         """Snapshot one machine and open its disks. Raises ``SourceError``, ``HookFailed`` or ``Cancelled``."""
-        raise errors.SourceError(f"{machine_id}: virtual machines cannot be read by this version (job {asked.job})")
+        session = sessions.of(self._vcenter)
+        found = lookups.find(session, machine_id)
+        return freezing.freeze(session, self._wanted, found, self._hooks, asked)
 
     # -- inventory ---------------------------------------------------------------------------------------------------
 

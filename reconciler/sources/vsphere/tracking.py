@@ -1,0 +1,78 @@
+"""Changed block tracking: switched on where a machine can have it, asked for areas, and never believed blindly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from pyVmomi import vim
+
+from reconciler.base import errors, extents, meters
+from reconciler.sources import machines
+from reconciler.sources.vsphere import changes, devices, faults, properties, sessions
+
+#: Properties of a machine that ``enable`` wants to see.
+PATHS: Final = ("config.changeTrackingEnabled", "capability.changeTrackingSupported", "snapshot")
+#: What stands for all areas that were ever written.
+EVERYTHING: Final = "*"
+
+
+def enable(
+    session: sessions.Session, machine: Any, name: str, shown: Mapping[str, Any], meter: meters.Meter
+) -> machines.Found | None:
+    """Switch tracking on before a snapshot, where it is off; what is to be said of it. A failure fails nothing.
+
+    ``shown``: the machine's ``PATHS``. It takes effect as the snapshot is made. A machine that has snapshots already is
+    left alone: their disks would keep what the tracking does not know.
+    """
+    if shown.get("config.changeTrackingEnabled"):
+        return None
+    if not shown.get("capability.changeTrackingSupported"):
+        return machines.Found(code="TrackingUnsupported", message=f"VM {name}: it cannot track changed blocks")
+    if shown.get("snapshot") is not None:
+        return machines.Found(
+            code="TrackingWaits",
+            message=f"VM {name}: change tracking is switched on once the machine has no snapshots of others",
+        )
+    doing = f"VM {name}: switching change tracking on"
+    try:
+        wanted = vim.vm.ConfigSpec(changeTrackingEnabled=True)
+        properties.wait(session, session.act(doing, lambda: machine.ReconfigVM_Task(wanted)), doing, meter)
+    except errors.SourceError as error:
+        return machines.Found(code="TrackingRefused", message=str(error))
+    return machines.Found(code="TrackingEnabled", message=f"VM {name}: change tracking was switched on")
+
+
+def areas(
+    session: sessions.Session, machine: Any, snapshot: str, disk: devices.VirtualDisk, change_id: str, name: str
+) -> extents.Extents | machines.Found:
+    """Areas changed since ``change_id``, or why they are not known. Raises ``Vanished`` where the snapshot is gone."""
+    doing = f"VM {name}: changed areas of {disk.label}"
+    frozen = session.object(vim.vm.Snapshot, snapshot)
+
+    def ask(offset: int) -> changes.Answer:
+        return _answer(session.read(doing, _query(machine, frozen, disk.key, offset, change_id)), offset)
+
+    try:
+        return changes.collect(ask, disk.size)
+    except faults.Vanished:
+        raise
+    except changes.Odd as error:
+        return machines.Found(code="OddAreas", message=f"{doing}: the vCenter contradicts itself: {error}")
+    except faults.VSphereFault as error:
+        return machines.Found(code=error.fault, message=error.message)
+    except errors.SourceError as error:
+        return machines.Found(code="AreasUnknown", message=error.message)
+
+
+def _query(machine: Any, snapshot: Any, key: int, offset: int, change_id: str) -> Callable[[], Any]:
+    return lambda: machine.QueryChangedDiskAreas(
+        snapshot=snapshot, deviceKey=key, startOffset=offset, changeId=change_id
+    )
+
+
+def _answer(shown: Any, offset: int) -> changes.Answer:
+    if shown is None:
+        raise changes.Odd(f"asked from byte {offset}, it said nothing")
+    areas = tuple((int(one.start), int(one.length)) for one in shown.changedArea or ())
+    return changes.Answer(start=int(shown.startOffset), length=int(shown.length), areas=areas)

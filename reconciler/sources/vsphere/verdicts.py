@@ -1,0 +1,68 @@
+"""Whether a machine is still the one that was frozen: its snapshot there, nothing reverted, its disks the same."""
+
+from __future__ import annotations
+
+from reconciler.base import errors
+from reconciler.sources.vsphere import devices, faults, scenes, snapshots
+
+
+class SnapshotGone(errors.SourceChanged):
+    """Somebody removed the snapshot that the machine is read from."""
+
+
+class Reverted(errors.SourceChanged):
+    """The machine was reverted to a snapshot while it was read."""
+
+
+class DisksChanged(errors.SourceChanged):
+    """Disks were added, removed, resized or replaced while the machine was read."""
+
+
+def compare(scene: scenes.Scene) -> None:
+    """Ask for the snapshot by our id, and for the live disks. Raises ``SourceChanged``, or another ``SourceError``
+    where nobody can tell."""
+    doing = f"VM {scene.name}: verdict"
+    try:
+        tree = snapshots.tree(scene.session, scene.machine.reference, doing)
+        shown = scenes.devices_of(scene.session, scene.machine.object, doing)
+    except faults.Vanished as error:
+        raise SnapshotGone(
+            f"VM {scene.name}: the machine vanished while it was read: {error.message}", hint="the image is discarded"
+        ) from error
+    _snapshot(scene, tree)
+    live = {disk.key: disk for disk in devices.disks(shown)}
+    chains = scenes.chains(shown)
+    for key, before in scene.live.items():
+        now = live.get(key)
+        if now is None:
+            raise _changed(scene, f"{before.label} was removed")
+        if now.size != before.size:
+            raise _changed(scene, f"{before.label} went from {before.size} to {now.size} bytes")
+        if now.uuid != before.uuid:
+            raise _changed(scene, f"{before.label} was replaced by another disk")
+        if before.file not in chains.get(key, ()):
+            # A disk that is written on goes on from where it was; only a revert leaves its file.
+            raise Reverted(
+                f"VM {scene.name}: {before.label} does not go on from {before.file} any more: reverted, or moved",
+                hint="the image is discarded; the next one reads the machine as it is now",
+            )
+    for key in live.keys() - scene.live.keys():
+        raise _changed(scene, f"{live[key].label} was added")
+
+
+def _snapshot(scene: scenes.Scene, tree: snapshots.Tree) -> None:
+    node = tree.ours(scene.noted.id, scene.asked.owner)
+    if node is None or node.reference != scene.taken.reference:
+        raise SnapshotGone(
+            f"VM {scene.name}: snapshot {scene.taken.reference} is gone: somebody removed it while it was read",
+            hint="the image is discarded; leave snapshots named holdfast-... alone while backups run",
+        )
+    if node.reference not in tree.path(tree.current):
+        raise Reverted(
+            f"VM {scene.name}: the machine was reverted to {tree.current or 'an earlier state'} while it was read",
+            hint="the image is discarded; the next one reads the machine as it is now",
+        )
+
+
+def _changed(scene: scenes.Scene, what: str) -> DisksChanged:
+    return DisksChanged(f"VM {scene.name}: {what} while it was read", hint="the image is discarded; it is tried again")

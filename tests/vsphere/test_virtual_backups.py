@@ -1,0 +1,100 @@
+"""Virtual machines from manifests to restored files, through the command: what comes back is what was frozen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import virtual_estates
+from virtual_estates import MIB, VirtualEstate, vsphere_labs
+
+DISKS = [{"label": "Hard disk 1", "sizeBytes": 24 * MIB}, {"label": "Hard disk 2", "sizeBytes": 5 * MIB + 512}]
+
+
+@pytest.fixture
+def estate(tmp_path: Path) -> Iterator[VirtualEstate]:
+    machines = [{"name": f"vm{number}", "disks": DISKS, "changeTracking": True} for number in (1, 2)]
+    with vsphere_labs.Lab.start(tmp_path / "lab", machines=machines, taskMillis=20) as lab:
+        yield VirtualEstate(tmp_path, lab)
+
+
+class Scribbling:
+    """A guest that writes all the time."""
+
+    def __init__(self, estate: VirtualEstate) -> None:
+        self._estate = estate
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.01):
+            self._estate.guest_writes("vm1", places=1)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def images(estate: VirtualEstate, name: str) -> list[dict[str, object]]:
+    """The machine's images, by time."""
+    found = [one for one in estate.items("images") if one["client"] == name]
+    return sorted(found, key=lambda one: str(one["time"]))
+
+
+WEEKLY = [{"name": "daily", "type": "Incremental", "every": "24h", "fullEvery": "7d"}]
+
+
+def test_nights_of_two_machines(estate: VirtualEstate) -> None:
+    estate.build(schedules=WEEKLY)
+    wanted = []
+    for night in range(3):
+        for vm in ("vm1", "vm2"):
+            estate.guest_writes(vm, places=5)
+            estate.guest_writes(vm, "Hard disk 2", places=2)
+        wanted.append(estate.contents())
+        estate.apply()
+        assert estate.snapshots() == []
+        if night < 2:
+            estate.pass_day()
+    for vm in ("vm1", "vm2"):
+        made = images(estate, vm)
+        assert [one["state"] for one in made] == ["Complete"] * 3
+        assert [one["consistency"] for one in made] == ["Snapshot"] * 3
+        assert [one["changes"] for one in made] == ["FullRead", "Known", "Known"]
+        assert [one["warnings"] for one in made] == [[]] * 3
+        assert estate.bytes_of(vm, str(made[2]["id"])) == wanted[2][vm]
+    assert estate.bytes_of("vm1", str(images(estate, "vm1")[0]["id"])) == wanted[0]["vm1"]
+
+
+def test_a_guest_that_never_stops_writing_is_backed_up_as_it_was_frozen(estate: VirtualEstate) -> None:
+    estate.build(storage="pool")
+    estate.apply()
+    estate.pass_day()
+    frozen: dict[str, str] = {}
+    seen = threading.Event()
+
+    def look() -> None:
+        """As soon as the snapshot is there, what it holds."""
+        while not seen.wait(0.002):
+            for machine in estate.lab.state()["machines"]:
+                for snapshot in machine["snapshots"] if machine["name"] == "vm1" else ():
+                    held = estate.lab.frozen("vm1", "Hard disk 1", snapshot["moref"])
+                    frozen["sha"] = virtual_estates._sha(held)
+                    return
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    with Scribbling(estate):
+        estate.apply()
+    seen.set()
+    looking.join()
+    newest = images(estate, "vm1")[-1]
+    assert newest["changes"] == "Known"
+    assert estate.bytes_of("vm1", str(newest["id"]))["Hard disk 1"] == frozen["sha"]
+    assert estate.snapshots() == []
+    estate.command.run("plan", "--detailed-exitcode", ".", code=0)
