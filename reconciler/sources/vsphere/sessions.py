@@ -26,7 +26,7 @@ from reconciler.base import errors
 from reconciler.sources.vsphere import certificates, credentials, faults, links
 
 #: Pauses before a broken read is repeated, in seconds.
-_PAUSES: Final = (0.2, 1.0, 3.0)
+_PAUSES: Final = (0.2, 0.8, 2.0)
 #: Logins after which a call that still finds nobody logged in is given up.
 _LOGINS: Final = 3
 #: For so many seconds a credential that was refused is not tried again: repeated attempts lock accounts.

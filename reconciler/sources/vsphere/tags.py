@@ -24,7 +24,7 @@ from reconciler.sources.vsphere import faults, selections, sessions
 #: Seconds for one answer.
 _PATIENCE: Final = 60.0
 #: Pauses before a question is repeated whose answer broke, in seconds.
-_PAUSES: Final = (0.2, 1.0, 3.0)
+_PAUSES: Final = (0.2, 0.8, 2.0)
 _HEADER: Final = "vmware-api-session-id"
 #: Tags in one question about their machines.
 _BULK: Final = 200
