@@ -107,6 +107,23 @@ def test_an_authority_that_is_put_right_is_read_anew(lab: vsphere_labs.Lab, tmp_
     other.logout()
 
 
+def test_a_certificate_that_is_not_trusted_any_more_is_refused_under_way(lab: vsphere_labs.Lab, tmp_path: Path) -> None:
+    """What was asked before goes on with the same objects once the file is right."""
+    file = tmp_path / "ca.pem"
+    file.write_bytes(lab.ca_file.read_bytes())
+    other = opened(lab, caFile=str(file))
+    machine = other.object(vim.VirtualMachine, lab.machine("vm000")["moref"])
+    assert properties.of(other, machine, ("name",), "a name") == {"name": "vm000"}
+    file.write_bytes(lab.other_ca_file.read_bytes())
+    other.logout()
+    other._doubt()
+    with pytest.raises(certificates.Untrusted):
+        properties.of(other, machine, ("name",), "a name")
+    file.write_bytes(lab.ca_file.read_bytes())
+    assert properties.of(other, machine, ("name",), "a name") == {"name": "vm000"}
+    other.logout()
+
+
 def test_a_ca_file_that_is_none_says_so(lab: vsphere_labs.Lab, tmp_path: Path) -> None:
     with pytest.raises(errors.SourceError, match=r"missing\.pem: cannot be read as certificates"):
         names(opened(lab, caFile=str(tmp_path / "missing.pem")))

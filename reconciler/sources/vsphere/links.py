@@ -85,6 +85,13 @@ class Link:
             adapter.schemeArgs["timeout"] = PATIENCE
             adapter.DropConnections()
 
+    def trust(self, trusted: ssl.SSLContext) -> None:
+        """Verify every later connection with this context."""
+        arguments = self._adapter.schemeArgs
+        if arguments["context"] is not trusted:
+            arguments["context"] = trusted
+            self._adapter.DropConnections()
+
     def drop(self) -> None:
         """Close the connections that wait for their next call: a server that came back knows none of them."""
         self._adapter.DropConnections()

@@ -99,6 +99,9 @@ class Session:
             except vmodl.MethodFault as error:
                 if not faults.is_session(error):
                     raise
+            except ssl.SSLCertVerificationError:
+                self._doubt()
+                raise
             finally:
                 self._used = time.monotonic()
             self._lost(life)
@@ -214,9 +217,8 @@ class Session:
             told = faults.translated(self.spec, error, doing)
             if isinstance(told, faults.LoginRefused):
                 self._refusal = _Refusal(message=told.message, digest=digest, at=time.monotonic())
-            if isinstance(error, ssl.SSLError):
-                # Its trust is read anew: somebody may have put the right authority into the file by then.
-                self._context = self._link = None
+            if isinstance(error, ssl.SSLCertVerificationError):
+                self._doubt()
             raise told from error
         self._live, self._refusal, self._thumbprint = True, None, None
         self._logins += 1
@@ -224,6 +226,7 @@ class Session:
     def _greet(self, login: credentials.Login) -> None:
         if self._link is None:
             self._link = links.Link(self.spec, self.context)
+        self._link.trust(self.context)
         self._link.login(login.username, login.password)
 
     def _patiently(self, call: Callable[[], _T]) -> _T:
@@ -238,6 +241,11 @@ class Session:
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")
+
+    def _doubt(self) -> None:
+        """Read anew whom to trust before the next call: somebody may put the right authority into the file."""
+        with self._lock:
+            self._context, self._live = None, False
 
     def _lost(self, life: int) -> None:
         """The session ended at the server; another thread may have renewed it since."""
