@@ -13,13 +13,17 @@ from reconciler.api import vcenters
 from reconciler.base import errors
 from reconciler.sources.vsphere import certificates, faults, lookups, properties, sessions
 
-#: On a machine, whatever reads its disks.
-MACHINE: Final = ("VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot")
+#: On a machine, whatever reads its disks; the last one to ask which blocks changed.
+MACHINE: Final = (
+    "VirtualMachine.State.CreateSnapshot",
+    "VirtualMachine.State.RemoveSnapshot",
+    "VirtualMachine.Provisioning.DiskRandomRead",
+)
 #: On a machine, where change tracking is switched on for it.
 TRACKING: Final = ("VirtualMachine.Config.ChangeTracking",)
 #: On a machine, by transport.
 TRANSPORTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "nbdkit-vddk": ("VirtualMachine.Config.DiskLease", "VirtualMachine.Provisioning.DiskRandomRead"),
+    "nbdkit-vddk": ("VirtualMachine.Config.DiskLease", "VirtualMachine.Provisioning.GetVmFiles"),
     "datastore": (),
     "export": ("VApp.Export", "VirtualMachine.Provisioning.GetVmFiles"),
 }
