@@ -309,3 +309,43 @@ def test_no_removal_is_tried_again_at_once(failures: int, passed: int) -> None:
     one = removals(wanted, state)["a"]
     pause = min(60 * 5 ** min(failures - 1, 5), 3600)
     assert one.state is (actions.State.DUE if passed >= pause else actions.State.WAITING)
+
+
+@given(
+    noted=st.lists(some_snapshots(), max_size=4, unique_by=lambda one: one.id),
+    shown=st.lists(some_snapshots(), max_size=4, unique_by=lambda one: one.id),
+    live=st.sets(st.sampled_from(["j-000001", "j-000002"])),
+    fates=st.lists(st.booleans(), max_size=12),
+)
+def test_doing_what_is_due_ends_with_nothing_due_and_only_what_is_in_use_left(
+    noted: list[observed.Snapshot], shown: list[observed.Snapshot], live: set[str], fates: list[bool]
+) -> None:
+    """Turns of a loop in small: removals fail as ``fates`` says, then succeed; the clock goes on where nothing is due."""
+    wanted, now, attempts = estate(), NOW, dict[str, observed.Attempts]()
+    jobs = tuple(job(id, client="vsphere:/vm9") for id in sorted(live))
+    before = snapshots.known(seen(wanted, *noted, shown=tuple(shown), jobs=jobs))
+    for _ in range(60):
+        state = seen(wanted, *noted, shown=tuple(shown), jobs=jobs, attempts=attempts)
+        found = [one for one in planner.plan(wanted, state, now).actions if one.type is REMOVE]
+        chosen = dispatch.choose(found, state.jobs, wanted, state, now)
+        for start in chosen:
+            id, place = snapshots.named(start.action.address), start.action.address
+            assert before[id].job not in live
+            if fates and fates.pop():
+                failed = attempts[place].failed + 1 if place in attempts else 1
+                attempts[place] = observed.Attempts(
+                    failed=failed, lost=0, last_finished=now, last_state="Failed", message="no"
+                )
+                continue
+            noted = [one for one in noted if one.id != id]
+            shown = [one for one in shown if one.id != id]
+        waiting = [one.at for one in found if one.state is actions.State.WAITING and one.at is not None]
+        if not chosen:
+            if not waiting:
+                break
+            now = min(waiting)
+    else:
+        raise AssertionError("there is no end of it")
+    kept = {one.id for one in (*noted, *shown)}
+    # What is in use, and what stands where nobody is asked any more.
+    assert kept == {id for id, one in before.items() if one.job in live or one.vcenter != "lab"}
