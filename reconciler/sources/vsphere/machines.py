@@ -85,6 +85,7 @@ class VMware:
         traits = self._traits(look, known_tags)
         selected = self._selected(look, traits)
         details = look.details(vm.reference for vm in selected if not vm.template)
+        beside = _beside(look, selected)
         found: list[machines.Machine] = []
         bare: list[str] = []
         unknown: list[str] = []
@@ -97,7 +98,7 @@ class VMware:
             elif not detail.disks and vm.connection == "connected" and not detail.hidden:
                 bare.append(vm.shown_name)
             else:
-                found.append(self._machine(vm, detail, look))
+                found.append(self._machine(vm, detail, look, beside.get(vm.instance_uuid, ())))
         notes = [
             *_left_out("Templates", "templates are not backed up", [vm.shown_name for vm in selected if vm.template]),
             *_left_out("WithoutDisks", "machines without disks are left out", bare),
@@ -148,9 +149,18 @@ class VMware:
             )
         return selected
 
-    def _machine(self, vm: listings.VM, details: listings.Details, look: listings.Look) -> machines.Machine:
+    def _machine(
+        self, vm: listings.VM, details: listings.Details, look: listings.Look, rivals: Sequence[str]
+    ) -> machines.Machine:
+        """``rivals``: paths of machines beside the selection that have its instance UUID; those in it the plan sees."""
         choice = judgements.choose(vm.shown_name, details.disks, self._wanted)
         problem = judgements.problem(vm, details, choice, self._vcenter.spec)
+        if rivals:
+            problem = machines.Found(
+                code="SameIdentity",
+                message=f"{', '.join(rivals)} beside the selection has its instance UUID {vm.instance_uuid}: nobody can"
+                " say whose images they would be; give one of them another",
+            )
         return machines.Machine(
             id=self._identity(vm),
             name=vm.shown_name,
@@ -215,3 +225,13 @@ def _names(names: Iterable[str]) -> str:
     listed = sorted(names)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more
+
+
+def _beside(look: listings.Look, selected: Iterable[listings.VM]) -> dict[str, list[str]]:
+    """Paths of the live machines that a selection leaves out, by instance UUID."""
+    inside = {vm.reference for vm in selected}
+    found: dict[str, list[str]] = {}
+    for vm in look.machines:
+        if vm.instance_uuid and not vm.template and vm.reference not in inside:
+            found.setdefault(vm.instance_uuid, []).append(vm.path)
+    return found
