@@ -56,8 +56,10 @@ type Modes struct {
 	RevertKeepsTracking bool     `json:"revertKeepsTracking"`
 	DeniedPrivileges    []string `json:"deniedPrivileges"`
 	LeaseSeconds        int      `json:"leaseSeconds"`
-	Hidden              []string `json:"hidden"`     // names of what the user may not see
-	TagService          string   `json:"tagService"` // "older": only the form under /rest; "none"; else both forms
+	// LeaseHost stands in the URLs of leases in the place of "*", as a vCenter names its hosts; with the peer's port.
+	LeaseHost  string   `json:"leaseHost"`
+	Hidden     []string `json:"hidden"`     // names of what the user may not see
+	TagService string   `json:"tagService"` // "older": only the form under /rest; "none"; else both forms
 }
 
 func openLab(folder string) (*Lab, error) {

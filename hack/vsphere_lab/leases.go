@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -246,11 +247,21 @@ func (e *Lease) info() *types.HttpNfcLeaseInfo {
 		info.TotalDiskCapacityInKB += one.capacity() / 1024
 		info.DeviceUrl = append(info.DeviceUrl, types.HttpNfcLeaseDeviceUrl{
 			Key: "/" + e.machine.Moref + "/" + one.key, ImportKey: "/" + e.machine.name() + "/" + one.key,
-			Url: fmt.Sprintf("https://*/nfc/%s/%s", e.ticket, one.name), SslThumbprint: thumbprint(),
+			Url: fmt.Sprintf("https://%s/nfc/%s/%s", e.lab.leaseHost(), e.ticket, one.name), SslThumbprint: thumbprint(),
 			Disk: types.NewBool(one.disk), TargetId: one.name, FileSize: one.estimate(),
 		})
 	}
 	return info
+}
+
+// leaseHost is "*", which stands for the server that was asked, or the host that a mode names.
+func (l *Lab) leaseHost() string {
+	name := l.mode().LeaseHost
+	port, err := os.ReadFile(filepath.Join(l.folder, "port"))
+	if name == "" || err != nil {
+		return "*"
+	}
+	return name + ":" + string(port)
 }
 
 // thumbprint is the SHA-1 of the peer's certificate, as clients are told to expect it of the hosts.
@@ -377,7 +388,7 @@ func (e *Lease) complete() (interface{}, *soap.Fault) {
 		one.mutex.Lock()
 		busy := one.busy
 		one.mutex.Unlock()
-		if busy {
+		if busy && e.kind == "ImportVApp" { // an export that somebody breaks off just ends
 			return nil, faultOf(&types.InvalidState{}, "%s is still being transferred", one.name)
 		}
 	}

@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import random
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,13 +149,13 @@ def test_the_exported_snapshot_is_not_removed_another_is(lab: Lab, web: Any) -> 
 
 
 def test_a_lease_lives_as_long_as_progress_is_reported(lab: Lab, web: Any, tmp_path: Path) -> None:
-    lab.mode(leaseSeconds=1)
+    lab.mode(leaseSeconds=2)
     lease = clients.snapshot(web, "first").ExportSnapshot()
     clients.wait(lease)
     url = lease.info.deviceUrl[0].url
-    assert lease.info.leaseTimeout == 1
+    assert lease.info.leaseTimeout == 2
     for percent in range(4):
-        time.sleep(0.4)
+        time.sleep(0.6)
         lease.HttpNfcLeaseProgress(percent)
     assert lease.state == "ready"
     assert clients.fetch(lab, url, tmp_path / "in time") == 200
@@ -194,6 +195,20 @@ def test_a_body_cut_short_is_not_taken_for_whole(lab: Lab, web: Any, tmp_path: P
     assert not lease.HttpNfcLeaseGetManifest()
     assert clients.fetch(lab, url, tmp_path / "whole.vmdk") == 200
     assert clients.raw(tmp_path / "whole.vmdk") == lab.content("web", "Hard disk 1")
+    lease.HttpNfcLeaseComplete()
+
+
+def test_a_lease_may_lead_to_a_host_by_name(lab: Lab, web: Any) -> None:
+    lab.mode(leaseHost="localhost")
+    try:
+        lease = clients.snapshot(web, "first").ExportSnapshot()
+        clients.wait(lease)
+        (url, *_) = [one.url for one in lease.info.deviceUrl]
+    finally:
+        lab.mode(leaseHost="")
+    assert url.startswith(f"https://localhost:{lab.port}/nfc/")
+    with urllib.request.urlopen(url, context=clients.trust(lab), timeout=clients.PATIENCE) as answer:
+        assert answer.read(4) == b"KDMV"
     lease.HttpNfcLeaseComplete()
 
 

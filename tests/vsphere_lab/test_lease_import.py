@@ -192,14 +192,14 @@ def test_tables_that_do_not_fit_their_grains_are_refused(lab: Lab, instance: Any
 
 @pytest.mark.parametrize("ending", ["abort", "silence"])
 def test_a_half_made_machine_goes_with_its_lease(lab: Lab, instance: Any, tmp_path: Path, ending: str) -> None:
-    before = names(lab)
-    lab.mode(leaseSeconds=1)
+    before, body = names(lab), clients.packed(content(3, SIZES[0]), tmp_path)
+    lab.mode(leaseSeconds=3 if ending == "silence" else 0)
     lease = open_lease(instance, "half made")
     url = lease.info.deviceUrl[0].url
     assert "half made" in names(lab)
     folder = lab.folder / "datastores" / "DC0" / "ds1" / "half made"
     assert folder.exists()
-    assert clients.send(lab, url, clients.packed(content(3, SIZES[0]), tmp_path))[0] == 201
+    assert clients.send(lab, url, body)[0] == 201
     if ending == "abort":
         lease.HttpNfcLeaseAbort(vim.fault.Timedout(msg="had enough"))
     assert clients.wait(lease, "error") == "error"
