@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import shutil
 import signal
@@ -39,9 +40,9 @@ def guards(pid: int) -> list[int]:
     """Shells that watch over a server."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (entry / "stat").exists():
-            fields = (entry / "stat").read_text().rpartition(") ")[2].split()
-            if int(fields[1]) == pid:
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+            if words[:2] == [b"/bin/sh", b"-c"] and words[4:5] == [str(pid).encode()]:
                 found.append(int(entry.name))
     return found
 

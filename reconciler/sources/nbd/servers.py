@@ -32,15 +32,15 @@ PATIENCE = 300.0
 #: Seconds that a server may take to end once its last connection has closed.
 GRACE = 30.0
 _TAIL = 2000
-# Standard input is the socket, standard output the read end of a pipe of which this process holds the other. A child of
-# the server waits there: when that end closes while its parent is still the server, the server has outlived its master.
-_GUARD: Final = (
-    "(exec <&1 >/dev/null 2>&1; read -r _; read -r _ _ _ parent _ </proc/self/stat; "
-    '[ "$parent" = $$ ] && kill -KILL $$) & '
-)
+_SECRETS: Final = ("PASSWORD", "PASSPHRASE", "SECRET", "TOKEN", "_KEY")
 # The shell puts the listening socket where socket activation wants it: number 3, named by the server's own pid.
-_ACTIVATED: Final = _GUARD + 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null >&2'
-_SINGLE: Final = _GUARD + 'exec "$@" >&0'
+_ACTIVATED: Final = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null >&2'
+_SINGLE: Final = 'exec "$@" >&0'
+# Waits at a pipe of which this process holds the other end. When that closes, a process of this number that began at
+# this tick is the server still, which has outlived its master.
+_GUARD: Final = (
+    'read -r _; read -r now <"/proc/$1/stat" && set -- "$1" "$2" ${now##*) } && [ "$2" = "${22}" ] && kill -KILL "$1"'
+)
 
 
 class ServerFailed(Exception):
@@ -82,6 +82,25 @@ def _connected_pair() -> tuple[socket.socket, list[socket.socket]]:
     return theirs, [ours]
 
 
+def _environment() -> dict[str, str]:
+    """Ours, in plain English, without what sounds like a secret: no server has a use for one."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().endswith(_SECRETS)}
+    return {**kept, "LC_ALL": "C"}
+
+
+def _guarded(pid: int) -> subprocess.Popen[bytes]:
+    """A shell that kills a child of ours when we are gone."""
+    began = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
+    return subprocess.Popen(
+        ["/bin/sh", "-c", _GUARD, "sh", str(pid), began],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        start_new_session=True,
+    )
+
+
 class NbdServer:
     """A running server with ``connections`` handles. Thread-safe; ``close`` is idempotent."""
 
@@ -96,11 +115,13 @@ class NbdServer:
         patience: float = PATIENCE,
         grace: float = GRACE,
         words: Callable[[str], str] = str.strip,
+        started: Callable[[int], None] | None = None,
     ) -> None:
         """Start ``command``. Raises ``ServerFailed`` with the server's own words, leaving nothing behind.
 
         ``single``: it serves one connection, over its standard input and output, instead of taking part in socket
-        activation; ``lend``: descriptors that it inherits under the same numbers; ``words``: what to quote of a line.
+        activation; ``lend``: descriptors that it inherits under the same numbers; ``words``: what to quote of a line;
+        ``started``: told the server's process id before anything is asked of it.
         """
         self._nbd = bindings.libnbd()
         self._program = Path(command[0]).name
@@ -115,10 +136,11 @@ class NbdServer:
         self._hung = False
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes]
+        self._guard: subprocess.Popen[bytes] | None = None
         clients = self._start(command, single=single, lend=lend, connections=1 if single else connections)
         self._watch = threading.Thread(target=self._cut_when_hung, name="nbd-watch", daemon=True)
         self._watch.start()
-        self._negotiate(clients, contexts)
+        self._negotiate(clients, contexts, started)
 
     def _start(
         self, command: Sequence[str], *, single: bool, lend: Sequence[int], connections: int
@@ -131,18 +153,20 @@ class NbdServer:
                     failing.callback(end.close)
                 with theirs:
                     self._said = failing.enter_context(tempfile.TemporaryFile())
-                    guard, self._lifeline = os.pipe()
-                    failing.callback(os.close, self._lifeline)
-                    with open(guard, "rb") as lifeline:
-                        self._process = subprocess.Popen(
-                            ["/bin/sh", "-c", _SINGLE if single else _ACTIVATED, "sh", *command],
-                            stdin=theirs.fileno(),
-                            stdout=lifeline,
-                            stderr=self._said,
-                            pass_fds=tuple(lend),
-                            # An interrupt typed at the terminal is for Holdfast, which then ends its servers in order.
-                            start_new_session=True,
-                        )
+                    self._process = subprocess.Popen(
+                        ["/bin/sh", "-c", _SINGLE if single else _ACTIVATED, "sh", *command],
+                        stdin=theirs.fileno(),
+                        stdout=self._said,
+                        stderr=self._said,
+                        pass_fds=tuple(lend),
+                        env=_environment(),
+                        # An interrupt typed at the terminal is for Holdfast, which then ends its servers in order.
+                        start_new_session=True,
+                    )
+                failing.callback(self._process.wait)
+                failing.callback(self._process.kill)
+                if single:
+                    self._guard = _guarded(self._process.pid)
             except OSError as error:
                 raise ServerFailed(f"{self._program} cannot be started: {error.strerror or error}") from error
             failing.pop_all()
@@ -153,8 +177,12 @@ class NbdServer:
         """Process id of the server."""
         return int(self._process.pid)
 
-    def _negotiate(self, clients: list[socket.socket], contexts: Sequence[str]) -> None:
+    def _negotiate(
+        self, clients: list[socket.socket], contexts: Sequence[str], started: Callable[[int], None] | None
+    ) -> None:
         try:
+            if started is not None:
+                started(self.pid)
             for client in clients:
                 handle = self._nbd.NBD()
                 for context in contexts:
@@ -210,7 +238,8 @@ class NbdServer:
     def _last_words(self) -> str:
         size = os.fstat(self._said.fileno()).st_size
         text = os.pread(self._said.fileno(), _TAIL, max(size - _TAIL, 0)).decode(errors="replace")
-        return "; ".join(self._words(line) for line in text.splitlines() if line.strip())
+        lines = (self._words(line) for line in text.splitlines() if line.strip())
+        return "; ".join(line for line in dict.fromkeys(lines) if line)
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[Any]:
@@ -249,7 +278,9 @@ class NbdServer:
                 while True:
                     self._pool.get_nowait()
             self._said.close()
-            os.close(self._lifeline)
+            if self._guard is not None:
+                # The server is gone, and so is what it would look for.
+                self._guard.communicate()
 
     def _end(self) -> None:
         """Wait for the process, then insist; a server that was never reached does not end by itself."""
