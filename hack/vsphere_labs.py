@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAB = ROOT / ".lab"
 #: Seconds until a peer that does not answer counts as failed.
 PATIENCE = 60
+#: Where a configuration names no others.
+USERNAME, PASSWORD = "administrator@vsphere.local", "lab password: 1"
 
 
 class LabError(Exception):
@@ -67,8 +69,8 @@ class Lab:
         config = {"machines": list(machines), **settings}
         if datacenters:
             config["datacenters"] = list(datacenters)
-        config.setdefault("username", "administrator@vsphere.local")
-        config.setdefault("password", "lab password: 1")
+        config.setdefault("username", USERNAME)
+        config.setdefault("password", PASSWORD)
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         lab = cls(folder=folder, username=config["username"], password=config["password"])
         build()
@@ -83,7 +85,7 @@ class Lab:
     def resume(cls, folder: Path) -> Iterator[Lab]:
         """A peer on the folder of an earlier one."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        lab = cls(folder=folder, username=config["username"], password=config["password"])
+        lab = cls(folder=folder, username=config.get("username", USERNAME), password=config.get("password", PASSWORD))
         build()
         lab.restart()
         try:

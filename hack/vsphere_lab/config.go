@@ -189,9 +189,15 @@ func (m *MachineConfig) defaults(index int, datacenters []DatacenterConfig) {
 		text(&one.BusSharing, "noSharing")
 		text(&one.Datastore, m.Datastore)
 		flag(&one.Thin, true)
+		if one.SizeBytes == 0 && one.From == "" && (one.Rdm == nil || one.Rdm.Device == "") {
+			one.SizeBytes = 16 << 20
+		}
 		if one.Kind == "rdm" {
 			if one.Rdm == nil {
 				one.Rdm = &RdmConfig{}
+			}
+			if info, err := os.Stat(one.Rdm.Device); err == nil && one.SizeBytes == 0 {
+				one.SizeBytes = info.Size() / sector * sector
 			}
 			text(&one.Rdm.Compatibility, "virtualMode")
 			text(&one.Rdm.Lun, fmt.Sprintf("naa.6000%028x", index*64+i+1))

@@ -22,7 +22,7 @@ import (
 //	slow      the answer comes after seconds
 //	hang      no answer comes until the client gives up, or for seconds
 //	expire    the session is forgotten first
-//	crash     the whole peer dies at once
+//	crash     the whole peer dies at once; with late, of a task: after its effect, before the task is told to be done
 type Fault struct {
 	Id         int     `json:"id"`
 	On         string  `json:"on"`
@@ -65,15 +65,16 @@ func (l *Lab) addFault(one *Fault) (int, error) {
 	return one.Id, nil
 }
 
-// take finds the first rule for a call, of the kinds named or of any but "task", and counts it down.
-func (l *Lab) take(on, vm string, kinds ...string) *Fault {
+// take finds the first rule for a call and counts it down: those of its task, or those of the call itself.
+func (l *Lab) take(on, vm string, task bool) *Fault {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, one := range l.faults {
 		if one.On != on || one.Vm != "" && one.Vm != vm {
 			continue
 		}
-		if len(kinds) > 0 && !contains(kinds, one.Kind) || len(kinds) == 0 && one.Kind == "task" {
+		inTask := one.Kind == "task" || one.Kind == "crash" && one.Late
+		if inTask != task {
 			continue
 		}
 		if *one.Count > 0 && one.Hits-one.Skip >= *one.Count {

@@ -67,7 +67,7 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		on := r.Method + " " + strings.TrimSuffix(best, "/")
 		l.count(on)
 		vm := l.machineOfPath(r)
-		for fault := l.take(on, vm); fault != nil; fault = l.take(on, vm) {
+		for fault := l.take(on, vm, false); fault != nil; fault = l.take(on, vm, false) {
 			var done bool
 			if w, done = l.strike(fault, w, r); done {
 				return
@@ -110,7 +110,7 @@ func serveSoap(l *Lab, w http.ResponseWriter, r *http.Request) {
 	c := &call{lab: l, method: method.Name, this: method.This, body: method.Body, request: r, header: w.Header()}
 	c.subject = c.findSubject()
 	l.count(c.method)
-	for fault := l.take(c.method, c.machineName()); fault != nil; fault = l.take(c.method, c.machineName()) {
+	for fault := l.take(c.method, c.machineName(), false); fault != nil; fault = l.take(c.method, c.machineName(), false) {
 		if fault.Kind == "fault" {
 			sendFault(w, faultOf(fault.method(), "%s", fault.text()))
 			return

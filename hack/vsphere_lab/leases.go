@@ -180,7 +180,7 @@ func (c *call) openLease(machine *Machine, snapshot string, files []*leaseFile) 
 	l.leases.all[lease.self.Value] = lease
 	l.leases.mutex.Unlock()
 	l.note("%s: lease %s on %s opens", lease.kind, lease.self.Value, machine.name())
-	go lease.run(l.take(c.method, machine.name(), "task"))
+	go lease.run(l.take(c.method, machine.name(), true))
 	return lease
 }
 

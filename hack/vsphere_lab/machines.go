@@ -223,6 +223,10 @@ func (l *Lab) makeMachine(config MachineConfig) error {
 	if config.Encrypted || config.Vtpm {
 		c.KeyId = &types.CryptoKeyId{KeyId: "key-" + config.Name, ProviderId: &types.KeyProviderId{Id: "kms"}}
 	}
+	if config.FaultTolerance {
+		c.FtInfo = &types.FaultTolerancePrimaryConfigInfo{FaultToleranceConfigInfo: types.FaultToleranceConfigInfo{
+			Role: 1, InstanceUuids: []string{c.InstanceUuid}, ConfigPaths: []string{c.Files.VmPathName}}}
+	}
 	if config.Vtpm {
 		c.Hardware.Device = append(c.Hardware.Device, &types.VirtualTPM{VirtualDevice: types.VirtualDevice{
 			Key: 11000, DeviceInfo: &types.Description{Label: "Virtual TPM", Summary: "Trusted Platform Module"}}})
@@ -230,6 +234,13 @@ func (l *Lab) makeMachine(config MachineConfig) error {
 	for _, one := range config.Disks {
 		if err := l.addConfigured(m, one); err != nil {
 			return fmt.Errorf("disk %s: %w", one.Label, err)
+		}
+	}
+	if config.Encrypted {
+		for _, disk := range disksOf(c) {
+			if flat, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok {
+				flat.KeyId = c.KeyId
+			}
 		}
 	}
 	if *config.Nvram {

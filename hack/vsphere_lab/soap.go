@@ -137,11 +137,45 @@ func fromXML(text string, value interface{}) error {
 	return decoder.Decode(value)
 }
 
-// copyOf fills dst with a deep copy of src.
+// copyOf fills dst with a deep copy of src; both are pointers to the same type.
 func copyOf(src, dst interface{}) {
-	if err := fromXML(toXML(src), dst); err != nil {
-		panic(fmt.Sprintf("%T: %s", src, err))
+	reflect.ValueOf(dst).Elem().Set(deep(reflect.ValueOf(src).Elem()))
+}
+
+func deep(v reflect.Value) reflect.Value {
+	switch v.Kind() {
+	case reflect.Ptr:
+		if v.IsNil() {
+			return v
+		}
+		out := reflect.New(v.Type().Elem())
+		out.Elem().Set(deep(v.Elem()))
+		return out
+	case reflect.Interface:
+		if v.IsNil() {
+			return v
+		}
+		return deep(v.Elem())
+	case reflect.Slice:
+		if v.IsNil() {
+			return v
+		}
+		out := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		for i := 0; i < v.Len(); i++ {
+			out.Index(i).Set(deep(v.Index(i)))
+		}
+		return out
+	case reflect.Struct:
+		out := reflect.New(v.Type()).Elem()
+		out.Set(v) // what is not exported, as in a time, is a value
+		for i := 0; i < v.NumField(); i++ {
+			if field := out.Field(i); field.CanSet() {
+				field.Set(deep(v.Field(i)))
+			}
+		}
+		return out
 	}
+	return v
 }
 
 // faultOf makes a SOAP fault.

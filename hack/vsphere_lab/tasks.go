@@ -30,7 +30,7 @@ func (c *call) start(name string, entity types.ManagedObjectReference, m *Machin
 		Reason: &types.TaskReasonUser{UserName: user}}
 	simulator.Map.Put(t)
 	// The fault is chosen when the call is made: a rule set later is not for it.
-	fault := c.lab.take(c.method, c.machineName(), "task")
+	fault := c.lab.take(c.method, c.machineName(), true)
 	millis := c.lab.mode().TaskMillis
 	go c.run(t, m, fault, time.Duration(millis)*time.Millisecond, do)
 	return t.Self
@@ -57,6 +57,9 @@ func (c *call) run(t *simulator.Task, m *Machine, fault *Fault, length time.Dura
 		failed, message = fault.method(), fault.text()
 	} else {
 		result, failed = do()
+		if fault != nil && fault.Kind == "crash" {
+			crash()
+		}
 		if failed == nil && fault != nil {
 			result, failed, message = nil, fault.method(), fault.text()
 		}

@@ -100,7 +100,7 @@ func (l *Lab) vddkOpen(r *http.Request) (*vddkLayout, string) {
 		return nil, fmt.Sprintf("VixDiskLib_Open: %s: %s", file, err)
 	}
 	layout.BytesPerSecond = l.mode().DiskBytesPerSecond
-	layout.Fault = l.take("nbdkit", name)
+	layout.Fault = l.take("nbdkit", name, false)
 	layout.Ticket = secret()
 	if !readonly {
 		vddkWriters.mutex.Lock()

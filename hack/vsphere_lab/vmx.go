@@ -153,6 +153,10 @@ func (l *Lab) readVmxDisks(m *Machine, values map[string]string, store, folder s
 	}
 	sort.Strings(keys)
 	for _, key := range keys {
+		if name := strings.TrimSuffix(key, ".virtualdev"); name != key && strings.HasPrefix(name, "ethernet") {
+			m.addCard(values[key], values[name+".address"]+values[name+".generatedaddress"])
+			continue
+		}
 		slot := strings.TrimSuffix(key, ".filename")
 		if slot == key || !strings.HasSuffix(values[key], ".vmdk") || strings.EqualFold(values[slot+".present"], "FALSE") {
 			continue
@@ -186,4 +190,24 @@ func (l *Lab) readVmxDisks(m *Machine, values map[string]string, store, folder s
 		}
 	}
 	return nil
+}
+
+// addCard gives a machine a network card of the kind that its vmx names.
+func (m *Machine) addCard(kind, mac string) {
+	var key int32
+	for key = 4000; m.device(key) != nil; key++ {
+	}
+	card := types.VirtualEthernetCard{MacAddress: mac, AddressType: "assigned", VirtualDevice: types.VirtualDevice{
+		Key: key, ControllerKey: 100,
+		DeviceInfo: &types.Description{Label: fmt.Sprintf("Network adapter %d", key-3999), Summary: "VM Network"},
+		Backing: &types.VirtualEthernetCardNetworkBackingInfo{
+			VirtualDeviceDeviceBackingInfo: types.VirtualDeviceDeviceBackingInfo{DeviceName: "VM Network"}}}}
+	var device types.BaseVirtualDevice = &types.VirtualE1000{VirtualEthernetCard: card}
+	switch kind {
+	case "vmxnet3":
+		device = &types.VirtualVmxnet3{VirtualVmxnet: types.VirtualVmxnet{VirtualEthernetCard: card}}
+	case "e1000e":
+		device = &types.VirtualE1000e{VirtualEthernetCard: card}
+	}
+	m.Config.Hardware.Device = append(m.Config.Hardware.Device, device)
 }

@@ -35,6 +35,10 @@ MACHINES: list[dict[str, Any]] = [
 ]
 
 
+#: How a client sees that the connection went.
+_GONE = (ConnectionError, http.client.HTTPException, ssl.SSLError)
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
     with Lab.start(tmp_path / "lab", machines=MACHINES, taskMillis=4) as lab:
@@ -251,6 +255,18 @@ def test_a_crash_in_the_middle_of_a_removal_leaves_the_disk_whole(lab: Lab) -> N
     assert lab.content("vm1", 2000) == live
 
 
+def test_a_crash_before_a_task_is_told_to_be_done_leaves_its_effect(lab: Lab) -> None:
+    with clients.session(lab) as instance:
+        vm = clients.find(instance, vim.VirtualMachine, "vm1")
+        lab.fault(on="CreateSnapshot_Task", kind="crash", late=True)
+        with contextlib.suppress(*_GONE):
+            clients.snapshot(vm, "nobody heard of it")
+    assert lab.process is not None
+    lab.process.wait(10)
+    lab.restart()
+    assert [one["name"] for one in lab.machine("vm1")["snapshots"]] == ["nobody heard of it"]
+
+
 def test_a_task_fails_as_told_for_the_machine_and_the_time_told(lab: Lab, instance: Any) -> None:
     one, other = (clients.find(instance, vim.VirtualMachine, name) for name in ("vm1", "vm2"))
     lab.fault(on="CreateSnapshot_Task", kind="task", fault="TaskInProgress", message="busy", vm="vm1", skip=1, count=2)
@@ -273,10 +289,6 @@ def test_a_task_fails_as_told_for_the_machine_and_the_time_told(lab: Lab, instan
             clients.done(one.RemoveAllSnapshots_Task())
     lab.clear_faults()
     clients.done(one.RemoveAllSnapshots_Task())
-
-
-#: How a client sees that the connection went.
-_GONE = (ConnectionError, http.client.HTTPException, ssl.SSLError)
 
 
 def _failing(instance: Any, lab: Lab, **rule: Any) -> Callable[[], Any]:
