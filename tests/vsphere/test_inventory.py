@@ -19,7 +19,7 @@ from vsphere_estates import vsphere_labs
 
 from reconciler.base import errors
 from reconciler.sources import opening
-from reconciler.sources.vsphere import faults, listings, lookups, marks, properties, sessions
+from reconciler.sources.vsphere import faults, links, listings, lookups, marks, properties, sessions, tags
 
 OWNER = str(uuid.uuid4())
 DATACENTERS = [
@@ -308,6 +308,35 @@ def test_tags_are_asked_in_either_form_and_their_absence_is_no_empty_selection(o
         assert "has no tag service" in found.unreachable.message
     # Nobody asked for tags: nothing is missing.
     assert estates.names(estates.source(own).inventory()) == ["one", "two"]
+
+
+def test_a_vcenter_that_hangs_is_not_waited_for_at_every_look(
+    own: vsphere_labs.Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "PATIENCE", 0.5)
+    own.fault(on="RetrievePropertiesEx", kind="hang", count=0, seconds=30)
+    first = estates.source(own).inventory().unreachable
+    assert first is not None
+    assert "VCenter lab: inventory: 127.0.0.1" in first.message
+    assert "timed out" in first.message
+    asked = own.state()["calls"]["RetrievePropertiesEx"]
+    assert asked == 1
+    second = estates.source(own).inventory().unreachable
+    assert second is not None
+    assert "asked again after five minutes" in second.message
+    assert own.state()["calls"]["RetrievePropertiesEx"] == asked
+    # One of a service that others do not need.
+    monkeypatch.setattr(links, "PATIENCE", 60.0)
+    monkeypatch.setattr(tags, "_PATIENCE", 0.5)
+    own.clear_faults()
+    own.fault(on="POST /api", kind="hang", count=0, seconds=30)
+    spec = {"idleLogout": "1h"}  # another session than the one that found no answer
+    for said in ("timed out", "asked again after five minutes"):
+        told = estates.source(own, spec=spec, include=[{"tag": "backup/gold"}]).inventory().unreachable
+        assert told is not None
+        assert said in told.message
+    assert own.state()["calls"]["POST /api"] == 1
+    assert estates.names(estates.source(own, spec=spec).inventory()) == ["one", "two"]
 
 
 def test_one_look_serves_all_policies(own: vsphere_labs.Lab) -> None:

@@ -182,8 +182,9 @@ class Look:
         instance = session.object(vim.ServiceInstance, "ServiceInstance")
         #: The vCenter's own time, UTC.
         self.now: dt.datetime = times.aware(session.read(self._doing, instance.CurrentTime))
-        self.places = _places(session, self._doing)
         shown = properties.everything(session, [vim.VirtualMachine], _PLAIN, self._doing)
+        # Asked last: a folder that was made for a new machine is known then.
+        self.places = _places(session, self._doing)
         self._objects = {one.reference: one.object for one in shown}
         parents = self._vapp_folders(shown)
         #: Every machine, templates too, by path.

@@ -6,7 +6,11 @@ the vCenter cannot be asked, or does not show what a selection hangs on, there i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from reconciler.api import vcenters
 from reconciler.base import errors
@@ -15,6 +19,26 @@ from reconciler.sources.vsphere import freezing, judgements, listings, lookups, 
 
 #: Names in one message.
 _SHOWN = 20
+
+
+#: After a look that found no answer, this many seconds pass before the next one.
+_PAUSE = 300.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Silence:
+    """A look that found no answer."""
+
+    message: str
+    #: On the monotonic clock.
+    at: float
+
+
+#: By session and by what was asked: the API of machines, the service of tags.
+_silent: weakref.WeakKeyDictionary[sessions.Session, dict[str, _Silence]] = weakref.WeakKeyDictionary()
+_MACHINES, _TAGS = "machines", "tags"
+
+_T = TypeVar("_T")
 
 
 class NotVisible(errors.SourceError):
@@ -34,15 +58,28 @@ class Looks:
         """The look at a vCenter, and the way to its tags. Raises ``SourceError``."""
         found = self._looks.get(vcenter.name)
         if found is None:
+            session = sessions.of(vcenter)
             try:
-                session = sessions.of(vcenter)
-                found = (listings.Look(session), tags.Tags(session))
+                found = (_patiently(session, _MACHINES, lambda: listings.Look(session)), tags.Tags(session))
             except errors.SourceError as error:
                 found = error
             self._looks[vcenter.name] = found
         if isinstance(found, errors.SourceError):
             raise found
         return found
+
+
+def _patiently(session: sessions.Session, what: str, ask: Callable[[], _T]) -> _T:
+    """What ``ask`` returns. Whoever plans waits for it: where there was no answer, it is not asked at every plan."""
+    silence = _silent.get(session, {}).get(what)
+    if silence is not None and time.monotonic() - silence.at < _PAUSE:
+        raise errors.SourceError(silence.message, hint="what hangs is asked again after five minutes")
+    try:
+        return ask()
+    except errors.SourceError as error:
+        if isinstance(error.__cause__, TimeoutError):
+            _silent.setdefault(session, {})[what] = _Silence(message=error.message, at=time.monotonic())
+        raise
 
 
 class VMware:
@@ -84,7 +121,8 @@ class VMware:
         look, known_tags = self._looks.of(self._vcenter)
         traits = self._traits(look, known_tags)
         selected = self._selected(look, traits)
-        details = look.details(vm.reference for vm in selected if not vm.template)
+        real = [vm.reference for vm in selected if not vm.template]
+        details = _patiently(sessions.of(self._vcenter), _MACHINES, lambda: look.details(real))
         beside = _beside(look, selected)
         found: list[machines.Machine] = []
         bare: list[str] = []
@@ -111,8 +149,10 @@ class VMware:
         """What the selection may ask, of every machine by reference."""
         entries = (*self._wanted.include, *self._wanted.exclude)
         globs = [entry.tag for entry in entries if entry.tag is not None]
-        carried = known_tags.of(globs) if globs else {}
-        attributes = look.attributes() if selections.asks_attributes(entries) else {}
+        session = sessions.of(self._vcenter)
+        carried = _patiently(session, _TAGS, lambda: known_tags.of(globs)) if globs else {}
+        asked = selections.asks_attributes(entries)
+        attributes = _patiently(session, _MACHINES, look.attributes) if asked else {}
         return {
             vm.reference: selections.Traits(
                 name=vm.name,

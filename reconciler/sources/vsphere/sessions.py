@@ -76,7 +76,8 @@ class Session:
             try:
                 return self._called(call)
             except faults.BROKEN as error:
-                if pause is None or isinstance(error, ssl.SSLCertVerificationError):
+                # Whoever waited for an answer until his patience was over waited long enough.
+                if pause is None or isinstance(error, ssl.SSLCertVerificationError | TimeoutError):
                     raise faults.translated(self.spec, error, doing) from error
                 time.sleep(pause)
             except _COMMON as error:
@@ -237,7 +238,7 @@ class Session:
             except faults.BROKEN as error:
                 if self._link is not None:
                     self._link.drop()
-                if pause is None or isinstance(error, ssl.SSLCertVerificationError):
+                if pause is None or isinstance(error, ssl.SSLCertVerificationError | TimeoutError):
                     raise
                 time.sleep(pause)
         raise AssertionError("unreachable")

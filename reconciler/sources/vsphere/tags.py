@@ -230,7 +230,7 @@ class _Conversation:
                     return status, value
             except faults.BROKEN as error:
                 self._drop()
-                if pause is None or isinstance(error, ssl.SSLCertVerificationError):
+                if pause is None or isinstance(error, ssl.SSLCertVerificationError | TimeoutError):
                     raise faults.translated(self._session.spec, error, self._doing) from error
             time.sleep(pause)
         raise AssertionError("unreachable")
