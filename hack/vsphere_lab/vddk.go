@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -111,13 +112,21 @@ func (l *Lab) vddkOpen(r *http.Request) (*vddkLayout, string) {
 }
 
 // held says that a file is open in a reader or writer of VDDK's, which locks it as a host does: it cannot be merged.
+// A host tries for a while too, since a reader that was just told to close takes its time.
 func held(path string) bool {
 	file, err := os.Open(path)
 	if err != nil {
 		return false
 	}
 	defer file.Close()
-	return syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == syscall.EWOULDBLOCK
+	for until := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != syscall.EWOULDBLOCK {
+			return false
+		}
+		if time.Now().After(until) {
+			return true
+		}
+	}
 }
 
 func diskWithFile(config *types.VirtualMachineConfigInfo, file string) *types.VirtualDisk {

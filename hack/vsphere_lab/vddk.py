@@ -5,6 +5,10 @@ connection what the vCenter says no to (thumbprint, login, machine, snapshot, fi
 files that hold the disk, as a stack of a base and deltas, and reads come from these. Under locks, as on ESXi: a file
 that is read is not merged, a disk that is written is not opened twice. Writes go through the lab, which notes them as
 changed. What it cannot show: VDDK itself, its transports and the speed of any of them.
+
+Faults of the lab with ``"on": "nbdkit"`` strike a connection at its open: ``fault`` refuses it with the message; and
+once ``afterBytes`` were read or written, ``truncate`` fails every request, ``reset`` ends the process, ``slow`` waits
+``seconds`` with each request and ``hang`` for an hour.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import errno
 import fcntl
 import hashlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -48,12 +53,18 @@ class Refused(Exception):
     """What nbdkit's plugin or VDDK would say, with the function that would say it."""
 
 
-def _plainly(kind: Any, error: BaseException | None = None, *rest: Any) -> list[str]:
-    """nbdkit asks the module traceback how to show an exception: one that is meant to be read is its words alone."""
-    return [str(error)] if isinstance(error, Refused) else _format(kind, error, *rest)
+def _said(kind: Any, error: BaseException | None = None, *rest: Any) -> list[str]:
+    """Say an error as nbdkit does for the real plugin. nbdkit, which runs without a log of its own, asks the module
+    traceback how to show it: with the name of this file, which is nothing to those who read what VDDK says."""
+    words = [str(error)] if isinstance(error, Refused) else _format(kind, error, *rest)
+    print(f"nbdkit: {getattr(_place, 'name', '')}error: {''.join(words)}", file=sys.stderr, flush=True)
+    return words
 
 
-_format, traceback.format_exception = traceback.format_exception, _plainly  # type: ignore[assignment]
+_format, traceback.format_exception = traceback.format_exception, _said  # type: ignore[assignment]
+#: Where each thread is: nbdkit names connections that open and the workers that read.
+_place = threading.local()
+_connections = itertools.count(1)
 
 
 def thread_model() -> int:
@@ -133,6 +144,7 @@ class Disk:
 
 
 def open(readonly: bool) -> Disk:
+    _place.name = f"vddk[{next(_connections)}]: "
     try:
         return _open(readonly)
     except Refused:
@@ -303,6 +315,7 @@ def _trouble(disk: Disk, length: int) -> None:
 
 
 def pread(disk: Disk, buffer: memoryview, offset: int, _flags: int) -> None:
+    _place.name = "vddk.0: "
     _aligned(offset, len(buffer))
     _trouble(disk, len(buffer))
     view, position = memoryview(buffer), 0
@@ -321,6 +334,7 @@ def pread(disk: Disk, buffer: memoryview, offset: int, _flags: int) -> None:
 
 
 def pwrite(disk: Disk, buffer: memoryview, offset: int, _flags: int) -> None:
+    _place.name = "vddk.0: "
     _aligned(offset, len(buffer))
     _trouble(disk, len(buffer))
     with disk.lock:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -175,6 +176,15 @@ def test_a_snapshot_on_a_snapshot_is_read_through_its_chain(lab: Lab, web: Any, 
         handle.shutdown()
 
 
+def test_one_connection_over_standard_input_and_output(lab: Lab, web: Any, tmp_path: Path) -> None:
+    nbdkit = on(lab, tmp_path, "web", clients.snapshot(web, "first")._moId)
+    nbdkit.options = ["-r", "-s"]
+    handle = nbd.NBD()
+    handle.connect_command(nbdkit.command())
+    assert read_all(handle) == lab.content("web", "Hard disk 1")
+    handle.shutdown()
+
+
 def test_an_open_session_is_as_good_as_a_password(lab: Lab, instance: Any, web: Any, tmp_path: Path) -> None:
     nbdkit = on(lab, tmp_path, "web", clients.snapshot(web, "first")._moId)
     cookie = instance._stub.cookie.split(";")[0]
@@ -230,7 +240,11 @@ def test_what_is_wrong_is_refused_in_vddks_words(
     lab: Lab, web: Any, tmp_path: Path, changes: dict[str, str | None], says: str
 ) -> None:
     nbdkit = on(lab, tmp_path, "web", clients.snapshot(web, "first")._moId)
-    assert says in nbdkit.refused(**changes)
+    said = nbdkit.refused(**changes)
+    assert says in said
+    assert all(re.match(r"nbdkit: (vddk\[\d\]: )?error: |If it lies elsewhere", line) for line in said.splitlines()), (
+        said
+    )
 
 
 def test_a_running_machines_own_disk_is_locked(lab: Lab, web: Any, tmp_path: Path) -> None:
@@ -316,6 +330,8 @@ def test_faults_strike_at_the_open_and_while_reading(lab: Lab, web: Any, tmp_pat
             handle.pread(MIB, MIB)
         if kind == "truncate":
             handle.shutdown()
+            said = (tmp_path / "stderr").read_text()
+            assert "nbdkit: vddk.0: error: VixDiskLib_Read: NFC error: the connection was lost\n" in said
     lab.fault(on="nbdkit", vm="web", kind="hang", seconds=0.3)
     handle = nbdkit.handle()
     assert handle.pread(512, 0) == b"x" * 512
