@@ -82,7 +82,7 @@ class VirtualEstate:
         wanted = {"vcenter": "lab", "include": [{"name": "*"}], **(source or {})}
         spec = {
             "source": {"vmware": wanted},
-            "schedules": [{"name": "daily", "type": "Incremental", "every": "24h"}],
+            "schedules": [{"name": "daily", "type": "Incremental", "every": "24h", "fullEvery": "90d"}],
             "lifecycle": "standard",
             "retries": {"count": 0},
             **policy,
