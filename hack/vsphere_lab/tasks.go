@@ -29,11 +29,29 @@ func (c *call) start(name string, entity types.ManagedObjectReference, m *Machin
 		Entity: &entity, EntityName: c.machineName(), State: types.TaskInfoStateQueued, QueueTime: time.Now(),
 		Reason: &types.TaskReasonUser{UserName: user}}
 	simulator.Map.Put(t)
+	if m != nil {
+		showTask(m, t.Self)
+	}
 	// The fault is chosen when the call is made: a rule set later is not for it.
 	fault := c.lab.take(c.method, c.machineName(), true)
 	millis := c.lab.mode().TaskMillis
 	go c.run(t, m, fault, time.Duration(millis)*time.Millisecond, do)
 	return t.Self
+}
+
+// showTask puts a task among the machine's recent ones, of which there are a few.
+func showTask(m *Machine, task types.ManagedObjectReference) {
+	vm, ok := simulator.Map.Get(m.ref()).(*simulator.VirtualMachine)
+	if !ok {
+		return
+	}
+	simulator.Map.WithLock(vm, func() {
+		recent := append(append([]types.ManagedObjectReference(nil), vm.RecentTask...), task)
+		if len(recent) > 8 {
+			recent = recent[len(recent)-8:]
+		}
+		vm.RecentTask = recent
+	})
 }
 
 func (c *call) run(t *simulator.Task, m *Machine, fault *Fault, length time.Duration, do work) {

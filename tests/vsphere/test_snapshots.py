@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import uuid
 from collections.abc import Iterator
@@ -79,7 +80,8 @@ def test_a_fault_that_has_nothing_to_do_with_the_guest_is_not_tried_again_withou
 
 def test_where_the_answer_is_lost_the_snapshot_is_found_by_its_id(lab: Bench) -> None:
     lab.lab.fault(on="CreateSnapshot_Task", kind="reset")
-    lab.lab.mode(taskMillis=300)
+    # Longer than anybody would look without knowing that a task runs.
+    lab.lab.mode(taskMillis=4000)
     _, taken = take(lab)
     assert lab.references() == [taken.reference]
     assert lab.lab.state()["calls"]["CreateSnapshot_Task"] == 1
@@ -188,12 +190,18 @@ def test_a_cancel_stops_a_removal_before_it_begins_only(lab: Bench) -> None:
     assert lab.references() == []
 
 
+def test_a_machine_that_was_registered_anew_is_found_by_its_uuid(lab: Bench) -> None:
+    noted, _ = take(lab)
+    assert snapshots.remove_noted(lab.session, OWNER, dataclasses.replace(noted, place="vm-9999"))
+    assert lab.references() == []
+
+
 def test_a_machine_that_is_gone_has_no_snapshots_either(lab: Bench) -> None:
     noted, _ = take(lab)
-    gone = machines.Snapshot(
-        id=noted.id, vcenter="lab", machine=noted.machine, machine_name="vm1", place="vm-9999", job=noted.job
-    )
-    assert not snapshots.remove_noted(lab.session, OWNER, gone)
+    lab.lab.act("vm1", "destroy")
+    assert not snapshots.remove_noted(lab.session, OWNER, noted)
+    assert snapshots.give_up(lab.session, noted, lab.asked())
+    assert lab.ledger.open == {}
 
 
 def test_disks_that_need_consolidation_are_told_of_and_consolidated_where_asked(lab: Bench) -> None:

@@ -72,7 +72,8 @@ def choose(machine: str, disks: Sequence[devices.VirtualDisk], wanted: vcenters.
         device = next((one for one in wanted.rdm if _names(one, machine, disk.label)), None)
         if any(_names(one, machine, disk.label) for one in wanted.exclude_disks):
             excluded.append(disk)
-        elif disk.raw and device is not None:
+        elif device is not None and (disk.kind == "RawPhysical" or (disk.raw and disk.independent)):
+            # What a snapshot takes along is read through it: that is one moment with the other disks.
             raw.append((disk, device))
         elif disk.kind == "RawPhysical":
             unread.append(Unread(disk=disk, why="is a raw device in physical mode and no device is declared for it"))

@@ -16,7 +16,7 @@ from pyVmomi import vim
 
 from reconciler.base import errors, meters
 from reconciler.sources import machines
-from reconciler.sources.vsphere import faults, marks, properties, sessions
+from reconciler.sources.vsphere import faults, lookups, marks, properties, sessions
 
 #: Pauses before a removal is tried again that somebody else's work kept from being done, in seconds.
 _PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
@@ -31,7 +31,7 @@ _BUSY: Final = frozenset(
 #: Faults that say that the guest could not hold still.
 _QUIESCING: Final = frozenset({"ApplicationQuiesceFault", "FilesystemQuiesceFault", "ToolsUnavailable"})
 #: Pauses between looks for a snapshot whose task nobody knows, in seconds: it may be about to begin.
-_GRACE: Final = (0.2, 0.4, 0.8, 1.6)
+_GRACE: Final = (0.2, 0.4, 0.8)
 #: Seconds that a task somebody else waits for is waited for here.
 _SETTLING: Final = 900.0
 _PROPERTIES: Final = ("snapshot",)
@@ -335,8 +335,18 @@ def passing(error: errors.SourceError) -> bool:
 def remove_noted(
     session: sessions.Session, owner: str, snapshot: machines.Snapshot, meter: meters.Meter | None = None
 ) -> bool:
-    """Remove a snapshot of ours whose job is dead; False where there was none. Raises ``SourceError`` or
-    ``Cancelled``. The caller has made sure that nobody reads it any more."""
+    """Remove a snapshot of ours whose job is dead; False where there is none. Raises ``SourceError`` or ``Cancelled``.
+
+    The caller has made sure that nobody reads it any more. A machine that was registered anew has another place.
+    """
+    try:
+        tree(session, snapshot.place, f"VM {snapshot.machine_name}: snapshot removal")
+    except faults.Vanished:
+        try:
+            found = lookups.find(session, snapshot.machine)
+        except faults.Vanished:
+            return False
+        snapshot = dataclasses.replace(snapshot, place=found.reference)
     return remove(session, snapshot, owner, lambda _line: None, meter.check if meter is not None else None)
 
 
