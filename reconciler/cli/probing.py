@@ -21,6 +21,8 @@ from reconciler.reports import tables
 
 #: Columns of a line where nobody says how wide it may be.
 _WIDTH = 100
+#: Columns that the name of a step takes at most.
+_STEP = 20
 
 
 def probe(
@@ -123,21 +125,22 @@ def _heard(step: steps.Step) -> None:
 
 def _text(document: documents.ProbeResult) -> str:
     width = tables.terminal() or _WIDTH
+    column = min(max((len(one.step) for one in document.steps), default=0), _STEP)
     lines: list[str] = []
     subject = None
     for one in document.steps:
         if one.subject != subject:
             subject = one.subject
             lines += ["", subject]
-        lines += _lines(one, width)
+        lines += _lines(one, column, width)
     count = {verdict: sum(one.verdict == verdict for one in document.steps) for verdict in ("Failed", "Warning")}
     end = f"{len(document.steps)} steps, {count['Failed']} failed, {count['Warning']} warnings"
     return "\n".join([*lines[1:], "", f"{'passed' if document.passed else 'failed'}: {end}"])
 
 
-def _lines(one: documents.ProbeStep, width: int) -> list[str]:
+def _lines(one: documents.ProbeStep, column: int, width: int) -> list[str]:
     """Verdict, step and seconds in columns; what was found and what to do below each other beside them."""
-    head = f"  {one.verdict:<7}  {one.step:<13}  {one.seconds:6.1f} s  "
+    head = f"  {one.verdict:<7}  {one.step:<{column}}  {one.seconds:6.1f} s  "
     indent = " " * len(head)
     found = textwrap.wrap(one.message, max(width - len(head), 24), break_on_hyphens=False)
     hint = textwrap.wrap(f"-> {one.hint}", max(width - len(head), 24), break_on_hyphens=False) if one.hint else []

@@ -35,6 +35,28 @@ def harmless(policy: policies.BackupPolicy) -> policies.BackupPolicy:
     return policy.model_copy(update={"spec": policy.spec.model_copy(update={"source": source, "hooks": None})})
 
 
+class _Notes:
+    """What was made by this very probe, in memory. Implements ``machines.Ledger``."""
+
+    def __init__(self) -> None:
+        #: Ids of test snapshots that are not known to be gone, with the name of their machine.
+        self.open: dict[str, str] = {}
+
+    def intend(self, snapshot: machines.Snapshot) -> None:
+        """It is about to be made."""
+        self.open[snapshot.id] = snapshot.machine_name
+
+    def made(self, id: str, reference: str) -> None:
+        """It was made."""
+
+    def read_by(self, id: str, process: int) -> None:
+        """Who reads it ends with us."""
+
+    def gone(self, id: str) -> None:
+        """It was never made, or was removed."""
+        self.open.pop(id, None)
+
+
 def selection(taken: steps.Steps, subject: str, source: machines.Source) -> machines.Inventory | None:
     """Resolve a selection; None where it finds nothing to go on with."""
     found: list[machines.Inventory] = []
@@ -98,7 +120,8 @@ def trial(
     Raises ``Cancelled``, with everything undone.
     """
     said: list[str] = []
-    asked = machines.Asked(owner=owner, job=JOB, meter=meter, log=said.append)
+    notes = _Notes()
+    asked = machines.Asked(owner=owner, job=JOB, ledger=notes, meter=meter, log=said.append)
     frozen: list[machines.Reading] = []
 
     def freeze() -> steps.Said:
@@ -109,29 +132,35 @@ def trial(
     try:
         if not taken.take(subject, "snapshot" if snapshots else "open", freeze):
             return None
-        _read_all(taken, subject, frozen[0], said)
+        _read_all(taken, subject, frozen[0], chosen, said)
         taken.take(subject, "consistency", lambda: _judged(frozen[0]))
         return sum(disk.size for disk in frozen[0].disks)
     finally:
         # A cancel that is heard while it is undone must not keep it from being undone.
         if frozen:
-            taken.take(subject, "removal" if snapshots else "close", lambda: _closed(frozen[0], said))
-        if snapshots and not meter.cancelled:
-            taken.take(subject, "nothing left", lambda: _nothing_left(source(), owner))
+            taken.take(subject, "removal" if snapshots else "close", lambda: _closed(frozen[0], said, notes))
+        elif notes.open:
+            taken.note(subject, "left behind", _left(notes, said))
 
 
-def _read_all(taken: steps.Steps, subject: str, reading: machines.Reading, said: list[str]) -> None:
+def _read_all(
+    taken: steps.Steps, subject: str, reading: machines.Reading, chosen: machines.Machine, said: list[str]
+) -> None:
     for disk in reading.disks:
         taken.take(subject, f"read {disk.name}", lambda disk=disk: _read(disk, said))  # type: ignore[misc]
     for lost in reading.missing:
-        taken.note(subject, "read", steps.failed(lost.message, "its images will be Partial"))
+        name = next((disk for disk in chosen.disks if disk in lost.message), lost.code)
+        taken.note(subject, f"read {name}", steps.failed(lost.message, "its images will be Partial"))
     if not reading.disks and not reading.missing:
         taken.note(subject, "read", steps.failed("it has no disks"))
 
 
 def _read(disk: disks.Disk, said: list[str]) -> steps.Said:
     length = min(_BLOCK, disk.size)
-    disk.pread(0, length)
+    try:
+        disk.pread(0, length)
+    except OSError as error:
+        raise errors.SourceError(f"{disk.name}: {error.strerror}") from error
     how = [line.removeprefix(f"{disk.name}: ") for line in said if line.startswith(f"{disk.name}: ")]
     size = f"{quantities.show_size(length)} of {quantities.show_size(disk.size)}"
     return steps.passed("; ".join([size, *how]))
@@ -146,21 +175,21 @@ def _judged(reading: machines.Reading) -> steps.Said:
     return steps.warned(text) if verdict.warnings else steps.passed(text)
 
 
-def _closed(reading: machines.Reading, said: list[str]) -> steps.Said:
+def _closed(reading: machines.Reading, said: list[str], notes: _Notes) -> steps.Said:
     before = len(said)
     reading.close()
+    if notes.open:
+        return _left(notes, said)
     told = "; ".join(said[before:])
     return steps.passed(told or "let go")
 
 
-def _nothing_left(source: machines.Source, owner: str) -> steps.Said:
-    left = [one for one in source.inventory().snapshots if one.job == JOB]
-    if not left:
-        return steps.passed(f"no test snapshot of {owner} is there")
-    names = ", ".join(f"{one.reference} of {one.machine_name}" for one in left)
+def _left(notes: _Notes, said: list[str]) -> steps.Said:
+    names = ", ".join(f"{id} of {name}" for id, name in notes.open.items())
+    told = "; ".join(line for line in said if any(id in line for id in notes.open)) or (said[-1] if said else "")
     return steps.failed(
-        f"test snapshots are still there: {names}",
-        "the loop removes what its catalog owns; otherwise remove them in the vCenter",
+        f"the test snapshot {names} may still be there: {told}",
+        "the loop removes what its catalog's mark is on; without a catalog remove it in the vCenter",
     )
 
 

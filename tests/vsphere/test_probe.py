@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,42 @@ def verdicts(found: dict[tuple[str, str], dict[str, Any]]) -> dict[str, str]:
     return {f"{subject.split('/')[0]} {step}": one["verdict"] for (subject, step), one in found.items()}
 
 
+def test_a_good_estate_passes_and_leaves_no_trace(estate: VirtualEstate) -> None:
+    before = sorted(path for path in estate.folder.rglob("*"))
+    found = probed(estate, code=0)
+    told = verdicts(found)
+    assert {verdict for name, verdict in told.items() if not name.startswith("Notifications")} <= {"Passed", "Warning"}
+    assert "SHA-1 " + estate.lab.thumbprint_sha1 in found["VCenter/lab", "tls"]["message"]
+    assert "API 6.5" in found["VCenter/lab", "login"]["message"]
+    selection = found["BackupPolicy/vms", "selection"]
+    assert "2 machines: vm1, vm2" in selection["message"]
+    assert "golden-image" in selection["message"]
+    assert found["StorageUnit/fast", "identity"]["message"].startswith("first use")
+    assert sorted(path for path in estate.folder.rglob("*")) == before
+    assert estate.lab.machine("vm1")["snapshots"] == []
+
+
+def test_a_server_that_cannot_say_who_may_do_what_is_no_failure(estate: VirtualEstate) -> None:
+    estate.lab.fault(on="HasPrivilegeOnEntities", kind="fault", fault="NotSupported", count=0)
+    found = probed(estate, code=0)
+    assert found["BackupPolicy/vms", "privileges"]["verdict"] == "Skipped"
+
+
+def test_a_holding_area_is_looked_at(estate: VirtualEstate) -> None:
+    area = {"path": str(estate.root / "area"), "maxSize": "1GiB"}
+    build(estate, source={"include": [{"name": "vm1"}], "holdingArea": area})
+    found = probed(estate)["BackupPolicy/vms", "holding area"]
+    assert (found["verdict"], found["hint"]) == ("Failed", "make it, or mount it")
+    (estate.root / "area").mkdir()
+    found = probed(estate, code=0)["BackupPolicy/vms", "holding area"]
+    assert found["verdict"] == "Passed"
+    assert "maxSize 1.00 GiB" in found["message"]
+    assert list((estate.root / "area").iterdir()) == []
+    build(estate, source={"include": [{"name": "vm1"}], "holdingArea": {**area, "maxSize": "1MiB"}})
+    found = probed(estate, code=0)["BackupPolicy/vms", "holding area"]
+    assert found["verdict"] == "Warning"
+
+
 @pytest.mark.parametrize(
     ("spec", "step", "words"),
     [
@@ -108,6 +146,84 @@ def test_an_empty_selection_fails(estate: VirtualEstate) -> None:
     assert found["BackupPolicy/vms", "selection"]["verdict"] == "Failed"
     assert "nobody-*" in found["BackupPolicy/vms", "selection"]["message"]
     assert ("BackupPolicy/vms", "snapshot") not in found
+
+
+def test_a_disk_that_no_transport_leads_to_is_named_with_every_reason(estate: VirtualEstate) -> None:
+    estate.lab.act("vm2", "foreignSnapshot", name="somebody else's")
+    try:
+        found = probed(estate, "vms", "--machine", "vm2")
+        lost = [one for (_, step), one in found.items() if step.startswith("read")]
+        assert {one["verdict"] for one in lost} == {"Failed"}
+        assert all("datastore: " in one["message"] for one in lost), lost
+        assert found["BackupPolicy/vms", "removal"]["verdict"] == "Passed"
+        assert [one["name"] for one in estate.lab.machine("vm2")["snapshots"]] == ["somebody else's"]
+    finally:
+        estate.lab.act("vm2", "removeAllSnapshots")
+
+
+def test_a_snapshot_that_is_refused_is_told_in_the_faults_own_words(estate: VirtualEstate) -> None:
+    words = "the datastore has had enough"
+    estate.lab.fault(on="CreateSnapshot_Task", kind="task", fault="FileFault", message=words, count=0)
+    found = probed(estate, "vms")["BackupPolicy/vms", "snapshot"]
+    assert found["verdict"] == "Failed"
+    assert "vm1" in found["message"]
+    assert words in found["message"], found["message"]
+
+
+def test_a_read_that_fails_is_told_and_the_snapshot_goes_all_the_same(estate: VirtualEstate) -> None:
+    estate.lab.fault(on="GET /folder", kind="http503", count=0)
+    found = probed(estate, "vms")
+    assert [one["verdict"] for (_, step), one in found.items() if step.startswith("read")] == ["Failed", "Failed"]
+    assert found["BackupPolicy/vms", "removal"]["verdict"] == "Passed"
+    assert estate.lab.machine("vm1")["snapshots"] == []
+
+
+def test_a_removal_that_is_refused_for_good_names_the_snapshot(estate: VirtualEstate) -> None:
+    estate.lab.fault(on="RemoveSnapshot_Task", kind="fault", fault="NoPermission", count=0)
+    try:
+        found = probed(estate, "vms")["BackupPolicy/vms", "removal"]
+        assert found["verdict"] == "Failed"
+        assert "of vm1 may still be there" in found["message"]
+        assert "NoPermission" in found["message"], found["message"]
+    finally:
+        estate.lab.clear_faults()
+        estate.lab.act("vm1", "removeAllSnapshots")
+
+
+def waiting(estate: VirtualEstate, *words: str) -> Any:
+    """A probe that has made its snapshot and gets no answer to its first read."""
+    estate.lab.fault(on="GET /folder", kind="hang", count=0, seconds=30)
+    process = estate.command.start("probe", "vms", *words)
+    deadline = time.monotonic() + 30
+    while not estate.lab.machine("vm1")["snapshots"]:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def test_an_interrupt_leaves_no_snapshot(estate: VirtualEstate) -> None:
+    with waiting(estate) as process:
+        process.send_signal(signal.SIGINT)
+        estate.lab.clear_faults()
+        out, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert PASSWORD not in out + told
+    assert estate.lab.machine("vm1")["snapshots"] == []
+
+
+def test_a_probe_runs_beside_a_controller_and_what_it_makes_is_left_alone(estate: VirtualEstate) -> None:
+    with estate.command.start("run", ".") as controller:
+        try:
+            deadline = time.monotonic() + 60
+            while not estate.lab.state()["calls"].get("RemoveSnapshot_Task"):
+                assert time.monotonic() < deadline and controller.poll() is None
+                time.sleep(0.1)
+            found = probed(estate, "vms", code=0)
+            assert found["StorageUnit/fast", "identity"]["verdict"] == "Passed"
+            assert found["BackupPolicy/vms", "removal"]["verdict"] == "Passed"
+        finally:
+            controller.terminate()
+            controller.wait(30)
 
 
 def test_missing_privileges_are_named_where_they_are_missing(estate: VirtualEstate) -> None:

@@ -1,0 +1,128 @@
+"""Backups of virtual machines through a holding area: two phases, the snapshot goes after the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from virtual_estates import MIB, VirtualEstate, machines, vsphere_labs
+
+from reconciler.operations import reservations
+
+SIZE = 12 * MIB
+
+
+@pytest.fixture
+def estate(tmp_path: Path) -> Iterator[VirtualEstate]:
+    """Two machines, a holding area with room for both, a pool."""
+    (tmp_path / "area").mkdir()
+    wanted = machines(2, size=SIZE, changeTracking=True)
+    with vsphere_labs.Lab.start(tmp_path / "lab", machines=wanted, taskMillis=2) as lab:
+        found = VirtualEstate(tmp_path, lab)
+        for number in (1, 2):
+            lab.write(f"vm{number}", "Hard disk 1", 0, found._dice.randbytes(5 * MIB))
+        yield build(found)
+
+
+def build(estate: VirtualEstate, size: str = "100MiB", **more: Any) -> VirtualEstate:
+    """Write the manifests."""
+    area = {"path": str(estate.root / "area"), "maxSize": size}
+    schedule = {"name": "daily", "type": "Incremental", "every": "24h", "fullEvery": "30d"}
+    return estate.build(source={"holdingArea": area}, storage="pool", schedules=[schedule], **more)
+
+
+def left(estate: VirtualEstate) -> list[str]:
+    """What lies in the area."""
+    return [path.name for path in (estate.root / "area").iterdir() if not path.name.startswith(".")]
+
+
+def logged(estate: VirtualEstate, client: str = "vm1") -> list[str]:
+    """The log of a machine's last backup."""
+    jobs = [one for one in estate.items("jobs") if one["type"] == "Backup" and one["client"] == client]
+    return estate.command.run("logs", max(one["id"] for one in jobs)).stdout.splitlines()
+
+
+def proven(estate: VirtualEstate, contents: dict[str, dict[str, str]], client: str = "vm1") -> dict[str, Any]:
+    """The newest image, which holds exactly what the machine held."""
+    image = max((one for one in estate.items("images") if one["client"] == client), key=lambda one: one["time"])
+    assert estate.bytes_of(client, image["id"]) == contents[client]
+    return image
+
+
+def held(lines: list[str]) -> list[str]:
+    """Of a log, what was held."""
+    return [line.partition("  held ")[2].partition(" in ")[0] for line in lines if "  held " in line]
+
+
+def test_fulls_and_incrementals_are_held_then_stored(estate: VirtualEstate) -> None:
+    contents = estate.contents()
+    estate.apply()
+    assert proven(estate, contents)["state"] == "Complete"
+    lines = logged(estate)
+    # So small a disk is read as a whole, whatever is known of it.
+    assert held(lines) == ["12.0 MiB"], lines
+    assert any("stored " in line and "/s" in line for line in lines), lines
+    assert left(estate) == []
+    assert estate.snapshots() == []
+    estate.pass_day()
+    estate.lab.write("vm1", "Hard disk 1", 3 * MIB + 100, b"changed" * 1000)
+    contents = estate.contents()
+    estate.apply()
+    image = proven(estate, contents)
+    assert (image["type"], image["changes"]) == ("Incremental", "Known")
+    lines = logged(estate)
+    assert held(lines) == ["1.00 MiB"], "the block around the change"
+    assert sum("ChangeTracking" in line for line in lines) == 1, "asked once, told once"
+
+
+def test_a_machine_that_does_not_fit_fails_with_the_numbers_and_comes_later(estate: VirtualEstate) -> None:
+    build(estate, size="20MiB")
+    other = reservations.reserve(estate.root / "area", 1 << 30, "j-000001", 10 * MIB)
+    said = estate.apply(code=3)
+    jobs = [one for one in estate.items("jobs") if one["type"] == "Backup"]
+    assert {one["error"]["code"] for one in jobs} == {"HoldingAreaFull"}, said
+    assert all("12.0 MiB are needed, 10.0 MiB are left" in one["error"]["message"] for one in jobs), jobs
+    assert (estate.items("images"), estate.snapshots()) == ([], [])
+    assert [one.partition(".")[0] for one in left(estate)] == ["j-000001"]
+    other.close()
+    build(estate, limits={"maxConcurrentJobs": 1})
+    contents = estate.contents()
+    estate.pass_day()
+    estate.apply()
+    proven(estate, contents)
+    proven(estate, contents, "vm2")
+    assert (left(estate), estate.snapshots()) == ([], [])
+
+
+def test_a_damaged_parent_makes_the_machine_be_frozen_anew_and_read_as_a_whole(estate: VirtualEstate) -> None:
+    estate.apply()
+    estate.pass_day()
+    # A change in every stretch that the pool keeps a list of digests for: nothing of the new image is the spoilt one's.
+    for vm in ("vm1", "vm2"):
+        for place in (1, 5, 9):
+            estate.lab.write(vm, "Hard disk 1", place * MIB + 100, estate._dice.randbytes(5000))
+    contents = estate.contents()
+    spoil(estate.folder / "units" / "pool")
+    before = estate.lab.state()["calls"]["CreateSnapshot_Task"]
+    estate.apply()
+    image = proven(estate, contents)
+    assert (image["state"], image["changes"]) == ("Complete", "FullRead")
+    lines = logged(estate)
+    assert any("frozen anew, and read as a whole" in line for line in lines), lines
+    assert held(lines) == ["3.00 MiB", "12.0 MiB"], lines
+    assert estate.lab.state()["calls"]["CreateSnapshot_Task"] - before == 4, "two machines, twice each"
+    assert len([one for one in estate.items("images") if one["client"] == "vm1"]) == 2
+    assert (left(estate), estate.snapshots()) == ([], [])
+
+
+def spoil(pool: Path) -> None:
+    """What the pool says of its images' blocks cannot be read any more, in both places."""
+    found = [path for path in pool.rglob("*") if path.is_file() and path.suffix in (".meta-a", ".meta-b")]
+    assert found
+    for path in found:
+        data = bytearray(path.read_bytes())
+        for place in range(200, len(data) - 200, 50):
+            data[place] ^= 1
+        path.write_bytes(data)
