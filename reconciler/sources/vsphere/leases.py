@@ -24,7 +24,7 @@ from reconciler.sources.vsphere import certificates, faults, properties, session
 
 #: Seconds that a lease may take to become ready, and that one answer over HTTP may take.
 _READY: Final = 300.0
-_PATIENCE: Final = 300.0
+PATIENCE: Final = 300.0
 #: Seconds between two words on progress, at most; a quarter of what the lease allows where that is less.
 _PULSE: Final = 30.0
 
@@ -39,6 +39,8 @@ class Url:
     #: Of the certificate of the host that it leads to, as the vCenter knows it; empty where it does not say.
     thumbprint: str
     disk: bool
+    #: Bytes of it, about; 0 where nobody knows.
+    size: int
 
 
 class Lease:
@@ -93,6 +95,7 @@ class Lease:
             address=address,
             thumbprint=str(one.sslThumbprint or ""),
             disk=bool(one.disk),
+            size=max(0, int(getattr(one, "fileSize", None) or 0)),
         )
 
     # -- keeping it --------------------------------------------------------------------------------------------------
@@ -143,11 +146,12 @@ class Lease:
     # -- transferring ------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def connection(self, url: Url) -> Iterator[tuple[http.client.HTTPSConnection, str]]:
-        """A connection to where a file is, and the request's path. What breaks on it becomes a ``SourceError``."""
+    def connection(self, url: Url, patience: float = PATIENCE) -> Iterator[tuple[http.client.HTTPSConnection, str]]:
+        """A connection to where a file is, and the request's path. What breaks on it becomes a ``SourceError``;
+        ``patience``: seconds of silence that count as a break."""
         parts = urllib.parse.urlsplit(url.address)
         host, port = parts.hostname or self._session.spec.server, parts.port or 443
-        connection = http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=self._trust(host, port, url))
+        connection = http.client.HTTPSConnection(host, port, timeout=patience, context=self._trust(host, port, url))
         try:
             yield connection, parts.path + (f"?{parts.query}" if parts.query else "")
         except errors.HoldfastError:

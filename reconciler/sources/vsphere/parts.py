@@ -81,7 +81,7 @@ def _through(scene: scenes.Scene, guard: guards.Guard, live: devices.VirtualDisk
         read_by=lambda process: scene.asked.ledger.read_by(scene.noted.id, process),
         meter=scene.asked.meter,
     )
-    disk, transport = choosing.open(frozen, scene.session.spec)
+    disk, transport = choosing.open(frozen, scene.session.spec, scene.asked.log)
     guarded = guards.GuardedDisk(disk, guard)
     hinted = None
     if device.change_id is not None:
