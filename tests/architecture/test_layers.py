@@ -159,3 +159,12 @@ def test_modules_are_named_after_concepts() -> None:
 
 def test_every_module_says_what_it_is_for() -> None:
     assert [source.name for source in sources() if not (ast.get_docstring(source.tree) or "").strip()] == []
+
+
+def test_an_estate_without_a_vcenter_has_no_need_of_pyvmomi() -> None:
+    """The commands that plan and act load it only where a policy names one."""
+    code = (
+        "import sys; from reconciler.cli import applying, planning; from reconciler.sources import opening; "
+        "sys.exit(any(name.split('.')[0] in ('pyVmomi', 'pyVim') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0

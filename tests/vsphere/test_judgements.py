@@ -136,3 +136,28 @@ def test_old_snapshots_of_others_are_told_and_ours_are_not() -> None:
     assert note.code == "OldSnapshots"
     assert "'of 3' of 2026-11-20, 'of 40' of 2026-10-14" in note.message
     assert "of 9" not in note.message
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("erp", "erp"),
+        ("a%2fb", "a/b"),
+        ("a%2Fb%5cc", "a/b\\c"),
+        ("100%25", "100%"),
+        ("%252f", "%2f"),
+        ("50%", "50%"),
+        ("%41", "%41"),
+    ],
+)
+def test_names_are_shown_as_people_wrote_them(given: str, shown: str) -> None:
+    assert listings.unescaped(given) == shown
+
+
+def test_places_that_run_in_a_circle_have_no_path() -> None:
+    one = listings.Place(name="one", parent="two", kind="Folder")
+    two = listings.Place(name="two", parent="one", kind="Folder")
+    places = listings.Places(places={"one": one, "two": two}, stores={}, root="root")
+    assert places.folder("one") is None
+    assert places.above("one", "Datacenter") is None
+    assert places.folder("root") == "/"
