@@ -16,7 +16,7 @@ import (
 type Act struct {
 	Vm          string `json:"vm"`
 	What        string `json:"what"`
-	Name        string `json:"name"`        // rename, foreignSnapshot
+	Name        string `json:"name"`        // rename, foreignSnapshot; vApp: its reference
 	Description string `json:"description"` // foreignSnapshot
 	Folder      string `json:"folder"`      // move: path under the datacenter's folder of machines
 	Disk        string `json:"disk"`        // changeDiskUuid, resizeDisk, moveDisk, removeDisk: label, key or slot
@@ -185,6 +185,10 @@ var acts = map[string]func(*Lab, *Machine, *Act) error{
 	},
 	"consolidationNeeded": func(_ *Lab, m *Machine, a *Act) error {
 		m.Consolidation = a.Needed == nil || *a.Needed
+		return nil
+	},
+	"vApp": func(_ *Lab, m *Machine, a *Act) error {
+		m.VApp = a.Name
 		return nil
 	},
 	"connection": func(_ *Lab, m *Machine, a *Act) error {

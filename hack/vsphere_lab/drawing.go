@@ -58,6 +58,10 @@ func (l *Lab) draw(m *Machine) {
 	simulator.Map.WithLock(vm, func() {
 		simulator.Map.Update(vm, changes)
 		vm.AvailableField, vm.Value, vm.CustomValue = fields, values, values
+		if m.VApp != "" {
+			// A machine of a vApp has no folder of its own.
+			vm.Parent, vm.ParentVApp = nil, &types.ManagedObjectReference{Type: "VirtualApp", Value: m.VApp}
+		}
 	})
 	for _, one := range l.datastores {
 		store := simulator.Map.Get(one.Ref).(*simulator.Datastore)

@@ -28,6 +28,7 @@ type Machine struct {
 	Host          string                          `json:"host"`   // reference
 	Pool          string                          `json:"pool"`   // reference, "" for a template
 	Power         string                          `json:"power"`
+	VApp          string                          `json:"vApp"`       // reference, "" for none
 	Connection    string                          `json:"connection"` // "" is connected
 	Supported     bool                            `json:"supported"`  // change tracking
 	Quiesce       string                          `json:"quiesce"`

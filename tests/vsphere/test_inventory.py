@@ -264,6 +264,23 @@ def test_a_move_keeps_the_client_and_changes_its_place(own: vsphere_labs.Lab) ->
     assert (after["one"].source, after["one"].host) == ("vsphere:lab/DC0/vm/silver/deep/one", "esx2")
 
 
+def test_a_machine_of_a_vapp_lies_in_the_folder_of_the_vapp(own: vsphere_labs.Lab) -> None:
+    session = sessions.of(estates.vcenter(own))
+    (pool, *_) = properties.everything(session, vim.ResourcePool, ("name",), "pools")
+    (center,) = properties.everything(session, vim.Datacenter, ("vmFolder",), "datacenters")
+    shares = vim.SharesInfo(level="normal", shares=0)
+    room = vim.ResourceAllocationInfo(reservation=0, expandableReservation=True, limit=-1, shares=shares)
+    resources = vim.ResourceConfigSpec(cpuAllocation=room, memoryAllocation=room)
+    vapp = session.act(
+        "vApp",
+        lambda: pool.object.CreateVApp("app", resources, vim.vApp.VAppConfigSpec(), center.values["vmFolder"]),
+    )
+    own.act("one", "vApp", name=vapp._moId)
+    found = {vm.name: vm for vm in listings.Look(session).machines}
+    assert (found["one"].path, found["one"].datacenter) == ("/DC0/vm/one", "DC0")
+    assert found["two"].path == "/DC0/vm/gold/two"
+
+
 def test_what_the_user_may_not_see_is_not_dropped_in_silence(own: vsphere_labs.Lab) -> None:
     own.mode(hidden=["gold"])
     by_name = estates.source(own).inventory()
