@@ -141,7 +141,7 @@ def bench(folder: Path, *, vcenter: Mapping[str, Any] | None = None, **machine: 
 def content(disk: disks.Disk) -> bytes:
     """What a backup of the whole disk holds: its extents read, zeros elsewhere."""
     found = bytearray(disk.size)
-    for offset, length in extents.pieces(disk.extents(), MIB):
+    for offset, length in extents.pieces(extents.align(disk.extents(), MIB, disk.size), MIB):
         found[offset : offset + length] = disk.pread(offset, length)
     return bytes(found)
 

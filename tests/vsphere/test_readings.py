@@ -156,15 +156,40 @@ def test_a_fault_names_machine_phase_and_its_own_words(lab: Bench) -> None:
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-def test_a_revert_is_noticed_whatever_the_tracking_says(lab: Bench, keeps: bool) -> None:
-    lab.lab.mode(revertKeepsTracking=keeps)
+@pytest.mark.parametrize("afterwards", ["removeAllSnapshots", None])
+def test_a_revert_is_noticed_whatever_the_tracking_says(tmp_path: Path, keeps: bool, afterwards: str | None) -> None:
+    with bench(tmp_path, vcenter={"transports": ["nbdkit-vddk"]}) as lab:
+        lab.lab.mode(revertKeepsTracking=keeps)
+        theirs = lab.snapshot_of_others()
+        lab.writes()
+        before = day(lab)
+        lab.writes()
+        # Somebody else's snapshot alone is no reason.
+        before = day(lab, before)
+        assert before.told.changed is not None
+        assert before.image == before.frozen
+        lab.lab.act("vm1", "revert", snapshot=theirs)
+        lab.lab.act("vm1", "power", state="poweredOn")
+        if afterwards is not None:
+            lab.lab.act("vm1", afterwards)
+        lab.writes()
+        today = day(lab, before)
+        assert today.told.reason.code in ("Reverted", "ChangeIdReset")
+        assert today.image == today.frozen
+        assert day(lab, today).told.changed is not None
+
+
+def test_a_snapshot_of_others_that_came_after_the_parent_may_be_reverted_to(lab: Bench) -> None:
+    lab.lab.mode(revertKeepsTracking=True)
     before = day(lab)
+    lab.writes()
     theirs = lab.snapshot_of_others()
     lab.writes()
     lab.lab.act("vm1", "revert", snapshot=theirs)
     lab.lab.act("vm1", "removeAllSnapshots")
     lab.writes()
     today = day(lab, before)
+    assert today.told.changed is not None
     assert today.image == today.frozen
 
 
@@ -431,6 +456,9 @@ def test_a_raw_device_is_read_by_its_path_here(tmp_path: Path, power: str, hooke
             assert content(reading.disks[1]) == lun.read_bytes()
             assert reading.changes("Hard disk 2", reading.state()).reason.code == "RawDevice"
             assert reading.finish().consistency == consistency
+            if power == "poweredOff":
+                lab.lab.act("vm1", "power", state="poweredOn")
+                assert reading.finish().consistency == "Live"
         short = _lun(tmp_path, MIB // 2)
         with lab.frozen(rdm=[{**declared, "device": str(short)}]) as reading:
             assert [disk.name for disk in reading.disks] == [DISK]

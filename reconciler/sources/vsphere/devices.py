@@ -52,8 +52,7 @@ class VirtualDisk:
     @property
     def datastore(self) -> str:
         """Name of the datastore that its file lies on; empty where that cannot be told."""
-        found = _FILE.fullmatch(self.file)
-        return found["datastore"] if found else ""
+        return datastore(self.file)
 
     @property
     def path(self) -> str:
@@ -70,6 +69,12 @@ class VirtualDisk:
     def raw(self) -> bool:
         """Whether it is a raw device mapping."""
         return self.kind in ("RawVirtual", "RawPhysical")
+
+
+def datastore(file: str) -> str:
+    """Name of the datastore of ``[datastore] folder/file``; empty where that is not what it is."""
+    found = _FILE.fullmatch(file)
+    return found["datastore"] if found else ""
 
 
 def disks(devices: Iterable[Any]) -> tuple[VirtualDisk, ...]:

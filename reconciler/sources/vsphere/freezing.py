@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from reconciler.api import vcenters
@@ -34,8 +34,8 @@ from reconciler.sources.vsphere import (
 )
 
 _PATHS: Final = (
-    "config.template", "config.hardware.device", "runtime.consolidationNeeded", "runtime.connectionState", "datastore",
-    *tracking.PATHS,
+    "config.template", "config.hardware.device", "config.files", "runtime.consolidationNeeded",
+    "runtime.connectionState", "datastore", *tracking.PATHS,
 )  # fmt: skip
 
 
@@ -89,7 +89,8 @@ class _Freeze:
         session, machine, asked = self._session, self._machine, self._asked
         shown = properties.of(session, machine.object, _PATHS, f"{self._words}: checks")
         choice = self._checked(shown)
-        stores = self._spacious(shown)
+        stores = spaces.look(session, shown.get("datastore") or (), f"{self._words}: checks")
+        growing = self._spacious(shown, stores)
         self._look(shown, choice)
         hooked = self._hook(commands, choice)
         noted = self._noted()
@@ -102,16 +103,15 @@ class _Freeze:
 
         def close() -> None:
             with _told(asked.log):
-                disks.close_all(part.disk for part in opened.values())
+                disks.close_all([part.disk for part in opened.values()])
 
         def end(_found: errors.HoldfastError) -> None:
             close()
             removal()
 
         watch = watches.Watch(
-            session, shown.get("datastore") or (), guard, asked.meter, words=self._words, found=end, log=asked.log,
-            since=since,
-        )  # fmt: skip
+            session, growing, guard, asked.meter, words=self._words, found=end, log=asked.log, since=since
+        )
         self._undo.callback(watch.end)
         self._undo.callback(close)
         scene = scenes.set_up(
@@ -136,12 +136,18 @@ class _Freeze:
             raise NotReadable(f"{self._words}: no disk can be read: {unread}", hint="correct excludeDisks and rdm")
         return choice
 
-    def _spacious(self, shown: Mapping[str, Any]) -> tuple[spaces.Datastore, ...]:
-        """The datastores as they are now. Raises ``DatastoreFull``."""
-        stores = spaces.look(self._session, shown.get("datastore") or (), f"{self._words}: checks")
+    def _spacious(self, shown: Mapping[str, Any], stores: Sequence[spaces.Datastore]) -> list[Any]:
+        """The datastores that a snapshot grows on. Raises ``DatastoreFull``."""
+        listed = devices.disks(shown.get("config.hardware.device") or ())
+        files = shown.get("config.files")
+        names = {disk.datastore for disk in listed if not disk.independent}
+        names |= {
+            devices.datastore(str(getattr(files, key, None) or "")) for key in ("vmPathName", "snapshotDirectory")
+        }
+        growing = [one for one in stores if one.name in names]
         least = self._session.spec.datastore_free_space
-        spaces.require(stores, quantities.parse_percent(least), least, f"{self._words}: no snapshot is made")
-        return stores
+        spaces.require(growing, quantities.parse_percent(least), least, f"{self._words}: no snapshot is made")
+        return [one.object for one in growing]
 
     def _look(self, shown: Mapping[str, Any], choice: judgements.Choice) -> None:
         """Notes, and change tracking, which takes effect with the snapshot."""

@@ -102,13 +102,15 @@ class VmReading:
         verdicts.compare(self._scene)
         hints = [(part.device.label, part.hinted.outcome) for part in self._parts.values() if part.hinted is not None]
         wrong = [_naming(label, one) for label, one in hints if one is not None and one.code == "HintWrong"]
-        live = any(part.transport == parts.DEVICE for part in self._parts.values()) and not self._scene.hooked
-        consistency = "Live" if live else "Snapshot"
-        return machines.Verdict(
-            failed=(),
-            consistency="Offline" if self._scene.taken.powered_off else consistency,
-            warnings=(*self._notes, *self._reasons.values(), *wrong),
-        )
+        warnings = (*self._notes, *self._reasons.values(), *wrong)
+        return machines.Verdict(failed=(), consistency=self._consistency(), warnings=warnings)
+
+    def _consistency(self) -> str:
+        """Raw devices are read as they are now: who writes to them is seen in no snapshot."""
+        beside = any(part.transport == parts.DEVICE for part in self._parts.values()) and not self._scene.hooked
+        if self._scene.taken.powered_off and not (beside and verdicts.powered_on(self._scene)):
+            return "Offline"
+        return "Live" if beside else "Snapshot"
 
     def state(self) -> Mapping[str, str]:
         """One line of JSON per disk, under ``disk:<label>``, and whether the guest held still, under ``quiesce``."""

@@ -23,6 +23,8 @@ class DatastoreFull(errors.SourceError):
 class Datastore:
     """One datastore now."""
 
+    #: ``vim.Datastore``, to look again.
+    object: Any
     name: str
     #: Bytes; 0 where it does not say.
     capacity: int
@@ -53,6 +55,7 @@ def look(session: sessions.Session, datastores: Sequence[Any], doing: str) -> tu
     shown = properties.of_many(session, list(datastores), _PATHS, doing)
     return tuple(
         Datastore(
+            object=one.object,
             name=str(one.values.get("summary.name", one.reference)),
             capacity=int(one.values.get("summary.capacity") or 0),
             free=int(one.values.get("summary.freeSpace") or 0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import devices, faults, scenes, snapshots
+from reconciler.sources.vsphere import devices, faults, properties, scenes, snapshots
 
 
 class SnapshotGone(errors.SourceChanged):
@@ -48,6 +48,13 @@ def compare(scene: scenes.Scene) -> None:
             )
     for key in live.keys() - scene.live.keys():
         raise _changed(scene, f"{live[key].label} was added")
+
+
+def powered_on(scene: scenes.Scene) -> bool:
+    """Whether the machine runs now. Raises ``SourceError``."""
+    path = "runtime.powerState"
+    shown = properties.of(scene.session, scene.machine.object, (path,), f"VM {scene.name}: verdict")
+    return bool(shown.get(path) != "poweredOff")
 
 
 def _snapshot(scene: scenes.Scene, tree: snapshots.Tree) -> None:

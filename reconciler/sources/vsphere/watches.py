@@ -60,9 +60,9 @@ class Watch:
         looked = time.monotonic()
         while not self._ended.wait(_GLANCE):
             if self._meter.cancelled:
-                # Who waits for a read looks at the meter before it and after it only.
+                # Who waits for a read looks at the meter before it and after it only. Who waits for something else is
+                # watched on: the snapshot grows all the same.
                 self._guard.stop(errors.Cancelled("cancelled on request"))
-                return
             error = self._aged(spec)
             if error is None and time.monotonic() - looked >= every:
                 error = self._filled(spec)
