@@ -10,7 +10,8 @@ from typing import TypeVar
 from reconciler.base import errors
 from reconciler.jobs import engines
 from reconciler.operations import backups, duplications, expirations, scrubs, sites
-from reconciler.planning import actions, desired, dispatch, expiry, observed
+from reconciler.operations import snapshots as removals
+from reconciler.planning import actions, desired, dispatch, expiry, observed, snapshots
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,12 +126,21 @@ def _verify(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int |
     return functools.partial(scrubs.scrub_slice, situation.site, unit), None, None
 
 
+def _remove_snapshot(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
+    id = snapshots.named(start.action.address)
+    known = _need(snapshots.known(situation.seen).get(id), start.action)
+    vcenter = _need(situation.wanted.vcenters.get(known.vcenter), start.action)
+    order = removals.RemovalOrder(snapshot=known, vcenter=vcenter)
+    return functools.partial(removals.remove_snapshot, situation.site, order), None, None
+
+
 _BINDINGS: Mapping[actions.Type, Callable[[Situation, dispatch.Start], tuple[_Runner, int | None, str | None]]] = {
     actions.Type.BACKUP: _backup,
     actions.Type.DUPLICATE: _duplicate,
     actions.Type.EXPIRE: _expire,
     actions.Type.RECLAIM: _reclaim,
     actions.Type.VERIFY: _verify,
+    actions.Type.REMOVE_SNAPSHOT: _remove_snapshot,
 }
 
 

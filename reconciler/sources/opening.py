@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.api import policies, vcenters
-from reconciler.base import errors
+from reconciler.base import errors, meters
 from reconciler.sources import hooks as commands
 from reconciler.sources import machines
 from reconciler.sources.diskimages import machines as diskimages
@@ -56,3 +56,13 @@ class Sources:
         if self._looks is None:
             self._looks = virtual.Looks()
         return virtual.VMware(wanted=wanted, vcenter=vcenter, looks=self._looks, owner=self._owner, hooks=commanded)
+
+
+def remove_snapshot(vcenter: vcenters.VCenter, owner: str, snapshot: machines.Snapshot, meter: meters.Meter) -> bool:
+    """Remove a snapshot of ours by its id; False where it is not there any more, or never was.
+
+    ``owner``: id of the catalog whose mark it bears. Raises ``SourceError`` or ``Cancelled``.
+    """
+    from reconciler.sources.vsphere import sessions, snapshots
+
+    return snapshots.remove_noted(sessions.of(vcenter), owner, snapshot, meter)
