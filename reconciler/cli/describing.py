@@ -16,7 +16,7 @@ from reconciler.catalog import alarms as told
 from reconciler.catalog import images, inventories, jobs, leases
 from reconciler.cli import options, outputs, settings, views
 from reconciler.controller import channels, judgements, listings
-from reconciler.planning import actions, alarms
+from reconciler.planning import actions, alarms, snapshots
 from reconciler.reports import tables
 
 
@@ -28,6 +28,7 @@ class Kind(enum.StrEnum):
     UNIT = "unit"
     POLICY = "policy"
     JOB = "job"
+    VCENTER = "vcenter"
 
 
 class Description(shapes.Document):
@@ -71,7 +72,7 @@ class Status(shapes.Document):
 
 
 def describe(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="image, client, unit, policy or job.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="image, client, unit, policy, job or vcenter.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")],
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
@@ -145,7 +146,32 @@ def _job(view: views.View, name: str) -> Description:
     return Description(of="job", name=name, object=item.to_json(), related={"log": said})
 
 
-_DESCRIBERS = {Kind.IMAGE: _image, Kind.CLIENT: _client, Kind.UNIT: _unit, Kind.POLICY: _policy, Kind.JOB: _job}
+def _vcenter(view: views.View, name: str) -> Description:
+    known = view.wanted.vcenters.get(name)
+    if known is None:
+        raise errors.NotFound(
+            f"no vcenter {name}", hint=f"there are: {', '.join(sorted(view.wanted.vcenters)) or 'none'}"
+        )
+    users = [
+        {"id": policy.name, "state": "Orphaned" if view.wanted.is_orphaned("BackupPolicy", policy.name) else "Active"}
+        for _, policy in sorted(view.wanted.policies.items())
+        if policy.spec.source.vmware is not None and policy.spec.source.vmware.vcenter == name
+    ]
+    over = snapshots.left(view.seen)
+    standing = [
+        {"id": id, "machine": one.machine, "job": one.job, "state": "LeftOver" if id in over else "InUse"}
+        for id, one in snapshots.known(view.seen).items()
+        if one.vcenter == name
+    ]
+    return Description(
+        of="vcenter", name=name, object=known.written(), related={"policies": users, "snapshots": standing}
+    )
+
+
+_DESCRIBERS = {
+    Kind.IMAGE: _image, Kind.CLIENT: _client, Kind.UNIT: _unit, Kind.POLICY: _policy, Kind.JOB: _job,
+    Kind.VCENTER: _vcenter,
+}  # fmt: skip
 
 
 def _description(document: Description) -> str:
@@ -159,7 +185,7 @@ def _description(document: Description) -> str:
     return tables.page(lines)
 
 
-_BRIEF = ("id", "number", "unit", "address", "state", "type", "time", "expiresAt", "reason", "line")
+_BRIEF = ("id", "number", "unit", "address", "machine", "job", "state", "type", "time", "expiresAt", "reason", "line")
 
 
 def _brief(item: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ class Kind(enum.StrEnum):
     CLIENT = "client"
     POLICY = "policy"
     UNIT = "unit"
+    VCENTER = "vcenter"
 
 
 class SentenceItem(shapes.Shape):
@@ -49,7 +50,7 @@ class Explanation(shapes.Document):
 
 
 def explain(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="image, client, policy or unit.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="image, client, policy, unit or vcenter.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")],
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
@@ -92,13 +93,18 @@ def _unit(view: views.View, name: str) -> tuple[explanations.Sentence, ...]:
     return explanations.unit(view.wanted, view.seen, view.plan(), name)
 
 
+def _vcenter(view: views.View, name: str) -> tuple[explanations.Sentence, ...]:
+    _require(name, "vcenter", view.wanted.vcenters)
+    return explanations.vcenter(view.wanted, view.seen, view.plan(), name)
+
+
 def _require(name: str, what: str, known: object) -> None:
     names = sorted(known) if isinstance(known, dict) else []
     if name not in names:
         raise errors.NotFound(f"there is no {what} {name}", hint=f"there are: {', '.join(names) or 'none'}")
 
 
-_EXPLAINERS = {Kind.IMAGE: _image, Kind.CLIENT: _client, Kind.POLICY: _policy, Kind.UNIT: _unit}
+_EXPLAINERS = {Kind.IMAGE: _image, Kind.CLIENT: _client, Kind.POLICY: _policy, Kind.UNIT: _unit, Kind.VCENTER: _vcenter}
 _SYMBOLS = {"Due": "+", "Waiting": "»", "Blocked": "!", "Planned": "·", "Expired": "-"}
 
 

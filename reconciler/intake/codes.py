@@ -63,6 +63,7 @@ IMPOSSIBLE_SPAN: Final = "HF421"
 RELEASED_LATER: Final = "HF422"
 SOURCE_CHOICE: Final = "HF423"
 VCENTER_SETTING: Final = "HF424"
+MACHINE_DISK: Final = "HF425"
 
 #: Code -> what it stands for, in a few words.
 MEANINGS: Final[dict[str, str]] = {
@@ -107,7 +108,7 @@ MEANINGS: Final[dict[str, str]] = {
     WATER_MARKS: "the low water mark is not below the high one",
     POOL_SETTING: "a setting of pools on another unit, or a segment size that is not allowed",
     SHARED_FAILURE_DOMAIN: "two copies share a failure domain",
-    OVERLAPPING_PATHS: "two units use the same or nested folders",
+    OVERLAPPING_PATHS: "two units or holding areas use the same or nested folders",
     SHARED_POOL: "several media servers reach one pool",
     IMPOSSIBLE_GLOB: "a pattern that matches nothing",
     UNREACHED_UNIT: "no media server reaches a unit",
@@ -118,4 +119,5 @@ MEANINGS: Final[dict[str, str]] = {
     RELEASED_LATER: "a release that lies in the future",
     SOURCE_CHOICE: "a policy has no source, or several, or settings of another one",
     VCENTER_SETTING: "settings of a VCenter that contradict each other or lack something",
+    MACHINE_DISK: "a disk of a virtual machine that is to be read and left out at once",
 }

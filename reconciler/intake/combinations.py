@@ -1,4 +1,4 @@
-"""What objects say together that cannot be meant: lifecycles with policies, units with each other (HF4xx).
+"""What objects say together that cannot be meant: lifecycles with policies, units with one another (HF4xx).
 
 ``estates`` calls ``check`` once, after ``references``. A check that needs an object which is not there says nothing:
 the missing name has been reported. Paths are the absolute ones.
@@ -11,7 +11,7 @@ import datetime as dt
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from reconciler.api import lifecycles, policies, storage
 from reconciler.intake import codes, documents, findings
@@ -56,7 +56,7 @@ class Estate:
 def check(objects: Sequence[findings.Located], found: findings.Findings) -> None:
     """Every contradiction between objects, into ``found``."""
     estate = Estate.of(objects)
-    _paths(estate.units.values(), found)
+    _paths(estate, found)
     _reach(estate, found)
     for item in estate.lifecycles.values():
         if isinstance(item.object, lifecycles.StorageLifecyclePolicy):
@@ -69,25 +69,50 @@ def check(objects: Sequence[findings.Located], found: findings.Findings) -> None
             _Pair(item, item.object, lifecycle, lifecycle.object.spec.operations, estate, found).check()
 
 
-def _paths(units: Iterable[findings.Located], found: findings.Findings) -> None:
-    """Units own their folders: none may be another's, or lie in it."""
-    placed = []
-    for item in units:
-        if isinstance(item.object, storage.StorageUnit):
-            placed.append((pathlib.PurePath(os.path.normpath(item.object.spec.path)).parts, item))
-    placed.sort(key=lambda entry: (entry[0], entry[1].object.name))
+def _paths(estate: Estate, found: findings.Findings) -> None:
+    """Units and holding areas own their folders: none may be another's, or lie in it."""
+    placed = sorted(_owned(estate), key=lambda one: (one.parts, one.what != "unit", one.item.object.name))
     # In this order everything under a folder follows it at once.
-    outer: list[tuple[tuple[str, ...], findings.Located]] = []
-    for parts, item in placed:
-        while outer and parts[: len(outer[-1][0])] != outer[-1][0]:
+    outer: list[_Owned] = []
+    for one in placed:
+        while outer and one.parts[: len(outer[-1].parts)] != outer[-1].parts:
             outer.pop()
         if outer:
-            other = outer[-1][1]
-            relation = "has the same folder as" if parts == outer[-1][0] else "lies inside the folder of"
-            place = other.position(("spec", "path"))
-            message = f"the unit {relation} {other.label} ({place.file}:{place.line}:{place.column})"
-            found.error(codes.OVERLAPPING_PATHS, item, ("spec", "path"), message, "give each unit a folder of its own")
-        outer.append((parts, item))
+            other = outer[-1]
+            relation = "has the same folder as" if one.parts == other.parts else "lies inside the folder of"
+            of = "" if other.what == "unit" else f"the {other.what} of "
+            place = other.item.position(other.path)
+            message = f"the {one.what} {relation} {of}{other.item.label} ({place.file}:{place.line}:{place.column})"
+            found.error(
+                codes.OVERLAPPING_PATHS, one.item, one.path, message, f"give each {one.what} a folder of its own"
+            )
+        outer.append(one)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Owned:
+    """A folder that belongs to one thing alone."""
+
+    parts: tuple[str, ...]
+    #: ``unit`` or ``holding area``.
+    what: str
+    item: findings.Located
+    path: documents.Path
+
+
+def _owned(estate: Estate) -> Iterator[_Owned]:
+    for item in estate.units.values():
+        if isinstance(item.object, storage.StorageUnit):
+            yield _Owned(_parts(item.object.spec.path), "unit", item, ("spec", "path"))
+    for item in estate.policies.values():
+        source = item.object.spec.source.vmware if isinstance(item.object, policies.BackupPolicy) else None
+        if source is not None and source.holding_area is not None:
+            path: documents.Path = ("spec", "source", "vmware", "holdingArea", "path")
+            yield _Owned(_parts(source.holding_area.path), "holding area", item, path)
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return pathlib.PurePath(os.path.normpath(path)).parts
 
 
 def _reach(estate: Estate, found: findings.Findings) -> None:

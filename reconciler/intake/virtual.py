@@ -1,4 +1,4 @@
-"""What VCenters and the policies of virtual machines say that cannot be meant (HF423, HF424); for ``meanings``."""
+"""What VCenters and the policies of virtual machines say that cannot be meant (HF423 to HF425); for ``meanings``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def vcenter(item: findings.Located, spec: vcenters.VCenterSpec, found: findings.
         if name in spec.transports[:index]:
             path = ("spec", "transports", index)
             found.error(codes.DUPLICATE_NAME, item, path, f"{name} stands twice in this list", "remove one of them")
+    if "nbdkit-vddk" not in spec.transports and spec.vddk != vcenters.Vddk():
+        message = "vddk has settings, and nbdkit-vddk is not among the transports: nothing uses them"
+        found.warn(
+            codes.VCENTER_SETTING, item, ("spec", "vddk"), message, "add nbdkit-vddk to transports, or remove it"
+        )
+    if quantities.parse_percent(spec.datastore_free_space) >= 100:
+        message = f"no datastore has {spec.datastore_free_space} free: no snapshot would ever be made"
+        found.error(codes.VCENTER_SETTING, item, ("spec", "datastoreFreeSpace"), message, "such as 10%")
     for field, span in (("maxSnapshotAge", spec.max_snapshot_age), ("idleLogout", spec.idle_logout)):
         if not span:
             message = "the duration must be longer than nothing"
@@ -39,6 +47,11 @@ def policy(item: findings.Located, spec: policies.BackupPolicySpec, found: findi
                 hint = 'name: "*" matches every machine' if field == "include" else "remove it"
                 message = "an empty entry matches nothing"
                 found.error(codes.IMPOSSIBLE_GLOB, item, (*path, field, index), message, hint)
+            if entry.folder is not None and entry.folder[0] not in "/*?[":
+                message = f"{entry.folder!r} is matched against whole paths, which begin with '/': it matches nothing"
+                hint = f"such as /DC0/vm/{entry.folder}, or */{entry.folder}"
+                found.error(codes.IMPOSSIBLE_GLOB, item, (*path, field, index, "folder"), message, hint)
+    _disks(item, path, source.vmware, found)
     holding = source.vmware.holding_area
     if holding is not None and quantities.parse_size(holding.max_size) < 1 << 20:
         message = f"a holding area of {holding.max_size} takes no machine"
@@ -47,6 +60,20 @@ def policy(item: findings.Located, spec: policies.BackupPolicySpec, found: findi
     if distrust is not None and not distrust:
         message = "the duration must be longer than nothing"
         found.error(codes.ZERO_DURATION, item, (*path, "cbtDistrust", "fullEvery"), message, "such as 30d")
+
+
+def _disks(item: findings.Located, path: documents.Path, source: vcenters.VMware, found: findings.Findings) -> None:
+    """Disks that are named: each once, and not both to be read and to be left out."""
+    left_out = [(one.machine, one.disk) for one in source.exclude_disks]
+    read = [(one.machine, one.disk) for one in source.rdm]
+    for field, entries in (("excludeDisks", left_out), ("rdm", read)):
+        for index, (machine, disk) in enumerate(entries):
+            if (machine, disk) in entries[:index]:
+                message = f"{disk} of {machine} stands twice in this list"
+                found.error(codes.DUPLICATE_NAME, item, (*path, field, index), message, "remove one of them")
+            elif field == "rdm" and (machine, disk) in left_out:
+                message = f"{disk} of {machine} is to be read by its device, and stands in excludeDisks too"
+                found.error(codes.MACHINE_DISK, item, (*path, field, index), message, "remove it from one of them")
 
 
 def _one(

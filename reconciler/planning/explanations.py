@@ -23,11 +23,13 @@ from reconciler.planning import (
     desired,
     expiry,
     histories,
+    hypervisors,
     observed,
     placements,
     retention,
     rulings,
     schedules,
+    snapshots,
 )
 
 #: Slots ahead that are tried to find when ``Keep`` lets a copy go.
@@ -246,7 +248,7 @@ def slots(
     return heapq.merge(*(one(table) for table in tables))
 
 
-# -- clients, policies, units ------------------------------------------------------------------------------------------
+# -- clients, policies, units, vCenters --------------------------------------------------------------------------------
 
 
 def client(
@@ -337,6 +339,55 @@ def unit(wanted: desired.Desired, seen: observed.Observed, plan: actions.Plan, n
             first = min((one.at for one in chosen if one.at is not None), default=None)
             said.append(Sentence(about="expiry", state=state.value, code="Expiry", message=message, at=first))
     return tuple(said)
+
+
+def vcenter(wanted: desired.Desired, seen: observed.Observed, plan: actions.Plan, name: str) -> tuple[Sentence, ...]:
+    """What one VCenter is asked for, how busy it is, and which snapshots of ours stand on it."""
+    effective = configuration.effective(wanted, seen.applied)
+    said = [
+        Sentence(about=one.object, state="Fact", code=one.code, message=one.message)
+        for one in plan.drift
+        if one.object == f"VCenter/{name}"
+    ]
+    if effective.is_orphaned("VCenter", name):
+        message = "its manifest is gone: nothing new is backed up from it, and nothing on it is touched"
+        said.append(Sentence(about=f"vcenter {name}", state="Blocked", code="Orphaned", message=message))
+    users = [
+        policy.name
+        for _, policy in sorted(effective.policies.items())
+        if policy.spec.source.vmware is not None and policy.spec.source.vmware.vcenter == name
+    ]
+    said += [_asking(policy, seen.inventories.get(policy)) for policy in users]
+    floor = hypervisors.Hypervisors(effective, seen)
+    for job in seen.jobs:
+        if job.type == actions.Type.BACKUP:
+            floor.take(job.policy, job.client)
+    said.append(Sentence(about="limits", state="Fact", code="Limits", message=floor.load(name)))
+    ours = {id: one for id, one in snapshots.known(seen).items() if one.vcenter == name}
+    over = snapshots.left(seen)
+    for id, one in ours.items():
+        if id not in over:
+            old = f", since {times.show_minutes(one.since)}" if one.since is not None else ""
+            message = f"of {one.machine}, in use by {one.job}{old}"
+            said.append(Sentence(about=f"snapshot {id}", state="Fact", code="SnapshotInUse", message=message))
+    for action in plan.actions:
+        removes = action.type is actions.Type.REMOVE_SNAPSHOT and snapshots.named(action.address) in ours
+        waits = action.policy in users and action.reason.code in hypervisors.CODES
+        if removes or waits:
+            said.append(_of_action(action))
+    return tuple(said)
+
+
+def _asking(policy: str, inventory: observed.Inventory | None) -> Sentence:
+    about = f"policy {policy}"
+    if inventory is None:
+        return Sentence(about=about, state="Fact", code="NeverAsked", message="has not asked it for its machines yet")
+    count = f"{len(inventory.machines)} {'machine' if len(inventory.machines) == 1 else 'machines'}"
+    message = f"matches {count}, as of {times.show_minutes(inventory.seen)}"
+    if inventory.unreachable is not None:
+        words = f"{message}; since then: {inventory.unreachable[1]}"
+        return Sentence(about=about, state="Blocked", code="UnreachableSource", message=words)
+    return Sentence(about=about, state="Fact", code="Policy", message=message)
 
 
 def _of_action(action: actions.Action) -> Sentence:

@@ -8,9 +8,12 @@ they are gone. A machine of which the last inventory knew no host or datastore c
 from __future__ import annotations
 
 import collections
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from reconciler.planning import actions, desired, observed, snapshots
+
+#: Why a due backup of a virtual machine has to wait, as plans say it.
+CODES: Final = frozenset({"MachineBusy", "HostBusy", "DatastoreBusy", "SnapshotsOpen"})
 
 
 class _Asked(NamedTuple):
@@ -65,6 +68,20 @@ class Hypervisors:
             words = f"{self._running[name] + self._left[name]} snapshots are open{left}"
             return _full("SnapshotsOpen", words, name, "openSnapshots", limits.open_snapshots)
         return None
+
+    def load(self, vcenter: str) -> str:
+        """What is taken of a VCenter's limits, in words."""
+        limits = self._wanted.vcenters[vcenter].spec.limits
+        read, left = self._running[vcenter], self._left[vcenter]
+        more = f", {left} {'snapshot is' if left == 1 else 'snapshots are'} left over" if left else ""
+        some = f"{read} {'machine is' if read == 1 else 'machines are'} read{more}"
+        said = [f"{some}, of {limits.open_snapshots} snapshots at most"]
+        for what, counted, most in (
+            ("host", self._hosts, limits.per_host),
+            ("datastore", self._datastores, limits.per_datastore),
+        ):
+            said += [f"{what} {name}: {n} of {most}" for (of, name), n in sorted(counted.items()) if of == vcenter]
+        return "; ".join(said)
 
     def asked(self, policy: str | None) -> bool:
         """Whether backups of a policy ask anything of a VCenter."""

@@ -61,7 +61,7 @@ class Snapshot:
     job: str
     #: The source's own name of it, such as ``snapshot-58``; None as long as nobody knows.
     reference: str | None = None
-    #: When it was made, by the source's clock; None where it does not say.
+    #: When it was made, as it says itself; None where it does not say.
     created: dt.datetime | None = None
 
 

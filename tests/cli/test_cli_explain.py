@@ -37,7 +37,7 @@ def test_a_unit_says_what_it_takes(converged: Estate) -> None:
     assert text.startswith("unit fast\n")
 
 
-@pytest.mark.parametrize("kind", ["image", "client", "policy", "unit"])
+@pytest.mark.parametrize("kind", ["image", "client", "policy", "unit", "vcenter"])
 def test_what_is_not_there_is_named(converged: Estate, kind: str) -> None:
     done = converged.command.run("explain", kind, "nothing", code=1)
     assert "nothing" in done.stderr

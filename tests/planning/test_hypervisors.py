@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, desired, dispatch, hypervisors, observed, planner
+from reconciler.planning import actions, desired, dispatch, explanations, hypervisors, observed, planner
 
 NOW, BACKUP = samples.NOW, actions.Type.BACKUP
 DUPLICATE = actions.Type.DUPLICATE
@@ -154,6 +154,36 @@ def test_the_plan_says_what_a_due_backup_waits_for() -> None:
     assert (second.client, second.reason.code) == ("vm1", "HostBusy")
     assert second.reason.message.startswith("the series has no complete image yet")
     assert second.reason.message.endswith("(limits.perHost of VCenter lab is 1)")
+
+
+def test_a_vcenter_is_explained() -> None:
+    wanted = estate(limits={"perHost": 1, "perDatastore": 3, "openSnapshots": 9})
+    there = {"gold": (samples.guest("vm0", "esx1", "ds1"), samples.guest("vm1", "esx1", "ds2"))}
+    running = job("vm0")
+    noted = (samples.snapshot("a", "vm0", running.id), samples.snapshot("b", "vm7", "j-dead"))
+    seen = state(wanted, there, running, snapshots=noted)
+    said = explanations.vcenter(wanted, seen, planner.plan(wanted, seen, NOW), "lab")
+    found = {one.about: one for one in said}
+    assert found["limits"].message == (
+        "1 machine is read, 1 snapshot is left over, of 9 snapshots at most; host esx1: 1 of 1; datastore ds1: 1 of 3"
+    )
+    assert found["policy gold"].message.startswith("matches 2 machines, as of ")
+    assert "policy far" not in found and "policy files" not in found
+    assert "in use by j-vm0" in found["snapshot a"].message
+    assert found["remove-snapshot/vm7/b"].code == "LeftoverSnapshot"
+    assert [one.code for one in said if one.about.startswith("backup/gold/vm1")] == ["HostBusy"]
+    elsewhere = explanations.vcenter(wanted, seen, planner.plan(wanted, seen, NOW), "other")
+    assert [one.about for one in elsewhere] == ["policy far", "limits"]
+
+
+def test_a_vcenter_that_nobody_describes_any_more_is_explained() -> None:
+    before = estate()
+    after = samples.estate(*(one for one in before.objects() if one.key != ("VCenter", "lab")))
+    seen = state(before, {"gold": (samples.guest("vm0", "esx1", "ds1"),)})
+    lost = dataclasses.replace(seen.inventories["gold"], unreachable=("SourceError", "no route"))
+    seen = dataclasses.replace(seen, inventories={**seen.inventories, "gold": lost})
+    said = explanations.vcenter(after, seen, planner.plan(after, seen, NOW), "lab")
+    assert {one.code for one in said} >= {"VCenterGone", "Orphaned", "UnreachableSource"}
 
 
 # -- properties --------------------------------------------------------------------------------------------------------

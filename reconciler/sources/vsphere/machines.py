@@ -234,6 +234,8 @@ class VMware:
                         place=vm.reference,
                         job=mark.job,
                         reference=one.reference,
+                        # Of this side's clock, which is not the vCenter's.
+                        created=mark.made,
                     )
                 )
         return tuple(found)
