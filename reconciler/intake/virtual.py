@@ -19,11 +19,6 @@ def vcenter(item: findings.Located, spec: vcenters.VCenterSpec, found: findings.
         if name in spec.transports[:index]:
             path = ("spec", "transports", index)
             found.error(codes.DUPLICATE_NAME, item, path, f"{name} stands twice in this list", "remove one of them")
-    if "nbdkit-vddk" not in spec.transports and spec.vddk != vcenters.Vddk():
-        message = "vddk has settings, and nbdkit-vddk is not among the transports: nothing uses them"
-        found.warn(
-            codes.VCENTER_SETTING, item, ("spec", "vddk"), message, "add nbdkit-vddk to transports, or remove it"
-        )
     if quantities.parse_percent(spec.datastore_free_space) >= 100:
         message = f"no datastore has {spec.datastore_free_space} free: no snapshot would ever be made"
         found.error(codes.VCENTER_SETTING, item, ("spec", "datastoreFreeSpace"), message, "such as 10%")
