@@ -66,8 +66,7 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if best != "/sdk" && !strings.HasPrefix(best, "/lab/") {
 		on := r.Method + " " + strings.TrimSuffix(best, "/")
 		l.count(on)
-		vm := l.machineOfPath(r)
-		for fault := l.take(on, vm, false); fault != nil; fault = l.take(on, vm, false) {
+		for _, fault := range l.takeAll(on, l.machineOfPath(r)) {
 			var done bool
 			if w, done = l.strike(fault, w, r); done {
 				return
@@ -76,11 +75,8 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				http.Error(w, fault.text(), http.StatusInternalServerError)
 				return
 			}
-			if *fault.Count == 0 {
-				break
-			}
 		}
-		w = l.throttle(w)
+		w = l.throttle(w, r)
 	}
 	paths[best](l, w, r)
 }
@@ -110,7 +106,7 @@ func serveSoap(l *Lab, w http.ResponseWriter, r *http.Request) {
 	c := &call{lab: l, method: method.Name, this: method.This, body: method.Body, request: r, header: w.Header()}
 	c.subject = c.findSubject()
 	l.count(c.method)
-	for fault := l.take(c.method, c.machineName(), false); fault != nil; fault = l.take(c.method, c.machineName(), false) {
+	for _, fault := range l.takeAll(c.method, c.machineName()) {
 		if fault.Kind == "fault" {
 			sendFault(w, faultOf(fault.method(), "%s", fault.text()))
 			return
@@ -118,9 +114,6 @@ func serveSoap(l *Lab, w http.ResponseWriter, r *http.Request) {
 		var done bool
 		if w, done = l.strike(fault, w, r); done {
 			return
-		}
-		if *fault.Count == 0 {
-			break
 		}
 	}
 	c.session = l.session(r)
@@ -234,6 +227,10 @@ func (c *call) findSubject() *string {
 		m = c.lab.machine(c.this)
 	case "VirtualMachineSnapshot":
 		m = c.lab.ownerOf(c.this)
+	case "HttpNfcLease":
+		if lease := c.lab.leases.find(func(e *Lease) bool { return e.self == c.this }); lease != nil {
+			m = lease.machine
+		}
 	default:
 		switch req := c.body.(type) {
 		case *types.RetrievePropertiesEx:

@@ -220,6 +220,10 @@ def test_a_lease_may_fail_to_become_ready(lab: Lab, web: Any) -> None:
     assert lease.error.msg == "the disk cannot be opened"
     again = snapshot.ExportSnapshot()
     clients.wait(again)
+    lab.fault(on="HttpNfcLeaseProgress", vm="web", kind="fault", fault="Timedout")
+    with pytest.raises(vim.fault.Timedout):
+        again.HttpNfcLeaseProgress(1)
+    again.HttpNfcLeaseProgress(2)
     again.HttpNfcLeaseComplete()
 
 
