@@ -11,6 +11,7 @@ import (
 type Config struct {
 	Username       string             `json:"username"`
 	Password       string             `json:"password"`
+	ApiVersion     string             `json:"apiVersion"` // what the peer says it speaks: 6.5, 6.7, 7.0.0.0, 8.0.1.0
 	TaskMillis     int                `json:"taskMillis"`
 	AreasPerAnswer int                `json:"areasPerAnswer"`
 	Datacenters    []DatacenterConfig `json:"datacenters"`
@@ -113,6 +114,7 @@ func readConfig(path string) (*Config, error) {
 func (c *Config) defaults() {
 	text(&c.Username, "administrator@vsphere.local")
 	text(&c.Password, "lab password: 1")
+	text(&c.ApiVersion, "6.5")
 	if c.AreasPerAnswer == 0 {
 		c.AreasPerAnswer = 16
 	}

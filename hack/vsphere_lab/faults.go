@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
@@ -17,8 +19,8 @@ import (
 //	task      the task ends with the fault; with late its effect has come all the same
 //	fault     the call is answered with the fault
 //	http503   the call is answered 503
-//	reset     the connection is reset after afterBytes of the answer's body
-//	truncate  the connection is closed after afterBytes of the answer's body
+//	reset     the connection is reset after afterBytes of the body: the answer's, or of a PUT or POST of a file its own
+//	truncate  the connection is closed likewise
 //	slow      the answer comes after seconds
 //	hang      no answer comes until the client gives up, or for seconds
 //	expire    the session is forgotten first
@@ -70,25 +72,47 @@ func (l *Lab) take(on, vm string, task bool) *Fault {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, one := range l.faults {
-		if one.On != on || one.Vm != "" && one.Vm != vm {
-			continue
+		if one.meant(on, vm, task) && one.counts() {
+			return l.taken(one)
 		}
-		inTask := one.Kind == "task" || one.Kind == "crash" && one.Late
-		if inTask != task {
-			continue
-		}
-		if *one.Count > 0 && one.Hits-one.Skip >= *one.Count {
-			continue
-		}
-		one.Hits++
-		if one.Hits <= one.Skip {
-			continue
-		}
-		l.events = append(l.events, fmt.Sprintf("fault %d: %s of %s", one.Id, one.Kind, on))
-		taken := *one
-		return &taken
 	}
 	return nil
+}
+
+// takeAll is take for all rules of a call: one may be slow and then be cut. What answers it ends the list.
+func (l *Lab) takeAll(on, vm string) []*Fault {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var found []*Fault
+	for _, one := range l.faults {
+		if one.meant(on, vm, false) && one.counts() {
+			found = append(found, l.taken(one))
+			if contains([]string{"fault", "http503", "hang", "crash"}, one.Kind) {
+				break
+			}
+		}
+	}
+	return found
+}
+
+func (f *Fault) meant(on, vm string, task bool) bool {
+	inTask := f.Kind == "task" || f.Kind == "crash" && f.Late
+	return f.On == on && (f.Vm == "" || f.Vm == vm) && inTask == task
+}
+
+// counts says whether a rule holds for this call, which it counts.
+func (f *Fault) counts() bool {
+	if *f.Count > 0 && f.Hits-f.Skip >= *f.Count {
+		return false
+	}
+	f.Hits++
+	return f.Hits > f.Skip
+}
+
+func (l *Lab) taken(one *Fault) *Fault {
+	l.events = append(l.events, fmt.Sprintf("fault %d: %s of %s", one.Id, one.Kind, one.On))
+	taken := *one
+	return &taken
 }
 
 func faultNamed(name string) (types.BaseMethodFault, bool) {
@@ -150,6 +174,10 @@ func (l *Lab) strike(f *Fault, w http.ResponseWriter, r *http.Request) (http.Res
 		cut(w, false)
 		return w, true
 	case "reset", "truncate":
+		if r.Method != http.MethodGet && !strings.HasPrefix(r.URL.Path, "/sdk") {
+			r.Body = &cutBody{ReadCloser: r.Body, w: w, left: f.AfterBytes, reset: f.Kind == "reset"}
+			return w, false
+		}
 		return &cutter{ResponseWriter: w, left: f.AfterBytes, reset: f.Kind == "reset"}, false
 	case "expire":
 		if one := l.session(r); one != nil {
@@ -180,6 +208,24 @@ func (c *cutter) Write(data []byte) (int, error) {
 	}
 	cut(c.ResponseWriter, c.reset)
 	return 0, http.ErrAbortHandler
+}
+
+// cutBody lets so many bytes of an upload come, then the connection goes.
+type cutBody struct {
+	io.ReadCloser
+	w     http.ResponseWriter
+	left  int64
+	reset bool
+}
+
+func (c *cutBody) Read(data []byte) (int, error) {
+	if c.left <= 0 {
+		cut(c.w, c.reset)
+		return 0, io.ErrUnexpectedEOF
+	}
+	n, err := c.ReadCloser.Read(data[:min64(int64(len(data)), c.left)])
+	c.left -= int64(n)
+	return n, err
 }
 
 // cut ends the connection of an answer: by RST, or as if the answer were over.

@@ -114,8 +114,8 @@ func (l *Lab) upload(w http.ResponseWriter, r *http.Request, store *Datastore, f
 		return
 	}
 	n, err := io.Copy(&sparseWriter{f: f}, r.Body)
-	if err == nil {
-		err = f.Truncate(n)
+	if cut := f.Truncate(n); err == nil {
+		err = cut
 	}
 	if closed := f.Close(); err == nil {
 		err = closed
@@ -213,25 +213,43 @@ func (l *Lab) machineOfPath(r *http.Request) string {
 	return ""
 }
 
-// throttled sends a body no faster than the mode diskBytesPerSecond says.
+// throttled lets a body pass no faster than the mode diskBytesPerSecond says, the answer's or that of an upload.
 type throttled struct {
 	http.ResponseWriter
+	body io.ReadCloser
 	rate int64
 	sent int64
 	from time.Time
 }
 
-func (l *Lab) throttle(w http.ResponseWriter) http.ResponseWriter {
-	if rate := l.mode().DiskBytesPerSecond; rate > 0 {
-		return &throttled{ResponseWriter: w, rate: rate, from: time.Now()}
+func (l *Lab) throttle(w http.ResponseWriter, r *http.Request) http.ResponseWriter {
+	rate := l.mode().DiskBytesPerSecond
+	if rate <= 0 {
+		return w
 	}
-	return w
+	one := &throttled{ResponseWriter: w, body: r.Body, rate: rate, from: time.Now()}
+	if r.Method != http.MethodGet {
+		r.Body = one
+	}
+	return one
+}
+
+func (t *throttled) pass(n int) {
+	t.sent += int64(n)
+	due := time.Duration(float64(t.sent) / float64(t.rate) * float64(time.Second))
+	time.Sleep(time.Until(t.from.Add(due)))
 }
 
 func (t *throttled) Write(data []byte) (int, error) {
 	n, err := t.ResponseWriter.Write(data)
-	t.sent += int64(n)
-	due := time.Duration(float64(t.sent) / float64(t.rate) * float64(time.Second))
-	time.Sleep(time.Until(t.from.Add(due)))
+	t.pass(n)
 	return n, err
 }
+
+func (t *throttled) Read(data []byte) (int, error) {
+	n, err := t.body.Read(data)
+	t.pass(n)
+	return n, err
+}
+
+func (t *throttled) Close() error { return t.body.Close() }

@@ -84,9 +84,9 @@ func (l *Lab) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func serveSoap(l *Lab, w http.ResponseWriter, r *http.Request) {
 	if strings.HasSuffix(r.URL.Path, "vimServiceVersions.xml") {
 		w.Header().Set("Content-Type", "text/xml")
-		fmt.Fprint(w, `<?xml version="1.0" encoding="UTF-8"?><namespaces version="1.0"><namespace><name>urn:vim25</name>`+
-			`<version>6.5</version><priorVersions><version>6.0</version><version>5.5</version></priorVersions>`+
-			`</namespace></namespaces>`)
+		fmt.Fprintf(w, `<?xml version="1.0" encoding="UTF-8"?><namespaces version="1.0"><namespace><name>urn:vim25</name>`+
+			`<version>%s</version><priorVersions><version>6.0</version><version>5.5</version></priorVersions>`+
+			`</namespace></namespaces>`, l.config.ApiVersion)
 		return
 	}
 	if r.Method != http.MethodPost {

@@ -47,6 +47,7 @@ func (l *Lab) makeInventory() error {
 	simulator.NewServiceInstance(content, vpx.RootFolder)
 	instance := simulator.Map.Get(types.ManagedObjectReference{Type: "ServiceInstance", Value: "ServiceInstance"})
 	instance.(*simulator.ServiceInstance).Content.About.InstanceUuid = uuidFor("vcenter", l.config.Username)
+	instance.(*simulator.ServiceInstance).Content.About.ApiVersion = l.config.ApiVersion
 	inner = newContext("vpxd", "vpxd")
 	for _, one := range l.config.Datacenters {
 		if err := l.makeDatacenter(one); err != nil {

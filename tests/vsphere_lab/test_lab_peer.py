@@ -336,6 +336,41 @@ def test_downloads_are_cut_and_slowed_as_told(lab: Lab) -> None:
     assert 0.4 < time.monotonic() - began < 3
 
 
+def test_an_upload_is_cut_and_what_came_of_it_stays(lab: Lab) -> None:
+    target = "/folder/vm7/sent?dcPath=DC0&dsName=ds1"
+    for kind in ("reset", "truncate"):
+        lab.fault(on="PUT /folder", kind=kind, afterBytes=MIB)
+        with pytest.raises(_GONE):
+            request(lab, "PUT", target, b"x" * SIZE, Authorization=basic(lab))
+        assert len(request(lab, "GET", target, Authorization=basic(lab))[1]) == MIB
+    assert request(lab, "PUT", target, b"x" * SIZE, Authorization=basic(lab))[0] == 200
+
+
+def test_rules_count_calls_and_several_may_meet_one_call(lab: Lab, instance: Any) -> None:
+    lab.fault(on="CurrentTime", kind="slow", seconds=0.15, count=2)
+    lab.fault(on="CurrentTime", kind="fault", fault="RequestCanceled", skip=1)
+    began = time.monotonic()
+    instance.CurrentTime()
+    assert time.monotonic() - began > 0.15
+    assert [one["hits"] for one in lab.state()["faults"]] == [1, 1], "once a call, however often it holds"
+    with pytest.raises(vmodl.fault.RequestCanceled):
+        instance.CurrentTime()
+    assert time.monotonic() - began > 0.3
+    assert instance.CurrentTime()
+
+
+@pytest.mark.parametrize("version", ["6.5", "7.0.0.0", "8.0.1.0"])
+def test_the_peer_speaks_as_the_version_it_is_told(tmp_path: Path, version: str) -> None:
+    machines = [{"name": "one", "vtpm": True, "disks": [{}]}]
+    with Lab.start(tmp_path, machines=machines, apiVersion=version) as lab, clients.session(lab) as instance:
+        assert instance.content.about.apiVersion == version
+        vm = clients.find(instance, vim.VirtualMachine, "one")
+        labels = [one.deviceInfo.label for one in vm.config.hardware.device]
+        assert "Virtual TPM" in labels
+        clients.snapshot(vm, "one")
+        clients.done(vm.RemoveAllSnapshots_Task())
+
+
 def test_mistakes_in_what_the_lab_is_told_are_errors(lab: Lab) -> None:
     for told in (
         lambda: lab.fault(on="X", kind="none"),
