@@ -13,14 +13,18 @@ import functools
 import secrets
 from collections.abc import Mapping, Sequence
 from concurrent import futures
+from typing import Final
 
 from reconciler.api import policies, vcenters
 from reconciler.base import crashes, errors, extents, masks, quantities, times
 from reconciler.catalog import images, readings
 from reconciler.jobs import engines
-from reconciler.operations import changes, guestviews, holding, ledgers, parents, phases, sites
+from reconciler.operations import changes, guestviews, holding, ledgers, parents, phases, reservations, sites
 from reconciler.sources import machines, opening
 from reconciler.storage import units
+
+#: How often one job freezes its machine at most, where others take the room in a holding area that it waited for.
+_FREEZES: Final = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,15 +73,28 @@ class _Streamed:
 
 def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -> engines.Outcome:
     """Make the image. Raises ``SourceError``, ``HookFailed``, ``UnitError`` or ``Cancelled``; then nothing is left."""
-    try:
-        return _back_up(site, order, context, trusting=True)
-    except holding.NotHeld as error:
-        # The machine was let go with only its changes copied, and those are not enough.
-        context.log(f"{order.client_name}: frozen anew, and read as a whole: {error.message}")
-        return _back_up(site, order, context, trusting=False)
+    area, trusting, need, freezes = holding.area(order.policy), True, 1, 0
+    while True:
+        freezes += 1
+        if area is not None:
+            reservations.wait(area.path, area.max_size, need, context.meter.check, context.log)
+        try:
+            return _back_up(site, order, context, area, trusting=trusting)
+        except holding.NotHeld as error:
+            if not trusting:
+                raise
+            # The machine was let go with only its changes copied, and those are not enough.
+            context.log(f"{order.client_name}: frozen anew, and read as a whole: {error.message}")
+            trusting = False
+        except reservations.HoldingAreaFull as error:
+            if not error.need or freezes >= _FREEZES:
+                raise
+            need = error.need
 
 
-def _back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext, *, trusting: bool) -> engines.Outcome:
+def _back_up(
+    site: sites.Site, order: BackupOrder, context: engines.JobContext, area: holding.Area | None, *, trusting: bool
+) -> engines.Outcome:
     """One freeze, one image. Unless ``trusting``, nobody's word on changes is taken. Raises ``NotHeld`` as well."""
     source = opening.Sources(order.vcenters, site.db.id).of(order.policy)
     with contextlib.ExitStack() as stack:
@@ -92,7 +109,7 @@ def _back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext, 
         crashes.passing("backup.frozen")
         try:
             label = _label(order, image_id, sequence, now)
-            if (area := holding.area(order.policy)) is None:
+            if area is None:
                 commit = _write(site, order, context, reading, label, _against(site, order, trusting))
             else:
                 against = _against(site, order, trusting)

@@ -136,12 +136,13 @@ class Held:
         live: machines.Reading,
         held: Sequence[HeldDisk],
         lost: Sequence[machines.Found],
-        needs: Mapping[str, Need],
+        needs: Mapping[str, Need | machines.Found],
     ) -> None:
         """Remember all that ``live`` has to say. Raises ``SourceChanged`` where its bytes are worth nothing."""
         self.disks = tuple(held)
         self.missing = (*live.missing, *lost)
-        self._told = {name: need.told for name, need in needs.items() if need.told is not None}
+        asked = {name: need.told for name, need in needs.items() if isinstance(need, Need)}
+        self._told = {name: told for name, told in asked.items() if told is not None}
         self._verdict = live.finish()
         self._state = dict(live.state())
         self._configuration = live.configuration()
@@ -184,20 +185,32 @@ class Held:
             raise late
 
 
-def hold(live: machines.Reading, area: Area, needs: Mapping[str, Need], job: Job) -> Held:
-    """Copy what ``needs`` says of each disk of ``live``, by name, and close it.
+def hold(live: machines.Reading, area: Area, needs: Mapping[str, Need | machines.Found], job: Job) -> Held:
+    """Copy what ``needs`` says of each disk of ``live``, by name, and close it; it may say why a disk is left out.
 
     A disk that cannot be read to its end is missing in what comes back. Raises ``HoldingAreaFull``, ``SourceError`` or
     ``Cancelled``; then nothing is left, and ``live`` is still open.
     """
-    plans = {disk.name: _ranges(disk, needs[disk.name]) for disk in live.disks}
+    plans: dict[str, tuple[extents.Extents, extents.Extents]] = {}
+    lost: list[machines.Found] = []
+    for disk in live.disks:
+        try:
+            need = needs[disk.name]
+            if isinstance(need, Need):
+                plans[disk.name] = _ranges(disk, need)
+            else:
+                lost.append(need)
+        except errors.SourceError as error:
+            lost.append(unreadable(disk, error))
+    readable = [disk for disk in live.disks if disk.name in plans]
     reservation = reservations.reserve(
         area.path, area.max_size, job.id, sum(extents.total(wanted) for wanted, _ in plans.values())
     )
     held = Held(reservation)
     try:
         began = time.monotonic()
-        copies, lost = _copy_all(live.disks, plans, reservation.folder, area.streams, job)
+        copies, torn = _copy_all(readable, plans, reservation.folder, area.streams, job)
+        lost += torn
         if not copies:
             raise errors.SourceError("; ".join(found.message for found in lost) or "no disk could be held")
         crashes.passing("holding.copied")
@@ -210,6 +223,12 @@ def hold(live: machines.Reading, area: Area, needs: Mapping[str, Need], job: Job
     except BaseException:
         held.close()
         raise
+
+
+def unreadable(disk: disks.Disk, error: errors.SourceError) -> machines.Found:
+    """Why a disk is left out."""
+    message = str(error)
+    return machines.Found(code=error.code, message=message if disk.name in message else f"{disk.name}: {message}")
 
 
 def rate(count: int, seconds: float) -> str:
@@ -246,7 +265,7 @@ def _copy_all(
         try:
             _copy(disk, folder / f"{number}.raw", plans[disk.name][0], check)
         except _Unreadable as error:
-            return machines.Found(code=error.reason.code, message=f"{disk.name}: {error.reason}")
+            return unreadable(disk, error.reason)
         return None
 
     with futures.ThreadPoolExecutor(min(streams, len(live)) or 1, thread_name_prefix=f"{job.id}-hold") as pool:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from reconciler.api import policies
+from reconciler.base import errors
 from reconciler.operations import changes, guestviews, holding, parents
 from reconciler.sources import machines
 
@@ -30,7 +31,12 @@ def hold(
     """
     parent, state = against
     looks = guestviews.views(live.disks, job.meter, spec, keep=live.finish().consistency == "Live")
-    needs = {look.disk.name: _need(live, look, parent, state, along=along) for look in looks}
+    needs: dict[str, holding.Need | machines.Found] = {}
+    for look in looks:
+        try:
+            needs[look.disk.name] = _need(live, look, parent, state, along=along)
+        except errors.SourceError as error:
+            needs[look.disk.name] = holding.unreadable(look.disk, error)
     held = holding.hold(live, area, needs, job)
     by_name = {look.disk.name: look for look in looks}
     return held, [by_name[disk.name].onto(disk) for disk in held.disks]

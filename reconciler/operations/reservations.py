@@ -18,7 +18,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -28,12 +29,18 @@ _log = logging.getLogger(__name__)
 
 _LOCK: Final = ".holdfast.lock"
 _RESERVATION: Final = "reservation"
+#: Seconds between two looks of who waits.
+_PAUSE: Final = 1.0
 #: Ours are named after the job, with some letters that tell catalogs apart which share an area.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*\.[0-9a-f]{8}")
 
 
 class HoldingAreaFull(errors.SourceError):
-    """There is no room in the holding area now; the machine waits."""
+    """There is no room in the holding area now; ``need`` bytes are."""
+
+    def __init__(self, message: str, *, hint: str | None = None, need: int = 0) -> None:
+        super().__init__(message, hint=hint)
+        self.need = need
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +53,8 @@ class Usage:
     coming: int
     #: Free on the file system.
     free: int
+    #: How many jobs have a promise.
+    jobs: int
 
 
 class Reservation:
@@ -69,12 +78,7 @@ def reserve(area: Path, limit: int, job: str, need: int) -> Reservation:
     Raises ``HoldingAreaFull``, or ``SourceError`` where the area cannot be used at all.
     """
     with _locked(area):
-        usage = _look(area)
-        if usage.promised + need > limit:
-            _refuse(area, need, limit - usage.promised, f"maxSize is {quantities.show_size(limit)}", need > limit)
-        if usage.coming + need > usage.free:
-            size = quantities.show_size(usage.free)
-            _refuse(area, need, usage.free - usage.coming, f"its file system has {size} free", False)
+        _require(area, limit, need, _look(area))
         folder = area / f"{job}.{secrets.token_hex(4)}"
         folder.mkdir(mode=0o700)
         handle = os.open(folder / _RESERVATION, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -86,6 +90,35 @@ def reserve(area: Path, limit: int, job: str, need: int) -> Reservation:
             _remove(folder)
             raise
         return Reservation(folder, handle)
+
+
+def wait(area: Path, limit: int, need: int, check: Callable[[], None], log: Callable[[str], None]) -> None:
+    """Wait until ``need`` bytes would fit, as long as jobs live that will give theirs back.
+
+    ``check`` raises ``Cancelled``. Raises as ``reserve`` does where there is nobody to wait for.
+    """
+    told = False
+    while True:
+        check()
+        found = usage(area)
+        try:
+            _require(area, limit, need, found)
+            return
+        except HoldingAreaFull as error:
+            if need > limit or not found.jobs:
+                raise
+            if not told:
+                log(f"waits, with nothing frozen: {error.message}")
+                told = True
+        time.sleep(_PAUSE)
+
+
+def _require(area: Path, limit: int, need: int, found: Usage) -> None:
+    if found.promised + need > limit:
+        _refuse(area, need, limit - found.promised, f"maxSize is {quantities.show_size(limit)}", need > limit)
+    if found.coming + need > found.free:
+        size = quantities.show_size(found.free)
+        _refuse(area, need, found.free - found.coming, f"its file system has {size} free", False)
 
 
 def usage(area: Path) -> Usage:
@@ -106,9 +139,8 @@ def _refuse(area: Path, need: int, left: int, why: str, never: bool) -> None:
     raise HoldingAreaFull(
         f"holding area {area}: {quantities.show_size(need)} are needed, {quantities.show_size(max(left, 0))} are left;"
         f" {why}",
-        hint="raise maxSize: this machine alone needs more"
-        if never
-        else "it is tried again when other jobs have ended",
+        hint="raise maxSize: this machine alone needs more" if never else "it goes on when other jobs have ended",
+        need=need,
     )
 
 
@@ -146,14 +178,15 @@ def told(area: Path) -> Iterator[None]:
 
 
 def _look(area: Path) -> Usage:
-    promised = coming = 0
+    promised = coming = jobs = 0
     for folder in sorted(area.iterdir()):
         if folder.is_dir() and not folder.is_symlink() and _NAME.fullmatch(folder.name):
             size = _living(folder)
             if size is not None:
+                jobs += 1
                 promised += size
                 coming += max(size - _occupied(folder), 0)
-    return Usage(promised=promised, coming=coming, free=free(area))
+    return Usage(promised=promised, coming=coming, free=free(area), jobs=jobs)
 
 
 def free(area: Path) -> int:

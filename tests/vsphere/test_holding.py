@@ -186,7 +186,7 @@ def test_who_does_not_fit_waits_with_nothing_copied_and_goes_when_there_is_room(
         assert len(left(area)) == 1
         assert refused.value.retryable
         assert "are needed, 1.00 MiB are left; maxSize is" in refused.value.message, refused.value.message
-        assert "again when other jobs have ended" in str(refused.value.hint)
+        assert "goes on when other jobs have ended" in str(refused.value.hint)
     second = freeze(guests)
     with held(second, small, all_of(second)):
         assert len(left(area)) == 1

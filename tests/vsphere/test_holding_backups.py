@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,23 +78,45 @@ def test_fulls_and_incrementals_are_held_then_stored(estate: VirtualEstate) -> N
     assert sum("ChangeTracking" in line for line in lines) == 1, "asked once, told once"
 
 
-def test_a_machine_that_does_not_fit_fails_with_the_numbers_and_comes_later(estate: VirtualEstate) -> None:
-    build(estate, size="20MiB")
-    other = reservations.reserve(estate.root / "area", 1 << 30, "j-000001", 10 * MIB)
+def test_a_machine_that_can_never_fit_is_not_even_frozen_a_second_time(estate: VirtualEstate) -> None:
+    build(estate, size="11MiB")
     said = estate.apply(code=3)
     jobs = [one for one in estate.items("jobs") if one["type"] == "Backup"]
     assert {one["error"]["code"] for one in jobs} == {"HoldingAreaFull"}, said
-    assert all("12.0 MiB are needed, 10.0 MiB are left" in one["error"]["message"] for one in jobs), jobs
-    assert (estate.items("images"), estate.snapshots()) == ([], [])
-    assert [one.partition(".")[0] for one in left(estate)] == ["j-000001"]
-    other.close()
-    build(estate, limits={"maxConcurrentJobs": 1})
-    contents = estate.contents()
+    assert all("12.0 MiB are needed, 11.0 MiB are left" in one["error"]["message"] for one in jobs), jobs
+    assert (estate.items("images"), estate.snapshots(), left(estate)) == ([], [], [])
+    assert estate.lab.state()["calls"]["CreateSnapshot_Task"] == 2
+    (estate.root / "area").rename(estate.root / "gone")
     estate.pass_day()
-    estate.apply()
-    proven(estate, contents)
-    proven(estate, contents, "vm2")
+    estate.apply(code=3)
+    jobs = [one for one in estate.items("jobs") if "there is no such folder" in one["error"]["message"]]
+    assert len(jobs) == 2
+    assert estate.lab.state()["calls"]["CreateSnapshot_Task"] == 2, "nothing is frozen for an area that is not there"
+
+
+def test_machines_wait_for_room_with_nothing_frozen(estate: VirtualEstate) -> None:
+    build(estate, size="20MiB")
+    other = reservations.reserve(estate.root / "area", 1 << 30, "j-000001", 10 * MIB)
+    with estate.command.start("apply", "--yes", ".") as process:
+        deadline = time.monotonic() + 60
+        while sum("waits, with nothing frozen" in line for line in lines_of(estate)) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.3)
+        assert estate.snapshots() == []
+        assert [one.partition(".")[0] for one in left(estate)] == ["j-000001"]
+        other.close()
+        assert process.wait(120) == 0
+    proven(estate, estate.contents())
+    proven(estate, estate.contents(), "vm2")
     assert (left(estate), estate.snapshots()) == ([], [])
+
+
+def lines_of(estate: VirtualEstate) -> list[str]:
+    """The logs of all jobs that there are."""
+    if not (estate.folder / ".holdfast" / "catalog.sqlite").exists():
+        return []
+    jobs = estate.items("jobs")
+    return [line for one in jobs for line in estate.command.run("logs", one["id"]).stdout.splitlines()]
 
 
 def test_a_damaged_parent_makes_the_machine_be_frozen_anew_and_read_as_a_whole(estate: VirtualEstate) -> None:
