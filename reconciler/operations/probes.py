@@ -161,7 +161,9 @@ def _read(disk: disks.Disk, said: list[str]) -> steps.Said:
         disk.pread(0, length)
     except OSError as error:
         raise errors.SourceError(f"{disk.name}: {error.strerror}") from error
-    how = [line.removeprefix(f"{disk.name}: ") for line in said if line.startswith(f"{disk.name}: ")]
+    how = [line.partition(f"{disk.name}: ")[2] for line in said if f"{disk.name}: " in line]
+    # Which ways were given up for this one says also which one was taken.
+    how = [line for line in how if ", because " in line] or how
     size = f"{quantities.show_size(length)} of {quantities.show_size(disk.size)}"
     return steps.passed("; ".join([size, *how]))
 

@@ -161,6 +161,19 @@ def test_a_disk_that_no_transport_leads_to_is_named_with_every_reason(estate: Vi
         estate.lab.act("vm2", "removeAllSnapshots")
 
 
+def test_a_transport_that_does_not_lead_there_is_named_with_the_one_that_does(estate: VirtualEstate) -> None:
+    missing = {"nbdkit": str(estate.root / "no-such-nbdkit")}
+    build(
+        estate,
+        source={"include": [{"name": "vm1"}]},
+        transports=("nbdkit-vddk", "datastore"),
+        vcenter={"vddk": missing},
+    )
+    found = probed(estate, "vms", code=0)["BackupPolicy/vms", "read Hard disk 1"]
+    assert "read by datastore, because nbdkit-vddk: " in found["message"], found["message"]
+    assert "no-such-nbdkit" in found["message"], found["message"]
+
+
 def test_a_snapshot_that_is_refused_is_told_in_the_faults_own_words(estate: VirtualEstate) -> None:
     words = "the datastore has had enough"
     estate.lab.fault(on="CreateSnapshot_Task", kind="task", fault="FileFault", message=words, count=0)
