@@ -61,6 +61,10 @@ POINTS: Final = (
     "reclaim.done",
     "restore.reading",
     "restore.before-rename",
+    "machine.made",
+    "machine.disk-written",
+    "machine.proven",
+    "machine.old-renamed",
     "dump.written",
 )
 

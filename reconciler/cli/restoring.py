@@ -1,8 +1,9 @@
-"""``holdfast restore``: from the catalog, or from a unit's folder alone."""
+"""``holdfast restore``: disks, a staged machine or a machine in a vCenter, from the catalog or a unit alone."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import time
 from pathlib import Path
@@ -10,19 +11,27 @@ from typing import Annotated
 
 import typer
 
+from reconciler.api import vcenters
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors, meters, quantities, times
-from reconciler.catalog import audits, database
-from reconciler.cli import options, outputs, progress, sessions, settings
+from reconciler.catalog import audits, configurations, database
+from reconciler.cli import options, outputs, progress, restoreworks, sessions, settings
 from reconciler.controller import choices
+from reconciler.intake import estates
 from reconciler.jobs import embedded, engines
 from reconciler.operations import restores
+from reconciler.sources import machinetargets
 from reconciler.storage import opening
+
+#: Options that only a machine has.
+_OF_MACHINES = ("name", "folder", "host", "datastore", "pool", "identity", "via", "replace", "power_on")
 
 
 def restore(
     client: Annotated[str, typer.Argument(metavar="CLIENT|IMAGE", help="A client; with --unit an image's id.")],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the restored disks; made if need be.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="DIR", help="Folder for the restored disks; made if need be.")
+    ] = None,
     image: Annotated[
         str | None, typer.Option("--image", metavar="ID", help="This image; the newest by default.")
     ] = None,
@@ -36,6 +45,26 @@ def restore(
         list[str] | None, typer.Option("--disk", metavar="NAME", help="Only this disk; may be repeated.")
     ] = None,
     format: Annotated[str, typer.Option("--format", help="raw, qcow2 or vmdk.")] = "raw",
+    staged: Annotated[
+        bool, typer.Option("--staged", help="With --to: vmx, nvram and VMDKs that ESX registers.")
+    ] = False,
+    vcenter: Annotated[
+        str | None, typer.Option("--vcenter", metavar="NAME", help="Make the machine again in this VCenter.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Its name; the old one by default.")] = None,
+    folder: Annotated[str | None, typer.Option("--folder", help="Its folder, by name or path.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Its ESX host, or a cluster.")] = None,
+    datastore: Annotated[str | None, typer.Option("--datastore", help="Where its files go.")] = None,
+    pool: Annotated[str | None, typer.Option("--pool", help="Its resource pool, by name or path.")] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option("--identity", help="same or new; new by default where the original still is."),
+    ] = None,
+    via: Annotated[str | None, typer.Option("--via", help="How disks are written: import, datastore or vddk.")] = None,
+    power_on: Annotated[bool, typer.Option("--power-on", help="Switch it on once it is proven.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Then switch off and rename the machine that has the name.")
+    ] = False,
     unit: Annotated[
         Path | None, typer.Option("--unit", metavar="PATH", help="Restore from this unit's folder alone.")
     ] = None,
@@ -46,39 +75,82 @@ def restore(
     state: options.State = None,
     catalog: options.Catalog = None,
 ) -> int:
-    """Restore a machine's disks and prove every byte against the image."""
+    """Restore a machine, its disks or one of them, and prove every byte against the image."""
     sessions.start_logging()
-    if format not in restores.FORMATS:
-        raise errors.UsageError(f"--format {format}: choose one of {', '.join(restores.FORMATS)}")
+    values = locals()
+    given = {key: values[key] for key in _OF_MACHINES if values[key]}
+    asked = _Asked(
+        client=client, to=to, vcenter=vcenter, names=disk or [], format=format, staged=staged, machine=given,
+        force=force, dry_run=dry_run, reason=reason, output=output,
+    )  # fmt: skip
+    asked.check()
     if unit is not None:
         if image or as_of or copy:
             raise errors.UsageError("--unit takes an image's id alone", hint="leave out --image, --as-of and --copy")
-        return _from_folder(unit, client, to, disk or [], format, dry_run=dry_run, force=force, output=output)
+        return _from_folder(unit, asked, asked.work(_declared(Path.cwd(), asked.vcenter)))
     chosen = settings.of_state(state=state, catalog=catalog)
     moment = _moment(as_of)
     choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy))
-    request = _Request(choice=choice, to=to, disks=disk or [], format=format, force=force, reason=reason)
+    found = sessions.read(chosen, lambda db: _in_force(db, vcenter))
+    work = asked.work(found or _declared(chosen.estate, vcenter))
     if dry_run:
         with contextlib.closing(choice.open(chosen.caches)) as stored:
-            plan = restores.prepare(stored.label, names=request.disks, folder=to, format=format, force=force)
-            outputs.emit(_document(request.choice, plan, (), 0.0, dry_run=True), output, _text)
+            work.plan(stored)
+            outputs.emit(_document(choice, work, 0.0, dry_run=True), output, _text)
         return 0
     with sessions.writing(chosen) as db:
-        return _from_catalog(db, chosen, request, output)
+        return _from_catalog(db, chosen, choice, asked, work)
 
 
-class _Request:
-    """One restore from the catalog."""
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """The command line."""
 
-    def __init__(
-        self, *, choice: choices.Choice, to: Path, disks: list[str], format: str, force: bool, reason: str | None
-    ) -> None:
-        self.choice = choice
-        self.to = to
-        self.disks = disks
-        self.format = format
-        self.force = force
-        self.reason = reason
+    client: str
+    to: Path | None
+    vcenter: str | None
+    names: list[str]
+    format: str
+    staged: bool
+    #: Options of a machine that were given.
+    machine: dict[str, object]
+    force: bool
+    dry_run: bool
+    reason: str | None
+    output: options.Output
+
+    def check(self) -> None:
+        """Raises ``UsageError`` for words that contradict each other."""
+        if self.format not in restores.FORMATS:
+            raise errors.UsageError(f"--format {self.format}: choose one of {', '.join(restores.FORMATS)}")
+        if (self.to is None) == (self.vcenter is None):
+            raise errors.UsageError(
+                "exactly one of --to and --vcenter is needed",
+                hint="--to DIR writes disks into a folder, --vcenter NAME makes the machine again",
+            )
+        for word, known in (("identity", machinetargets.IDENTITIES), ("via", machinetargets.VIAS)):
+            if self.machine.get(word, known[0]) not in known:
+                raise errors.UsageError(f"--{word} {self.machine[word]}: choose one of {', '.join(known)}")
+        if self.vcenter is None and self.machine:
+            words = ", ".join(f"--{word.replace('_', '-')}" for word in self.machine)
+            raise errors.UsageError(f"{words} without --vcenter", hint="a folder takes disks, not a machine")
+        if self.vcenter is not None and (self.force or self.staged or self.format != "raw"):
+            raise errors.UsageError(
+                "--force, --staged and --format are for --to", hint="--replace takes the place of a machine"
+            )
+        if self.staged and self.format != "raw":
+            raise errors.UsageError("--staged makes VMDKs", hint="leave out --format")
+
+    def work(self, vcenter: vcenters.VCenter | None) -> restoreworks.Work:
+        """What is to be done."""
+        if vcenter is not None:
+            wanted = {key: value for key, value in self.machine.items() if key != "power_on"}
+            power_on = bool(self.machine.get("power_on"))
+            return restoreworks.Machine(vcenter=vcenter, names=self.names, wanted=wanted, power_on=power_on)
+        to = self.to or Path()
+        if self.staged:
+            return restoreworks.Staged(to=to, names=self.names, force=self.force)
+        return restoreworks.Disks(to=to, names=self.names, format=self.format, force=self.force)
 
 
 def _moment(text: str | None) -> dt.datetime | None:
@@ -90,9 +162,44 @@ def _moment(text: str | None) -> dt.datetime | None:
         raise errors.UsageError(f"--as-of: {error}") from error
 
 
-def _from_catalog(db: database.Database, chosen: settings.Settings, request: _Request, output: options.Output) -> int:
+def _in_force(db: database.Database, name: str | None) -> vcenters.VCenter | None:
+    if name is None:
+        return None
+    found = configurations.applied(db).get(("VCenter", name))
+    return found.object if found is not None and isinstance(found.object, vcenters.VCenter) else None
+
+
+def _declared(estate: Path | None, name: str | None) -> vcenters.VCenter | None:
+    """The VCenter of the manifests: it may be newer than what is in force, or the catalog is lost.
+
+    Raises ``NotFound`` or ``ConfigurationError``.
+    """
+    if name is None:
+        return None
+    known: tuple[str, ...] = ()
+    if estate is not None:
+        desired = estates.load(estate).desired
+        if desired is None:
+            raise errors.ConfigurationError(
+                f"the manifests in {estate} have errors, and VCenter {name} is not in force",
+                hint="holdfast validate lists them",
+            )
+        if name in desired.vcenters:
+            return desired.vcenters[name]
+        known = tuple(sorted(desired.vcenters))
+    listed = f"there is {', '.join(known)}" if known else "declare it in the manifests"
+    raise errors.NotFound(f"there is no VCenter {name}", hint=listed)
+
+
+def _from_catalog(
+    db: database.Database,
+    chosen: settings.Settings,
+    choice: choices.Choice,
+    asked: _Asked,
+    work: restoreworks.Work,
+) -> int:
     """Under a job's row, so that the copy cannot expire meanwhile and ``get jobs`` shows the restore."""
-    choice, clock, started = request.choice, clocks.from_environment(), time.monotonic()
+    clock, started = clocks.from_environment(), time.monotonic()
     order = engines.Order(
         address=f"restore/{choice.client.slug}@{times.show(clock.now())}",
         type="Restore",
@@ -103,12 +210,14 @@ def _from_catalog(db: database.Database, chosen: settings.Settings, request: _Re
         source_unit=choice.unit,
     )
     with contextlib.closing(choice.open(chosen.caches)) as stored:
-        plan = restores.prepare(
-            stored.label, names=request.disks, folder=request.to, format=request.format, force=request.force
-        )
+        work.plan(stored)
         with embedded.foreground(db, order, clock=clock) as context, sessions.cancelling(context.meter):
             with progress.metered(context.meter, f"restore {choice.client.name}"):
-                restored = restores.restore(plan, stored, context.meter)
+                work.run(stored, context.meter)
+            outcome = work.outcome()
+            details = {"copy": choice.copy, "target": outcome.target, "reason": asked.reason or ""}
+            if outcome.via is not None:
+                details |= {"via": outcome.via, "identity": outcome.identity, "notes": list(outcome.notes)}
             with db.writing() as connection:
                 audits.record(
                     connection,
@@ -116,69 +225,50 @@ def _from_catalog(db: database.Database, chosen: settings.Settings, request: _Re
                     actor=sessions.actor(),
                     event="Restored",
                     object=choice.image,
-                    details={"copy": choice.copy, "target": str(request.to.absolute()), "reason": request.reason or ""},
+                    details=details,
                 )
-    outputs.emit(_document(choice, plan, restored, time.monotonic() - started, dry_run=False), output, _text)
+            work.then()
+    outputs.emit(_document(choice, work, time.monotonic() - started, dry_run=False), asked.output, _text)
     return 0
 
 
-def _from_folder(
-    folder: Path,
-    image: str,
-    to: Path,
-    names: list[str],
-    format: str,
-    *,
-    dry_run: bool,
-    force: bool,
-    output: options.Output,
-) -> int:
+def _from_folder(folder: Path, asked: _Asked, work: restoreworks.Work) -> int:
     started, meter = time.monotonic(), meters.Meter()
     with (
         contextlib.closing(opening.open_folder(folder.absolute())) as unit,
-        contextlib.closing(unit.open(image)) as stored,
+        contextlib.closing(unit.open(asked.client)) as stored,
     ):
-        plan = restores.prepare(stored.label, names=names, folder=to, format=format, force=force)
+        work.plan(stored)
         choice = choices.of_folder(stored.label, folder)
-        restored: tuple[restores.Restored, ...] = ()
-        if not dry_run:
-            with sessions.cancelling(meter), progress.metered(meter, f"restore {image}"):
-                restored = restores.restore(plan, stored, meter)
-    outputs.emit(_document(choice, plan, restored, time.monotonic() - started, dry_run=dry_run), output, _text)
+        if not asked.dry_run:
+            with sessions.cancelling(meter), progress.metered(meter, f"restore {asked.client}"):
+                work.run(stored, meter)
+                work.then()
+    document = _document(choice, work, time.monotonic() - started, dry_run=asked.dry_run)
+    outputs.emit(document, asked.output, _text)
     return 0
 
 
 def _document(
-    choice: choices.Choice,
-    plan: restores.RestorePlan,
-    restored: tuple[restores.Restored, ...],
-    seconds: float,
-    *,
-    dry_run: bool,
+    choice: choices.Choice, work: restoreworks.Work, seconds: float, *, dry_run: bool
 ) -> results.RestoreResult:
-    done = {one.name: one for one in restored}
+    outcome = work.outcome()
     return results.RestoreResult(
         client=choice.client.slug,
         image=choice.image,
         image_time=choice.time,
         copy_number=choice.copy,
         unit=choice.unit,
-        format=plan.format,
-        target=str(plan.folder.absolute()),
+        format=outcome.format,
+        target=outcome.target,
         dry_run=dry_run,
         state="Planned" if dry_run else "Verified",
         wall_seconds=round(seconds, 3),
-        disks=tuple(
-            results.RestoredDisk(
-                name=record.name,
-                path=str(path.absolute()),
-                size_bytes=record.size,
-                written_bytes=done[record.name].written if record.name in done else 0,
-                digest=record.digest,
-                verified=record.name in done,
-            )
-            for record, path in plan.disks
-        ),
+        disks=outcome.disks,
+        via=outcome.via,
+        identity=outcome.identity,
+        phases=outcome.phases,
+        notes=outcome.notes,
     )
 
 
@@ -187,11 +277,23 @@ def _text(document: results.RestoreResult) -> str:
     lines = [
         f"{verb} {document.image} (copy {document.copy_number} on {document.unit}, {times.show(document.image_time)})"
     ]
+    if document.via is not None:
+        lines.append(f"  {document.target}  by {document.via}, {document.identity} identity")
     for disk in document.disks:
         proof = "every block proven" if disk.verified else "not written"
-        lines.append(f"  {disk.path}  {quantities.show_size(disk.size_bytes)}  {proof}")
+        shown = disk.name if document.via is not None else disk.path
+        lines.append(f"  {shown}  {quantities.show_size(disk.size_bytes)}  {proof}")
+    lines.extend(f"  {_phase(one)}" for one in document.phases)
+    lines.extend(f"  note: {note}" for note in document.notes)
     if not document.dry_run and document.wall_seconds:
         total = sum(disk.size_bytes for disk in document.disks)
         rate = quantities.show_size(int(total / document.wall_seconds))
         lines.append(f"{quantities.show_size(total)} in {quantities.show_seconds(document.wall_seconds)}, {rate}/s")
     return "\n".join(lines)
+
+
+def _phase(phase: results.RestorePhase) -> str:
+    line = f"{phase.name} {quantities.show_seconds(phase.seconds)}"
+    if not phase.bytes or not phase.seconds:
+        return line
+    return f"{line}, {quantities.show_size(int(phase.bytes / phase.seconds))}/s"

@@ -63,12 +63,23 @@ class Proof:
             self._proven = end
 
     def _digest(self, disk: disks.Disk, start: int, end: int) -> None:
-        """Digest a stretch; holes of the file are known to be zero and not read."""
-        data = extents.align(extents.clip(disk.extents(), self._size), digests.BLOCK, self._size)
-        stretch = extents.intersect(((start, end - start),), data)
-        for offset, length in extents.pieces(stretch, digests.BLOCK):
-            self._meter.check()
-            index = offset // digests.BLOCK
-            self._listed[index * digests.DIGEST_SIZE : (index + 1) * digests.DIGEST_SIZE] = digests.digest(
-                memoryview(disk.pread(offset, length))
-            )
+        _digest(disk, self._size, start, end, self._listed, self._meter)
+
+
+def of_disk(disk: disks.Disk, size: int, meter: meters.Meter) -> str:
+    """The ``blake3-1m`` digest of the first ``size`` bytes of a disk. Raises ``SourceError`` or ``Cancelled``."""
+    listed = digests.zero_list(size)
+    _digest(disk, size, 0, size, listed, meter)
+    return digests.disk_digest(listed)
+
+
+def _digest(disk: disks.Disk, size: int, start: int, end: int, listed: bytearray, meter: meters.Meter) -> None:
+    """Digest a stretch; holes of the disk are known to be zero and not read."""
+    data = extents.align(extents.clip(disk.extents(), size), digests.BLOCK, size)
+    stretch = extents.intersect(((start, end - start),), data)
+    for offset, length in extents.pieces(stretch, digests.BLOCK):
+        meter.check()
+        index = offset // digests.BLOCK
+        listed[index * digests.DIGEST_SIZE : (index + 1) * digests.DIGEST_SIZE] = digests.digest(
+            memoryview(disk.pread(offset, length))
+        )

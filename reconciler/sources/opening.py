@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 from reconciler.api import policies, vcenters
 from reconciler.base import errors, meters
 from reconciler.sources import hooks as commands
-from reconciler.sources import machines
+from reconciler.sources import machines, machinetargets
 from reconciler.sources.diskimages import machines as diskimages
+from reconciler.sources.vsphere import blueprints
 
 
 class Sources:
@@ -58,6 +60,7 @@ class Sources:
         return virtual.VMware(wanted=wanted, vcenter=vcenter, looks=self._looks, owner=self._owner, hooks=commanded)
 
 
+
 def remove_snapshot(vcenter: vcenters.VCenter, owner: str, snapshot: machines.Snapshot, meter: meters.Meter) -> bool:
     """Remove a snapshot of ours by its id; False where it is not there any more, or never was.
 
@@ -66,3 +69,28 @@ def remove_snapshot(vcenter: vcenters.VCenter, owner: str, snapshot: machines.Sn
     from reconciler.sources.vsphere import sessions, snapshots
 
     return snapshots.remove_noted(sessions.of(vcenter), owner, snapshot, meter)
+
+
+def machine_target(
+    vcenter: vcenters.VCenter, configuration: str | None, wanted: machinetargets.Wanted, now: dt.datetime
+) -> machinetargets.MachineTarget:
+    """Where a machine would be made again; nothing is changed yet. ``configuration``: what its image says of it.
+
+    Raises ``NotFound``, ``TargetExists``, ``UsageError``, ``TargetError``, ``SourceError`` or ``FormatTooNew``.
+    """
+    # Loaded here for the same reason.
+    from reconciler.sources.vsphere import sessions
+    from reconciler.sources.vsphere.rebuilding import building
+
+    return building.plan(sessions.of(vcenter), machine_blueprint(configuration, wanted.image), wanted, now)
+
+
+def machine_blueprint(configuration: str | None, image: str) -> blueprints.Blueprint:
+    """What an image says of its machine. Raises ``UsageError`` where it says nothing, ``Damaged``, ``FormatTooNew``."""
+    if configuration is None:
+        raise errors.UsageError(
+            f"image {image} holds disks and no machine: it was no virtual machine of a vCenter",
+            hint="--to DIR restores its disks",
+        )
+    return blueprints.parse(configuration, f"image {image}")
+

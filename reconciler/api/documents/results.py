@@ -63,8 +63,16 @@ class RestoredDisk(shapes.Shape):
     verified: bool
 
 
+class RestorePhase(shapes.Shape):
+    """One phase of the restore of a machine; ``bytes`` are those of the disks that it went through."""
+
+    name: str
+    seconds: float
+    bytes: int
+
+
 class RestoreResult(shapes.Document):
-    """``restore``."""
+    """``restore``. For a machine ``target`` is ``vsphere:VCENTER/PATH``, and ``via`` and ``identity`` are set."""
 
     kind: Literal["RestoreResult"] = "RestoreResult"
     client: str
@@ -79,6 +87,10 @@ class RestoreResult(shapes.Document):
     state: str
     wall_seconds: float
     disks: tuple[RestoredDisk, ...]
+    via: str | None = None
+    identity: str | None = None
+    phases: tuple[RestorePhase, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class PoolStats(shapes.Document):

@@ -79,25 +79,24 @@ def send(session: sessions.Session, place: Place, content: Iterable[bytes], size
         connection.putheader("Content-Type", "application/octet-stream")
         connection.putheader("Content-Length", str(size))
         connection.endheaders()
-        _pour(connection, content)
-        answer = connection.getresponse()
+        answer = _pour(connection, content)
         answer.read(1 << 16)
         if answer.status not in (200, 201, 204):
             raise _refused(place, answer, doing)
 
 
-def _pour(connection: http.client.HTTPSConnection, content: Iterable[bytes]) -> None:
+def _pour(connection: http.client.HTTPSConnection, content: Iterable[bytes]) -> http.client.HTTPResponse:
+    """Send everything; the answer. A server that refuses may say so, and hang up, before all is sent."""
     for piece in content:
         try:
             connection.send(piece)
         except OSError:
-            # A server that refuses says so before it hangs up: its answer tells more than the broken pipe.
-            early = None
             with contextlib.suppress(OSError, http.client.HTTPException):
                 early = connection.getresponse()
-            if early is None:
-                raise
-            raise http.client.HTTPException(f"HTTP {early.status} {early.reason} before all was sent") from None
+                if early.status >= 300:
+                    return early
+            raise
+    return connection.getresponse()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from reconciler.base import errors
+from reconciler.sources import machinetargets
 from reconciler.sources.vsphere import blueprints, properties, sessions
 
 _COMMON: Final = ("name", "parent")
@@ -24,20 +25,9 @@ _KINDS: Final[tuple[tuple[type[Any], tuple[str, ...]], ...]] = (
     (vim.ClusterComputeResource, (*_COMMON, "host", "resourcePool", "datastore")),
     (vim.HostSystem, (*_COMMON, "datastore", "network", "runtime.connectionState", "runtime.inMaintenanceMode")),
     (vim.ResourcePool, _COMMON),
-    (vim.Datastore, (*_COMMON, "summary.type", "summary.accessible", "summary.freeSpace", "info")),
+    (vim.Datastore, (*_COMMON, "summary.type", "summary.accessible", "summary.freeSpace")),
 )
 _NETWORK: Final = ("name",)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Words:
-    """What the user says of the new machine's place, each a name or a path; None leaves it to the image."""
-
-    folder: str | None = None
-    #: An ESX host or a cluster.
-    host: str | None = None
-    pool: str | None = None
-    datastore: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +65,7 @@ class Place:
     networks: Mapping[str, Any]
     notes: tuple[str, ...]
 
-    def store_of(self, disk: blueprints.Disk, words: Words) -> Store:
+    def store_of(self, disk: blueprints.Disk, words: machinetargets.Wanted) -> Store:
         """Where a disk goes: its own datastore, unless one is named or it is not there."""
         if words.datastore is not None:
             return self.store
@@ -133,7 +123,7 @@ class _World:
         )
 
 
-def find(session: sessions.Session, blueprint: blueprints.Blueprint, words: Words, doing: str) -> Place:
+def find(session: sessions.Session, blueprint: blueprints.Blueprint, words: machinetargets.Wanted, doing: str) -> Place:
     """The place that words and blueprint mean. Raises ``NotFound``, ``UsageError`` or ``SourceError``."""
     world = _World(session, doing)
     notes: list[str] = []
@@ -145,7 +135,7 @@ def find(session: sessions.Session, blueprint: blueprints.Blueprint, words: Word
     compute = world.above(host, vim.ComputeResource)
     folder = _folder(world, center, home, words, notes)
     pool = _pool(world, compute, home, words, notes)
-    stores = {store.name: store for store in _stores(world, host)}
+    stores = {store.name: store for store in _stores(session, world, host, doing)}
     store = _store(world, host, stores, home, words, notes)
     return Place(
         datacenter=world.path(center).removeprefix("/"),
@@ -167,7 +157,7 @@ def _usable(host: properties.Shown) -> bool:
     return values.get("runtime.connectionState") == "connected" and not values.get("runtime.inMaintenanceMode")
 
 
-def _host(world: _World, home: blueprints.Place, words: Words, notes: list[str]) -> properties.Shown:
+def _host(world: _World, home: blueprints.Place, words: machinetargets.Wanted, notes: list[str]) -> properties.Shown:
     hosts = world.of(vim.HostSystem)
     ready = sorted((one for one in hosts if _usable(one)), key=lambda one: str(one.values.get("name")))
     if words.host is not None:
@@ -197,7 +187,7 @@ def _host(world: _World, home: blueprints.Place, words: Words, notes: list[str])
     )
 
 
-def _in_folder(world: _World, ready: list[properties.Shown], words: Words) -> list[properties.Shown]:
+def _in_folder(world: _World, ready: list[properties.Shown], words: machinetargets.Wanted) -> list[properties.Shown]:
     """Only hosts of the datacenter that the folder's path begins with."""
     path = words.folder or ""
     centers = [one for one in world.of(vim.Datacenter) if f"{path}/".startswith(f"{world.path(one)}/")]
@@ -207,7 +197,7 @@ def _in_folder(world: _World, ready: list[properties.Shown], words: Words) -> li
 
 
 def _folder(
-    world: _World, center: properties.Shown, home: blueprints.Place, words: Words, notes: list[str]
+    world: _World, center: properties.Shown, home: blueprints.Place, words: machinetargets.Wanted, notes: list[str]
 ) -> properties.Shown:
     root = world.get(center.values.get("vmFolder"))
     if root is None:
@@ -225,7 +215,11 @@ def _folder(
 
 
 def _pool(
-    world: _World, compute: properties.Shown | None, home: blueprints.Place, words: Words, notes: list[str]
+    world: _World,
+    compute: properties.Shown | None,
+    home: blueprints.Place,
+    words: machinetargets.Wanted,
+    notes: list[str],
 ) -> properties.Shown:
     root = world.get(compute.values.get("resourcePool")) if compute is not None else None
     if root is None:
@@ -241,16 +235,19 @@ def _pool(
     return root
 
 
-def _stores(world: _World, host: properties.Shown) -> Iterable[Store]:
+def _stores(session: sessions.Session, world: _World, host: properties.Shown, doing: str) -> Iterable[Store]:
     for object in host.values.get("datastore") or ():
         shown = world.get(object)
         if shown is not None and shown.values.get("summary.accessible", True):
+            kind = str(shown.values.get("summary.type", ""))
+            # Only kinds that nobody has a word for are worth another question.
+            info = properties.of(session, object, ("info",), doing).get("info") if kind == "OTHER" else None
             yield Store(
                 object=shown.object,
                 name=str(shown.values.get("name", "")),
-                type=str(shown.values.get("summary.type", "")),
+                type=kind,
                 free=int(shown.values.get("summary.freeSpace", 0)),
-                local=isinstance(shown.values.get("info"), vim.host.LocalDatastoreInfo),
+                local=isinstance(info, vim.host.LocalDatastoreInfo),
             )
 
 
@@ -259,7 +256,7 @@ def _store(
     host: properties.Shown,
     stores: Mapping[str, Store],
     home: blueprints.Place,
-    words: Words,
+    words: machinetargets.Wanted,
     notes: list[str],
 ) -> Store:
     name = home.vmx.partition("]")[0].removeprefix("[")

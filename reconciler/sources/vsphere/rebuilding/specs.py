@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pyVmomi import vim
 
 from reconciler.base import errors
+from reconciler.sources import machinetargets
 from reconciler.sources.vsphere import blueprints, properties, sessions
 from reconciler.sources.vsphere.rebuilding import places
 
-Identity = Literal["same", "new"]
 _Device = vim.vm.device
 _ADD: Final = _Device.VirtualDeviceSpec.Operation.add
 _CREATE: Final = _Device.VirtualDeviceSpec.FileOperation.create
@@ -146,7 +146,7 @@ def nics(
     session: sessions.Session,
     blueprint: blueprints.Blueprint,
     networks: Mapping[str, Any],
-    identity: Identity,
+    identity: machinetargets.Identity,
     say: Callable[[str], None],
     doing: str,
 ) -> list[Any]:
@@ -193,7 +193,7 @@ def _network(session: sessions.Session, network: Any, name: str, doing: str) -> 
     return _Device.VirtualEthernetCard.NetworkBackingInfo(deviceName=name, network=network)
 
 
-def naming(blueprint: blueprints.Blueprint, name: str, identity: Identity, mark: str) -> Any:
+def naming(blueprint: blueprints.Blueprint, name: str, identity: machinetargets.Identity, mark: str) -> Any:
     """The last change: the final name, the identity, and no mark any more."""
     spec = vim.vm.ConfigSpec(name=name, extraConfig=[vim.option.OptionValue(key=mark, value="")])
     if identity == "same":

@@ -1,0 +1,52 @@
+"""Restore of a machine as a folder: its disks by the same walk as ever, then what makes a machine of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from reconciler.base import meters
+from reconciler.operations import machinerestores, restores
+from reconciler.sources import opening
+from reconciler.sources.vsphere import blueprints, staging
+from reconciler.storage import units
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StagePlan:
+    """What would be staged."""
+
+    disks: restores.RestorePlan
+    names: staging.Folder
+    blueprint: blueprints.Blueprint
+    #: What differs from the machine that was captured.
+    notes: tuple[str, ...]
+
+
+def prepare(label: units.ImageLabel, *, names: Sequence[str], folder: Path, force: bool) -> StagePlan:
+    """Choose disks and file names. Raises ``UsageError`` for an image without a machine, ``NotFound`` for a disk that
+    it lacks, ``TargetExists`` where something would be overwritten."""
+    blueprint = opening.machine_blueprint(label.configuration, label.id)
+    records = machinerestores.chosen(label, names)
+    files = staging.folder(blueprint, [record.name for record in records])
+    staging.check(folder, files, force=force)
+    chosen = tuple((record, folder / files.disks[record.name][1]) for record in records)
+    left = [one.label for one in blueprint.disks if one.label not in files.disks]
+    notes = (*blueprint.notes, *(f"{one} is not restored: the machine comes without it" for one in left))
+    plan = restores.RestorePlan(image=label.id, format="raw", folder=folder, force=force, disks=chosen)
+    return StagePlan(disks=plan, names=files, blueprint=blueprint, notes=notes)
+
+
+def stage(
+    plan: StagePlan, stored: units.StoredImage, meter: meters.Meter
+) -> tuple[tuple[restores.Restored, ...], tuple[str, ...]]:
+    """Write and prove the disks, then descriptors, nvram and the vmx. The disks, and all notes.
+
+    Raises as ``restores.restore`` does; a folder that is not finished has no vmx.
+    """
+    staging.unregister(plan.disks.folder, plan.names)
+    done = restores.restore(plan.disks, stored, meter)
+    sizes = {one.name: one.size for one in done}
+    said = staging.complete(plan.disks.folder, plan.names, plan.blueprint, sizes)
+    return done, (*plan.notes, *said)

@@ -1,0 +1,318 @@
+"""A machine restored into a vCenter: from the half-made one to the one that is proven and takes its name.
+
+It is made under a temporary name with a mark, whatever way its disks are written. Only when every disk was read back
+does it get its name and its identity, in one change; with ``replace`` the machine that had the name steps aside just
+before. Until then every bad ending removes what was made, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pyVmomi import vim
+
+from reconciler.base import crashes, disks, errors, meters
+from reconciler.sources import machinetargets
+from reconciler.sources.vsphere import blueprints, datastorefiles, faults, properties, sessions
+from reconciler.sources.vsphere.rebuilding import (
+    halfmade,
+    importing,
+    orders,
+    places,
+    proving,
+    specs,
+    succession,
+    uploading,
+    vddkwriting,
+)
+
+_WAYS: Final[Mapping[machinetargets.Via, Callable[[orders.Order], orders.Way]]] = {
+    "import": importing.Import,
+    "datastore": uploading.Upload,
+    "vddk": vddkwriting.Vddk,
+}
+
+
+def plan(
+    session: sessions.Session, blueprint: blueprints.Blueprint, wanted: machinetargets.Wanted, now: dt.datetime
+) -> Build:
+    """Decide everything, change nothing.
+
+    Raises ``NotFound``, ``TargetExists``, ``UsageError``, ``TargetError`` or ``SourceError``.
+    """
+    name = wanted.name or blueprint.name
+    doing = f"restore of VM {name}"
+    if not name or len(name) > halfmade.LONGEST:
+        raise errors.UsageError(f"{name!r} is no name for a machine: 1 to {halfmade.LONGEST} letters")
+    place = places.find(session, blueprint, wanted, doing)
+    notes = [*place.notes, *blueprint.notes]
+    old = succession.named(session, place.folder, name, doing)
+    if old is not None and not wanted.replace:
+        raise errors.TargetExists(
+            f"VCenter {session.name}: there is a machine {name} in {place.folder_path}",
+            hint="restore it under another --name or into another --folder; --replace makes the new one beside it and "
+            "then renames the old",
+        )
+    identity = _identity(session, blueprint, wanted, old, notes, doing)
+    chosen = tuple(_disk(blueprint, label, size) for label, size in wanted.disks.items())
+    notes.extend(specs.differences(blueprint, wanted.disks))
+    order = orders.Order(
+        session=session,
+        blueprint=blueprint,
+        place=place,
+        wanted=wanted,
+        mark=halfmade.Mark.new(name, wanted.image),
+        identity=identity,
+        disks=chosen,
+        say=notes.append,
+    )
+    return Build(order, _ways(order, wanted.via), old if wanted.replace else None, notes, now)
+
+
+def _disk(blueprint: blueprints.Blueprint, label: str, size: int) -> blueprints.Disk:
+    found = blueprint.disk(label)
+    if found is None:
+        raise blueprints.Damaged(
+            f"VM {blueprint.name}: the image holds {label}, and its configuration does not know where it hung",
+            hint="--to restores the disks alone",
+        )
+    return found.model_copy(update={"size": size})
+
+
+def _identity(
+    session: sessions.Session,
+    blueprint: blueprints.Blueprint,
+    wanted: machinetargets.Wanted,
+    old: succession.Old | None,
+    notes: list[str],
+    doing: str,
+) -> machinetargets.Identity:
+    holder = succession.with_uuid(session, blueprint.instance_uuid, doing)
+    replaced = old is not None and holder is not None and old.machine._moId == holder.machine._moId
+    if holder is None or replaced:
+        if wanted.identity is None and blueprint.place.vcenter != session.name:
+            notes.append(
+                f"the identity is kept: VCenter {session.name} has no machine with it; should the original live in "
+                f"{blueprint.place.vcenter}, --identity new keeps them apart"
+            )
+        return wanted.identity or "same"
+    if wanted.identity == "same":
+        raise errors.TargetExists(
+            f"VCenter {session.name}: {holder.name} has the identity {blueprint.instance_uuid} that this machine had",
+            hint="--identity new makes it another machine",
+        )
+    if wanted.identity is None:
+        notes.append(f"a new identity, because {holder.name} has the old one: backups of it begin a new client")
+    return "new"
+
+
+def _ways(order: orders.Order, via: machinetargets.Via | None) -> list[orders.Way]:
+    """What may be tried, in order. Raises ``TargetError`` where there is nothing."""
+    ways = [make(order) for name, make in _WAYS.items() if via in (None, name)]
+    reasons = {way.name: way.refuses() for way in ways}
+    possible = [way for way in ways if reasons[way.name] is None]
+    if possible:
+        return possible
+    said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    raise _Refused(
+        f"{order.doing}: its disks cannot be written {'this way' if via else 'in any way'}: {said}",
+        hint=f"choose another --via of {', '.join(machinetargets.VIAS)}" if via else "choose another --datastore",
+    )
+
+
+class _Refused(errors.TargetError):
+    """No way leads there."""
+
+    retryable = False
+
+
+class Build:
+    """One machine being restored: see ``machinetargets.MachineTarget``."""
+
+    def __init__(
+        self,
+        order: orders.Order,
+        ways: Sequence[orders.Way],
+        old: succession.Old | None,
+        notes: list[str],
+        now: dt.datetime,
+    ) -> None:
+        self._order, self._ways, self._old, self._now = order, list(ways), old, now
+        self._way = self._ways[0]
+        #: What is worth saying so far.
+        self.notes = notes
+        self._machine: Any = None
+        self._begun = self._done = False
+
+    @property
+    def target(self) -> str:
+        """VCenter and path."""
+        order = self._order
+        return f"vsphere:{order.session.name}{order.place.folder_path}/{order.mark.name}"
+
+    @property
+    def way(self) -> str:
+        """How its disks are written."""
+        return self._way.name
+
+    @property
+    def identity(self) -> machinetargets.Identity:
+        """``same`` or ``new``."""
+        return self._order.identity
+
+    # -- making ------------------------------------------------------------------------------------------------------
+
+    def begin(self, meter: meters.Meter) -> None:
+        """Sweep, then make the machine by the first way that the server knows."""
+        order = self._order
+        self.notes.extend(halfmade.sweep(order.session, order.doing))
+        self._begun = True
+        while True:
+            try:
+                self._machine = self._way.make(meter)
+                break
+            except orders.Unsupported as error:
+                self._ways.pop(0)
+                if not self._ways:
+                    raise
+                self.notes.append(f"{self._way.name} is not offered: {error.message}; {self._ways[0].name} is used")
+                self._way = self._ways[0]
+        crashes.passing("machine.made")
+
+    def write(self, disk: disks.Disk, meter: meters.Meter) -> int:
+        """Send one disk."""
+        sent = self._way.write(disk, meter)
+        crashes.passing("machine.disk-written")
+        return sent
+
+    def seal(self, meter: meters.Meter) -> None:
+        """Complete it, and give it its nvram."""
+        self._way.seal(meter)
+        self._nvram()
+
+    def _nvram(self) -> None:
+        order = self._order
+        packed = order.blueprint.nvram
+        if packed is None:
+            return
+        doing = f"{order.doing}: nvram"
+        try:
+            shown = properties.of(order.session, self._machine, ("config.files.vmPathName",), doing)
+            store, vmx = orders.split(str(shown.get("config.files.vmPathName", "")))
+            name = posixpath.basename(vmx).removesuffix(".vmx") + ".nvram"
+            path = posixpath.join(posixpath.dirname(vmx), name)
+            where = datastorefiles.Place(datacenter=order.place.datacenter, datastore=store, path=path)
+            content = packed.content()
+            datastorefiles.send(order.session, where, iter([content]), len(content), doing)
+            self._reconfigure(vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key="nvram", value=name)]), doing)
+        except (errors.SourceError, blueprints.Damaged) as error:
+            self.notes.append(f"the machine starts with fresh settings of its firmware: {error.message}")
+
+    def read_back(self, meter: meters.Meter) -> contextlib.AbstractContextManager[Mapping[str, disks.Disk]]:
+        """Its disks, under a snapshot."""
+        return proving.read_back(self._order, self._machine, meter)
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def finish(self, meter: meters.Meter) -> None:
+        """Let the old machine step aside, and take the name."""
+        meter.check()
+        crashes.passing("machine.proven")
+        order = self._order
+        aside = None
+        if self._old is not None:
+            proven = dataclasses.replace(order.mark, state="Proven").text
+            option = vim.option.OptionValue(key=halfmade.KEY, value=proven)
+            self._reconfigure(vim.vm.ConfigSpec(extraConfig=[option]), f"{order.doing}: marking it proven")
+            aside = succession.Succession(order.session, self._old, order.place.folder, self._now, order.doing)
+        try:
+            if aside is not None and self._old is not None:
+                same = order.identity == "same" and self._old.instance_uuid == order.blueprint.instance_uuid
+                aside.step_aside(give_up_identity=same)
+            self._name()
+        except BaseException:
+            if aside is not None:
+                self.notes.extend(aside.take_back())
+            raise
+        self._done = True
+        if aside is not None:
+            self.notes.append(f"the machine that was there is off and called {aside.name}; nothing of it was removed")
+        self._decorate()
+
+    def _name(self) -> None:
+        order = self._order
+        doing = f"{order.doing}: naming it"
+        try:
+            self._reconfigure(specs.naming(order.blueprint, order.mark.name, order.identity, halfmade.KEY), doing)
+        except faults.VSphereFault as error:
+            if error.fault != "DuplicateName":
+                raise
+            raise errors.TargetExists(
+                f"{order.doing}: meanwhile there is something of this name in {order.place.folder_path}",
+                hint="restore it under another --name",
+            ) from error
+        except errors.SourceError:
+            # Only the answer may have been lost: what the machine is called now tells.
+            if properties.of(order.session, self._machine, ("name",), doing).get("name") != order.mark.name:
+                raise
+
+    def _reconfigure(self, spec: Any, doing: str) -> None:
+        session, machine = self._order.session, self._machine
+        properties.wait(session, session.act(doing, lambda: machine.ReconfigVM_Task(spec)), doing)
+
+    def _decorate(self) -> None:
+        """Custom attributes that the vCenter has fields for, and a word on the rest."""
+        order = self._order
+        wanted = dict(order.blueprint.attributes)
+        if not wanted:
+            return
+        session, doing = order.session, f"{order.doing}: custom attributes"
+        try:
+            manager = session.content.customFieldsManager
+            fields = properties.of(session, manager, ("field",), doing).get("field") or ()
+            kinds = (None, vim.VirtualMachine)
+            keys = {str(one.name): one.key for one in fields if one.managedObjectType in kinds}
+            for name, value in sorted(wanted.items()):
+                if name in keys:
+                    key = keys[name]
+                    session.act(doing, _set_field(manager, self._machine, key, value))
+            lacking = sorted(name for name in wanted if name not in keys)
+            if lacking:
+                self.notes.append(f"the vCenter has no custom attribute {', '.join(lacking)}: not set")
+        except errors.SourceError as error:
+            self.notes.append(f"custom attributes were not set: {error.message}")
+
+    def start(self) -> None:
+        """Switch it on."""
+        session, machine, doing = self._order.session, self._machine, f"{self._order.doing}: switching it on"
+        properties.wait(session, session.act(doing, machine.PowerOnVM_Task), doing)
+
+    # -- bad endings -------------------------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """Remove the half-made machine."""
+        if self._done or not self._begun:
+            return
+        self._done = True
+        order = self._order
+        self._way.abort()
+        try:
+            for left in halfmade.leftovers(order.session, order.doing):
+                # By its mark, not by what was remembered: an answer may have been lost on its way.
+                if left.mark.id == order.mark.id:
+                    halfmade.remove(order.session, left.machine, left.vmx, order.doing)
+        except faults.Vanished:
+            return
+        except errors.SourceError as error:
+            self.notes.append(
+                f"{order.mark.temporary} is left, half-made: {error.message}; the next restore removes it"
+            )
+
+
+def _set_field(manager: Any, machine: Any, key: int, value: str) -> Callable[[], Any]:
+    return lambda: manager.SetField(machine, key, value)

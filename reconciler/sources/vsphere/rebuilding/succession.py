@@ -1,0 +1,121 @@
+"""The machine that a restore takes the place of: left whole, switched off, under another name.
+
+Nothing of it is removed. Where the new machine takes over its identity, the old one gets another instance UUID, because
+a vCenter has each of them once. Every step can be taken back, and is if a later one fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pyVmomi import vim
+
+from reconciler.base import crashes, errors
+from reconciler.sources.vsphere import properties, sessions
+from reconciler.sources.vsphere.rebuilding import halfmade
+
+_PATHS = ("name", "config.instanceUuid", "runtime.powerState", "config.template")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Old:
+    """A machine that is there."""
+
+    machine: Any
+    name: str
+    instance_uuid: str
+    running: bool
+
+
+def named(session: sessions.Session, folder: Any, name: str, doing: str) -> Old | None:
+    """The machine with this name in a folder. Raises ``SourceError``."""
+    return next((old for old in _within(session, folder, doing) if _plain(old.name) == name), None)
+
+
+def with_uuid(session: sessions.Session, instance_uuid: str, doing: str) -> Old | None:
+    """The machine that has an instance UUID, anywhere in the vCenter. Raises ``SourceError``."""
+    if not instance_uuid:
+        return None
+    search = session.content.searchIndex
+    found = session.read(doing, lambda: search.FindByUuid(uuid=instance_uuid, vmSearch=True, instanceUuid=True))
+    if found is None:
+        return None
+    return next((_old(shown) for shown in properties.of_many(session, [found], _PATHS, doing)), None)
+
+
+def _within(session: sessions.Session, folder: Any, doing: str) -> list[Old]:
+    children = properties.of(session, folder, ("childEntity",), doing).get("childEntity") or ()
+    machines = [one for one in children if isinstance(one, vim.VirtualMachine)]
+    return [_old(shown) for shown in properties.of_many(session, machines, _PATHS, doing)]
+
+
+def _old(shown: properties.Shown) -> Old:
+    return Old(
+        machine=shown.object,
+        name=str(shown.values.get("name", "")),
+        instance_uuid=str(shown.values.get("config.instanceUuid") or ""),
+        running=shown.values.get("runtime.powerState", "poweredOff") != "poweredOff",
+    )
+
+
+def _plain(name: str) -> str:
+    """A name as people write it: inventories keep slashes and percent signs as codes."""
+    return name.replace("%2f", "/").replace("%2F", "/").replace("%5c", "\\").replace("%25", "%")
+
+
+def replaced_name(name: str, taken: Sequence[str], now: dt.datetime) -> str:
+    """``NAME.replaced-2026-11-23``, with a number where that is taken."""
+    number = 1
+    while True:
+        suffix = f".replaced-{now:%Y-%m-%d}" + (f"-{number}" if number > 1 else "")
+        chosen = name[: halfmade.LONGEST - len(suffix)] + suffix
+        if chosen not in taken:
+            return chosen
+        number += 1
+
+
+class Succession:
+    """Taking the place of one machine."""
+
+    def __init__(self, session: sessions.Session, old: Old, folder: Any, now: dt.datetime, doing: str) -> None:
+        self._session, self._old, self._folder, self._now = session, old, folder, now
+        self._doing = f"{doing}: replacing {old.name}"
+        self._undo: list[tuple[str, Callable[[], Any]]] = []
+        #: What the old machine is called from now on.
+        self.name = ""
+
+    def step_aside(self, *, give_up_identity: bool) -> None:
+        """Switch the old machine off and rename it. Raises ``SourceError``: ``take_back`` then."""
+        old, machine = self._old, self._old.machine
+        if old.running:
+            self._undo.append(("switched on", machine.PowerOnVM_Task))
+            self._task("switching it off", machine.PowerOffVM_Task)
+        taken = [one.name for one in _within(self._session, self._folder, self._doing)]
+        self.name = replaced_name(old.name, taken, self._now)
+        change = vim.vm.ConfigSpec(name=self.name)
+        back = vim.vm.ConfigSpec(name=old.name)
+        if give_up_identity:
+            # The bios uuid stays: the guest of the old machine would notice, and licences with it.
+            change.instanceUuid, back.instanceUuid = str(uuid.uuid4()), old.instance_uuid
+        self._undo.append(("renamed back", lambda: machine.ReconfigVM_Task(back)))
+        self._task("renaming it", lambda: machine.ReconfigVM_Task(change))
+        crashes.passing("machine.old-renamed")
+
+    def _task(self, what: str, call: Callable[[], Any]) -> None:
+        doing = f"{self._doing}: {what}"
+        properties.wait(self._session, self._session.act(doing, call), doing)
+
+    def take_back(self) -> list[str]:
+        """Undo what was done, the last first; a sentence on everything that could not be undone."""
+        said = []
+        while self._undo:
+            what, call = self._undo.pop()
+            try:
+                self._task(f"having it {what}", call)
+            except errors.SourceError as error:
+                said.append(f"the old machine {self._old.name} was not {what}: {error.message}")
+        return said
