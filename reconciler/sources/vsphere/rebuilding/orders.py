@@ -9,8 +9,9 @@ from typing import Any, Final, Protocol
 
 from reconciler.base import disks, errors, meters
 from reconciler.sources import machinetargets
-from reconciler.sources.vsphere import blueprints, properties, sessions
+from reconciler.sources.vsphere import blueprints, devices, properties, sessions
 from reconciler.sources.vsphere.rebuilding import halfmade, places, specs
+from reconciler.sources.vsphere.transports import ports
 
 _FILE: Final = re.compile(r"\[([^\]]*)\] ?(.*)", re.DOTALL)
 #: Key of the first new disk in a specification; each needs its own.
@@ -81,6 +82,26 @@ class Order:
         if made is None:
             raise errors.SourceError(f"{doing}: the vCenter does not say what it made")
         return made
+
+    def opened(self, machine: Any, disk: devices.VirtualDisk, snapshot: str, meter: meters.Meter) -> ports.Frozen:
+        """A disk of the machine as transports take it; ``snapshot``: its reference."""
+        store = self.place.stores.get(disk.datastore)
+        return ports.Frozen(
+            session=self.session,
+            machine=self.mark.temporary,
+            reference=str(machine._moId),
+            datacenter=self.place.datacenter,
+            snapshot=snapshot,
+            disk=disk,
+            datastore_type=store.type if store is not None else "",
+            datastore_local=store.local if store is not None else False,
+            read_by=_nobody,
+            meter=meter,
+        )
+
+
+def _nobody(_process: int) -> None:
+    """Servers die with this process; the machine itself goes with the next restore."""
 
 
 def split(file: str) -> tuple[str, str]:

@@ -65,21 +65,5 @@ def _frozen(
             raise errors.SourceError(f"{doing}: {wanted.label} is not at {wanted.slot}; there are disks at {places}")
         if disk.size != wanted.size:
             raise errors.SourceError(f"{doing}: {wanted.label} has {disk.size} bytes, the image's has {wanted.size}")
-        store = order.place.stores.get(disk.datastore)
-        found[wanted.label] = ports.Frozen(
-            session=order.session,
-            machine=order.mark.temporary,
-            reference=str(machine._moId),
-            datacenter=order.place.datacenter,
-            snapshot=str(snapshot._moId),
-            disk=disk,
-            datastore_type=store.type if store is not None else "",
-            datastore_local=store.local if store is not None else False,
-            read_by=_nobody,
-            meter=meter,
-        )
+        found[wanted.label] = order.opened(machine, disk, str(snapshot._moId), meter)
     return found
-
-
-def _nobody(_process: int) -> None:
-    """Readers die with this process; the machine itself goes with the next restore."""

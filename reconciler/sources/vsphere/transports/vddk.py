@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
+from reconciler.api import vcenters
 from reconciler.base import disks, errors, extents
 from reconciler.sources.nbd import bindings, requests, servers
 from reconciler.sources.vsphere.transports import ports
@@ -53,7 +54,12 @@ class Vddk:
         """Whether the disk is none that a snapshot holds, or something is not installed."""
         if frozen.disk.kind == "RawPhysical":
             return "the disk is a raw device in physical compatibility, which no snapshot holds"
-        program = frozen.session.spec.vddk.nbdkit
+        return self.missing(frozen.session.spec)
+
+    @staticmethod
+    def missing(spec: vcenters.VCenterSpec) -> str | None:
+        """What is not installed, None if everything is."""
+        program = spec.vddk.nbdkit
         if shutil.which(program) is None:
             return f"{program} is not found, or may not be run"
         try:
@@ -77,12 +83,12 @@ class Vddk:
         return disk
 
 
-def _command(frozen: ports.Frozen, user: str, password: int) -> list[str]:
-    """``password``: the descriptor that it is read from."""
+def _command(frozen: ports.Frozen, user: str, password: int, *, writable: bool) -> list[str]:
+    """``password``: the descriptor that it is read from. What is written is no snapshot but the disk itself."""
     spec, vddk = frozen.session.spec, frozen.session.spec.vddk
     return [
         vddk.nbdkit,
-        "-r",
+        *([] if writable else ["-r"]),
         "-s",
         "vddk",
         *([f"libdir={vddk.libdir}"] if vddk.libdir is not None else []),
@@ -92,7 +98,7 @@ def _command(frozen: ports.Frozen, user: str, password: int) -> list[str]:
         f"password=-{password}",
         f"thumbprint={frozen.session.thumbprint}",
         f"vm=moref={frozen.reference}",
-        f"snapshot={frozen.snapshot}",
+        *([] if writable else [f"snapshot={frozen.snapshot}"]),
         f"transports={':'.join(vddk.transports)}",
         *([f"compression={vddk.compression}"] if vddk.compression != "none" else []),
         f"file={frozen.disk.file}",
@@ -124,7 +130,7 @@ class VddkDisk(disks.Closing):
 
     sector = _SECTOR
 
-    def __init__(self, frozen: ports.Frozen, patience: float, grace: float) -> None:
+    def __init__(self, frozen: ports.Frozen, patience: float, grace: float, *, writable: bool = False) -> None:
         """Start the server and connect. Raises ``SourceError``."""
         self.name = frozen.disk.label
         self._frozen = frozen
@@ -135,7 +141,7 @@ class VddkDisk(disks.Closing):
             raise errors.SourceError(f"{frozen.words}: nobody has a password of this length")
         with self._translated("opening"), _whispered(login.password) as password:
             self._server = servers.NbdServer(
-                _command(frozen, login.username, password),
+                _command(frozen, login.username, password, writable=writable),
                 single=True,
                 lend=[password],
                 contexts=[_ALLOCATION],
@@ -196,3 +202,27 @@ class VddkDisk(disks.Closing):
     def close(self) -> None:
         """End the server. Idempotent."""
         self._server.close()
+
+
+class WritableDisk(VddkDisk):
+    """A disk of a machine that is off and has no snapshots, to be written and read."""
+
+    def __init__(
+        self, frozen: ports.Frozen, *, patience: float = servers.PATIENCE, grace: float = servers.GRACE
+    ) -> None:
+        """``frozen.snapshot`` says nothing here. Raises ``SourceError``."""
+        super().__init__(frozen, patience, grace, writable=True)
+
+    def pwrite(self, offset: int, data: disks.Buffer) -> None:
+        """Write whole sectors. Raises ``SourceError`` with the library's own words."""
+        self._frozen.meter.check()
+        view = memoryview(data).cast("B")
+        with self._translated(f"writing {len(view)} bytes at {offset}"), self._server.connection() as handle:
+            for start in range(0, len(view), _LARGEST_READ):
+                handle.pwrite(view[start : start + _LARGEST_READ], offset + start)
+
+    def flush(self) -> None:
+        """Make durable what was written. Raises ``SourceError``."""
+        with self._translated("making it durable"), self._server.connection() as handle:
+            if handle.can_flush():
+                handle.flush()
