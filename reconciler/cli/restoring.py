@@ -7,15 +7,12 @@ import dataclasses
 import datetime as dt
 import time
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from reconciler.api import vcenters
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors, meters, quantities, times
 from reconciler.catalog import audits, configurations, database
-from reconciler.cli import options, outputs, progress, restoreworks, sessions, settings
+from reconciler.cli import options, outputs, progress, restoreoptions, restoreworks, sessions, settings
 from reconciler.controller import choices
 from reconciler.intake import estates
 from reconciler.jobs import embedded, engines
@@ -23,64 +20,43 @@ from reconciler.operations import restores
 from reconciler.sources import machinetargets
 from reconciler.storage import opening
 
-#: Options that only a machine has.
-_OF_MACHINES = ("name", "folder", "host", "datastore", "pool", "identity", "via", "replace", "power_on")
-
 
 def restore(
-    client: Annotated[str, typer.Argument(metavar="CLIENT|IMAGE", help="A client; with --unit an image's id.")],
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Folder for the restored disks; made if need be.")
-    ] = None,
-    image: Annotated[
-        str | None, typer.Option("--image", metavar="ID", help="This image; the newest by default.")
-    ] = None,
-    as_of: Annotated[
-        str | None, typer.Option("--as-of", metavar="TIME", help="The newest image at or before TIME.")
-    ] = None,
-    copy: Annotated[
-        int | None, typer.Option("--copy", metavar="N", help="This copy; the fastest good one by default.")
-    ] = None,
-    disk: Annotated[
-        list[str] | None, typer.Option("--disk", metavar="NAME", help="Only this disk; may be repeated.")
-    ] = None,
-    format: Annotated[str, typer.Option("--format", help="raw, qcow2 or vmdk.")] = "raw",
-    staged: Annotated[
-        bool, typer.Option("--staged", help="With --to: vmx, nvram and VMDKs that ESX registers.")
-    ] = False,
-    vcenter: Annotated[
-        str | None, typer.Option("--vcenter", metavar="NAME", help="Make the machine again in this VCenter.")
-    ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Its name; the old one by default.")] = None,
-    folder: Annotated[str | None, typer.Option("--folder", help="Its folder, by name or path.")] = None,
-    host: Annotated[str | None, typer.Option("--host", help="Its ESX host, or a cluster.")] = None,
-    datastore: Annotated[str | None, typer.Option("--datastore", help="Where its files go.")] = None,
-    pool: Annotated[str | None, typer.Option("--pool", help="Its resource pool, by name or path.")] = None,
-    identity: Annotated[
-        str | None,
-        typer.Option("--identity", help="same or new; new by default where the original still is."),
-    ] = None,
-    via: Annotated[str | None, typer.Option("--via", help="How disks are written: import, datastore or vddk.")] = None,
-    power_on: Annotated[bool, typer.Option("--power-on", help="Switch it on once it is proven.")] = False,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Then switch off and rename the machine that has the name.")
-    ] = False,
-    unit: Annotated[
-        Path | None, typer.Option("--unit", metavar="PATH", help="Restore from this unit's folder alone.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be restored; write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite disks that are there already.")] = False,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why, for the audit log.")] = None,
+    client: restoreoptions.Client,
+    to: restoreoptions.To = None,
+    image: restoreoptions.Image = None,
+    as_of: restoreoptions.AsOf = None,
+    copy: restoreoptions.Copy = None,
+    disk: restoreoptions.Disk = None,
+    format: restoreoptions.Form = "raw",
+    staged: restoreoptions.Staged = False,
+    vcenter: restoreoptions.VCenter = None,
+    name: restoreoptions.Name = None,
+    folder: restoreoptions.Folder = None,
+    host: restoreoptions.Host = None,
+    datastore: restoreoptions.Datastore = None,
+    pool: restoreoptions.Pool = None,
+    identity: restoreoptions.Identity = None,
+    via: restoreoptions.Via = None,
+    power_on: restoreoptions.PowerOn = False,
+    replace: restoreoptions.Replace = False,
+    unit: restoreoptions.Unit = None,
+    dry_run: restoreoptions.DryRun = False,
+    force: restoreoptions.Force = False,
+    reason: restoreoptions.Reason = None,
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
     catalog: options.Catalog = None,
 ) -> int:
     """Restore a machine, its disks or one of them, and prove every byte against the image."""
     sessions.start_logging()
-    values = locals()
-    given = {key: values[key] for key in _OF_MACHINES if values[key]}
+    machine = {
+        "name": name, "folder": folder, "host": host, "datastore": datastore, "pool": pool, "identity": identity,
+        "via": via, "replace": replace, "power_on": power_on,
+    }  # fmt: skip
     asked = _Asked(
-        client=client, to=to, vcenter=vcenter, names=disk or [], format=format, staged=staged, machine=given,
+        client=client, to=to, vcenter=vcenter, names=disk or [], format=format, staged=staged,
+        machine={key: value for key, value in machine.items() if value},
         force=force, dry_run=dry_run, reason=reason, output=output,
     )  # fmt: skip
     asked.check()

@@ -19,7 +19,7 @@ RESTORE = ("restore.reading", "restore.before-rename")
 UPKEEP = tuple(point for point in crashes.POINTS if point.startswith(("pool.rewrite-", "pool.scrub-", "pool.damage-")))
 #: Points that every later pass meets, some of them again a little later.
 #: Only a virtual machine has snapshots and is held: their kills are in ``test_vsphere_kills``.
-SNAPSHOTS = tuple(point for point in crashes.POINTS if point.startswith(("snapshot.", "holding.")))
+SNAPSHOTS = tuple(point for point in crashes.POINTS if point.startswith(("snapshot.", "holding.", "machine.")))
 LATER = tuple(point for point in crashes.POINTS if point not in (*FIRST, *RESTORE, *UPKEEP, *SNAPSHOTS, APPROVED[0]))
 AGAIN = ("unit.identity-written:2", "backup.after-commit:2", "pool.container-renamed:2", "expire.deleted:3")
 
