@@ -60,7 +60,6 @@ class Sources:
         return virtual.VMware(wanted=wanted, vcenter=vcenter, looks=self._looks, owner=self._owner, hooks=commanded)
 
 
-
 def remove_snapshot(vcenter: vcenters.VCenter, owner: str, snapshot: machines.Snapshot, meter: meters.Meter) -> bool:
     """Remove a snapshot of ours by its id; False where it is not there any more, or never was.
 
@@ -93,4 +92,3 @@ def machine_blueprint(configuration: str | None, image: str) -> blueprints.Bluep
             hint="--to DIR restores its disks",
         )
     return blueprints.parse(configuration, f"image {image}")
-
