@@ -111,6 +111,13 @@ def test_what_dead_jobs_left_goes_and_nothing_else_does(estate: VirtualEstate) -
         assert [one.machine for one in snapshots.noted(db)] == ["vm3"]
         assert {name: one["state"] for name, one in removals(estate).items()} == {"vm3": "Waiting", "vm6": "Waiting"}
 
+        described = estate.command.json("describe", "vcenter", "lab")
+        assert described["object"]["spec"]["credentialRef"]["env"] == "HOLDFAST_LAB"
+        assert [(one["machine"], one["state"]) for one in described["related"]["snapshots"]] == [("vm3", "LeftOver")]
+        assert [one["id"] for one in described["related"]["policies"]] == ["vms"]
+        explained = estate.command.json("explain", "vcenter", "lab")["sentences"]
+        assert any(one["about"] == found["vm3"]["address"] and one["state"] == "Waiting" for one in explained)
+
         # A reader that nobody can ask counts as ended once its snapshot is older than it may be.
         estate.set_clock(estate.now() + dt.timedelta(hours=12))
         estate.apply()
