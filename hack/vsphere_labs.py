@@ -102,7 +102,8 @@ class Lab:
         was.unlink(missing_ok=True)
         command = [LAB / "vsphere-lab", self.folder, port, LAB / "tls" / "server.pem", LAB / "tls" / "server.key"]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            environment = {**os.environ, "VSPHERE_LAB_ENDS_WITH_PARENT": "1"}
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + PATIENCE
         while not was.exists():
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -55,7 +56,18 @@ func run(folder, port, certificate, key string) error {
 	if err := writeFile(filepath.Join(folder, "port"), []byte(taken)); err != nil {
 		return err
 	}
+	if os.Getenv("VSPHERE_LAB_ENDS_WITH_PARENT") != "" {
+		go endWithParent(os.Getppid())
+	}
 	return server.ServeTLS(listener, "", "")
+}
+
+// endWithParent leaves no peer behind when a test that started it is killed.
+func endWithParent(parent int) {
+	for os.Getppid() == parent {
+		time.Sleep(500 * time.Millisecond)
+	}
+	os.Exit(0)
 }
 
 // crash ends the process as kill -9 does.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,21 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, config: str, complaint: 
 def test_a_configuration_that_cannot_be_is_an_error_in_python_too(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no datacenter"), Lab.start(tmp_path, machines=[{"datacenter": "none"}]):
         pass
+
+
+def test_a_peer_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, sys, vsphere_labs\n"
+        "with vsphere_labs.Lab.start(pathlib.Path(sys.argv[1])) as lab:\n"
+        "    print(lab.process.pid, flush=True)\n"
+        "    os._exit(9)\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], cwd=ROOT / "hack", capture_output=True, text=True, check=False
+    )
+    assert killed.returncode == 9, killed.stderr
+    peer = Path("/proc") / killed.stdout.strip()
+    deadline = time.monotonic() + 20
+    while peer.exists() and "State:\tZ" not in (peer / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
