@@ -16,6 +16,7 @@ from reconciler.api import vcenters
 from reconciler.base import errors
 from reconciler.sources import hooks, machines
 from reconciler.sources.vsphere import freezing, judgements, listings, lookups, marks, selections, sessions, tags
+from reconciler.sources.vsphere.rebuilding import halfmade
 
 #: Names in one message.
 _SHOWN = 20
@@ -120,7 +121,10 @@ class VMware:
     def _inventory(self) -> machines.Inventory:
         look, known_tags = self._looks.of(self._vcenter)
         traits = self._traits(look, known_tags)
-        selected = self._selected(look, traits)
+        # What a restore is still making is nobody's machine yet; the next restore removes it, if that one died.
+        all_selected = self._selected(look, traits)
+        selected = [vm for vm in all_selected if not halfmade.unfinished(vm.shown_name)]
+        halves = [vm.shown_name for vm in all_selected if halfmade.unfinished(vm.shown_name)]
         real = [vm.reference for vm in selected if not vm.template]
         details = _patiently(sessions.of(self._vcenter), _MACHINES, lambda: look.details(real))
         beside = _beside(look, selected)
@@ -139,6 +143,7 @@ class VMware:
                 found.append(self._machine(vm, detail, look, beside.get(vm.instance_uuid, ())))
         notes = [
             *_left_out("Templates", "templates are not backed up", [vm.shown_name for vm in selected if vm.template]),
+            *_left_out("HalfMade", "a restore is making them, or died before it named them", halves),
             *_left_out("WithoutDisks", "machines without disks are left out", bare),
             *_left_out("Unidentified", "machines that cannot be reached and show no instance UUID", unknown),
             *self._idle_entries(traits.values()),

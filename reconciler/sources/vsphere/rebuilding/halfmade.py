@@ -84,6 +84,11 @@ def _started(process: int) -> str | None:
     return None
 
 
+def unfinished(name: str) -> bool:
+    """Whether a machine's name is the temporary one of a restore."""
+    return _TEMPORARY.search(name) is not None
+
+
 def parse(text: str) -> Mark | None:
     """The mark that ``text`` writes; None if it is none of ours."""
     try:
@@ -107,7 +112,7 @@ class Leftover:
 def leftovers(session: sessions.Session, doing: str) -> list[Leftover]:
     """Every machine of the vCenter that looks half-made and bears a mark. Raises ``SourceError``."""
     everyone = properties.everything(session, vim.VirtualMachine, ("name",), doing)
-    suspects = [shown.object for shown in everyone if _TEMPORARY.search(str(shown.values.get("name", "")))]
+    suspects = [shown.object for shown in everyone if unfinished(str(shown.values.get("name", "")))]
     paths = ("name", "config.extraConfig", "config.files.vmPathName", "runtime.powerState")
     found = []
     for shown in properties.of_many(session, suspects, paths, doing):

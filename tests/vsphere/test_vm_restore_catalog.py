@@ -1,0 +1,50 @@
+"""A backup of a virtual machine, and its restore from the catalog by the command: job, audit, and the next pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import virtual_estates
+from vm_restores import DATACENTER, machine
+
+MIB = virtual_estates.MIB
+
+
+def test_a_backed_up_machine_comes_back_from_the_catalog(tmp_path: Path) -> None:
+    with virtual_estates.vsphere_labs.Lab.start(
+        tmp_path / "lab", machines=[machine(1)], datacenters=[DATACENTER], taskMillis=1
+    ) as lab:
+        estate = virtual_estates.VirtualEstate(tmp_path, lab).build()
+        lab.write("vm1", "Hard disk 1", MIB, b"before the backup" * 100)
+        estate.apply()
+        before = estate.contents()["vm1"]
+        lab.write("vm1", "Hard disk 1", MIB, b"after the backup" * 100)
+        command = estate.command
+        said = command.run("restore", "vm1", "--vcenter", "lab", code=4).stderr
+        assert "there is a machine vm1" in said
+        words = ("restore", "vm1", "--vcenter", "lab", "--replace", "--reason", "wrong update")
+        done = command.json(*words)
+        assert (done["state"], done["via"], done["identity"]) == ("Verified", "import", "same")
+        assert [phase["name"] for phase in done["phases"]] == ["making", "writing", "proving", "naming"]
+        assert estate.contents()["vm1"] == before
+        (job,) = [one for one in estate.items("jobs") if one["type"] == "Restore" and one["state"] == "Succeeded"]
+        assert job["image"] == done["image"]
+        (entry,) = [one for one in estate.items("audit") if one["event"] == "Restored"]
+        assert entry["details"]["target"] == "vsphere:lab/DC0/vm/gold/vm1"
+        assert entry["details"]["reason"] == "wrong update"
+        # The client goes on with the new machine; the old one is another now.
+        estate.pass_day()
+        estate.apply()
+        images = [one for one in estate.items("images") if one["client"] == "vm1"]
+        assert len(images) == 2
+
+
+def test_a_half_made_machine_is_no_client(tmp_path: Path) -> None:
+    with virtual_estates.vsphere_labs.Lab.start(
+        tmp_path / "lab", machines=[machine(1), {**machine(2), "name": "vm2.holdfast-0a1b2c3d"}],
+        datacenters=[DATACENTER], taskMillis=1,
+    ) as lab:  # fmt: skip
+        estate = virtual_estates.VirtualEstate(tmp_path, lab).build()
+        estate.apply()
+        assert "HalfMade" in {one["code"] for one in estate.command.json("plan")["drift"]}
+        assert {one["client"] for one in estate.items("images")} == {"vm1"}
