@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -33,7 +34,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             for number, slot in enumerate(("scsi0:0", "scsi1:1", "sata0:0", "ide0:0", "nvme0:0"), 1)
         ],
     }
-    large = {"name": "large", "disks": [{"sizeBytes": 1 << 30}, {"sizeBytes": 8 << 40, "label": "Hard disk 2"}]}
+    too_large = (shutil.disk_usage(tmp_path_factory.getbasetemp()).free // MIB + 1024) * MIB
+    large = {"name": "large", "disks": [{"sizeBytes": 1 << 30}, {"sizeBytes": too_large, "label": "Hard disk 2"}]}
     with samples.peer(tmp_path_factory.mktemp("lab"), [mixed, large]) as lab:
         yield lab
 
@@ -66,7 +68,7 @@ def living(lab: Lab) -> list[dict[str, Any]]:
     return [lease for lease in lab.state()["leases"] if lease["state"] in ("ready", "initializing")]
 
 
-def way(folder: Path, patience: float = 2.0) -> export.Export:
+def way(folder: Path, patience: float = 20.0) -> export.Export:
     """As the product waits, but not as long."""
     return export.Export(folder, patience=patience, pauses=(0.01, 0.02))
 
@@ -168,7 +170,7 @@ def test_a_stream_that_breaks_is_asked_for_anew(
     lab: Lab, frozen: ports.Frozen, tmp_path: Path, fault: dict[str, Any]
 ) -> None:
     lab.fault(on="GET /nfc", **fault)
-    with way(tmp_path).open(frozen) as disk:
+    with way(tmp_path, 1.5 if fault["kind"] == "hang" else 20).open(frozen) as disk:
         assert samples.whole(disk) == samples.content()
 
 
@@ -187,7 +189,7 @@ def test_one_that_never_comes_is_an_error_and_the_lease_is_ended(
 ) -> None:
     lab.fault(on="GET /nfc", count=0, **fault)
     with pytest.raises(errors.SourceError, match=words) as caught:
-        way(tmp_path, 0.3).open(frozen)
+        way(tmp_path, 0.3 if fault["kind"] == "hang" else 20).open(frozen)
     assert caught.value.retryable
     assert caught.value.message.startswith("VM web 1: Hard disk 1: ")
     assert living(lab) == [] and spooled(tmp_path) == []
@@ -220,6 +222,25 @@ def test_work_that_was_asked_to_stop_ends_its_lease(lab: Lab, frozen: ports.Froz
     timer.join()
 
 
+def test_a_lease_that_a_killed_process_held_ends_by_itself(
+    lab: Lab, session: sessions.Session, frozen: ports.Frozen, tmp_path: Path
+) -> None:
+    lab.mode(leaseSeconds=1, diskBytesPerSecond=MIB)
+    with samples.snapshot(session) as taken:
+        command = [sys.executable, "-c", KILLED, lab.vcenter_yaml(), "web 1", taken.reference._moId, str(tmp_path)]
+        with subprocess.Popen(command, cwd=samples.ROOT) as reading:
+            deadline = time.monotonic() + 20
+            while not living(lab) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(0.3)
+            reading.kill()
+        assert spooled(tmp_path) == []
+        while living(lab) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert living(lab) == []
+    assert [one["name"] for one in lab.machine("web 1")["snapshots"]] == ["t"], "the module's own is left"
+
+
 def test_a_disk_that_has_no_room_is_refused_before_it_comes(
     lab: Lab, session: sessions.Session, frozen: ports.Frozen, tmp_path: Path
 ) -> None:
@@ -241,6 +262,20 @@ def test_a_physical_raw_device_is_refused(frozen: ports.Frozen, tmp_path: Path) 
     with pytest.raises(errors.SourceError, match="physical"):
         way(tmp_path).open(physical)
 
+
+KILLED = """
+import dataclasses, json, sys
+sys.path.insert(0, "tests/vsphere")
+import transport_samples as samples
+from pathlib import Path
+from reconciler.api import vcenters
+from reconciler.sources.vsphere import sessions
+from reconciler.sources.vsphere.transports import export
+vcenter = vcenters.VCenter.model_validate(json.loads(sys.argv[1]))
+session = sessions.Session(vcenter.name, vcenter.spec)
+frozen = samples.frozen_disks(session, sys.argv[2], sys.argv[3])["Hard disk 1"]
+export.Export(Path(sys.argv[4])).open(frozen)
+"""
 
 CHILD = """
 import json, resource, sys

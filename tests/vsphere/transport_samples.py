@@ -91,40 +91,50 @@ class Snapshot:
     readers: list[int]
 
 
-@contextlib.contextmanager
-def snapshot(
-    session: sessions.Session, name: str = "web 1", *, meter: meters.Meter | None = None, **changes: Any
-) -> Iterator[Snapshot]:
-    """A snapshot that is removed afterwards. ``changes`` replace fields of every Frozen."""
-    (machine,) = [
-        one.object
-        for one in properties.everything(session, vim.VirtualMachine, ["name"], "find")
-        if one.values["name"] == name
-    ]
-    task = session.act("snapshot", lambda: machine.CreateSnapshot_Task("t", "", memory=False, quiesce=False))
-    reference = properties.wait(session, task, "snapshot")
-    found = properties.of(session, reference, ["config.hardware.device"], "look")
+def find(session: sessions.Session, name: str) -> Any:
+    """The machine of a name."""
+    machines = properties.everything(session, vim.VirtualMachine, ["name"], "find")
+    (machine,) = [one.object for one in machines if one.values["name"] == name]
+    return machine
+
+
+def frozen_disks(session: sessions.Session, name: str, reference: str, **changes: Any) -> dict[str, ports.Frozen]:
+    """The disks of a snapshot by label; ``changes`` replace fields of each."""
+    machine, snapshot = find(session, name), session.object(vim.vm.Snapshot, reference)
+    found = properties.of(session, snapshot, ["config.hardware.device"], "look")
     datastores = properties.everything(session, vim.Datastore, ["summary.name", "summary.type"], "look")
     types = {one.values["summary.name"]: one.values["summary.type"] for one in datastores}
-    readers: list[int] = []
-    frozen = {
+    return {
         disk.label: ports.Frozen(
             **{
                 "session": session,
                 "machine": name,
                 "reference": machine._moId,
                 "datacenter": "DC0",
-                "snapshot": reference._moId,
+                "snapshot": reference,
                 "disk": disk,
                 "datastore_type": types[disk.datastore],
                 "datastore_local": False,
-                "read_by": readers.append,
-                "meter": meter or meters.Meter(),
+                "read_by": lambda _: None,
+                "meter": meters.Meter(),
                 **changes,
             }
         )
         for disk in devices.disks(found["config.hardware.device"])
     }
+
+
+@contextlib.contextmanager
+def snapshot(
+    session: sessions.Session, name: str = "web 1", *, meter: meters.Meter | None = None, **changes: Any
+) -> Iterator[Snapshot]:
+    """A snapshot that is removed afterwards. ``changes`` replace fields of every Frozen."""
+    machine = find(session, name)
+    task = session.act("snapshot", lambda: machine.CreateSnapshot_Task("t", "", memory=False, quiesce=False))
+    reference = properties.wait(session, task, "snapshot")
+    readers: list[int] = []
+    changes = {"read_by": readers.append, "meter": meter or meters.Meter(), **changes}
+    frozen = frozen_disks(session, name, reference._moId, **changes)
     try:
         yield Snapshot(machine=machine, reference=reference, frozen=frozen, readers=readers)
     finally:
