@@ -34,10 +34,6 @@ func serveFolder(l *Lab, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	center, text := folderPath(r)
-	if _, err := url.PathUnescape(r.URL.Path); err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
 	file, store, err := l.local(center, text)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusNotFound)

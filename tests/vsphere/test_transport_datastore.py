@@ -23,7 +23,7 @@ from reconciler.sources.vsphere.transports import datastore, descriptors, ports
 
 pytestmark = samples.needs_peer
 
-ODD = "ödd & 50 +#?;=[x] 'n'"
+ODD = "ödd & 50% +#?%41;=[x] 'n'"
 #: As the product waits, but not as long.
 PAUSES = (0.01, 0.02, 0.03, 0.04)
 QUICK = datastore.Datastore(patience=10, pauses=PAUSES)
