@@ -164,6 +164,14 @@ func queryChangedDiskAreas(c *call) (interface{}, *soap.Fault) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	config, epochs := m.Config, []uint32(nil)
+	if req.Snapshot == nil && m.Current != "" {
+		current := m.snapshot(m.Current).ref()
+		req.Snapshot = &current // without one named it is the current
+	}
+	if req.Snapshot == nil && m.Power != "poweredOff" {
+		return nil, fileFault(m.Config.Files.VmPathName, "Error caused by file %s: it is running without a snapshot",
+			m.Config.Files.VmPathName)
+	}
 	if req.Snapshot != nil {
 		one := m.snapshot(req.Snapshot.Value)
 		if one == nil {

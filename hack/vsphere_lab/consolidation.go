@@ -144,9 +144,16 @@ func (l *Lab) settleChains(m *Machine) error {
 	return nil
 }
 
-// collapseAndSave is collapse with its end: the record is saved before files go.
+// collapseAndSave is collapse with what belongs around it. The record is saved first, with the mark that deltas are left:
+// killed while a delta is merged, nothing may still refer to the parent that is being written. Files go last.
 func (l *Lab) collapseAndSave(m *Machine, also []string) error {
+	needed := m.Consolidation
+	m.Consolidation = true
+	if err := l.save(m); err != nil {
+		return err
+	}
 	dead, err := l.collapse(m, also)
+	m.Consolidation = needed || err != nil
 	if settled := l.settleChains(m); err == nil {
 		err = settled
 	}

@@ -64,6 +64,13 @@ func (l *Lab) snapshot(m *Machine, name, description string, quiesce bool) (type
 			return nil, &types.GenericVmConfigFault{Reason: "Cannot take a snapshot of a virtual machine with a multi-writer disk."}
 		}
 	}
+	depth := 0
+	for at := m.snapshot(m.Current); at != nil; at = m.snapshot(at.Parent) {
+		depth++
+	}
+	if depth >= 32 {
+		return nil, &types.TooManySnapshotLevels{}
+	}
 	running := m.Power == "poweredOn"
 	if quiesce && running && m.Quiesce == "fail" {
 		return nil, &types.ApplicationQuiesceFault{}
@@ -204,6 +211,7 @@ func (l *Lab) ownerOf(snapshot types.ManagedObjectReference) *Machine {
 // dropSnapshots takes snapshots out of the tree and merges the deltas that nothing needs any more.
 func (l *Lab) dropSnapshots(m *Machine, gone []string, merge bool) types.BaseMethodFault {
 	var left []string
+	var dropped []*Snapshot
 	for _, moref := range gone {
 		one := m.snapshot(moref)
 		if one == nil {
@@ -228,7 +236,7 @@ func (l *Lab) dropSnapshots(m *Machine, gone []string, merge bool) types.BaseMet
 			m.Current = one.Parent
 		}
 		simulator.Map.Remove(one.ref())
-		l.removeFrozen(m, one)
+		dropped = append(dropped, one)
 	}
 	var err error
 	if merge {
@@ -237,6 +245,9 @@ func (l *Lab) dropSnapshots(m *Machine, gone []string, merge bool) types.BaseMet
 	} else {
 		m.Consolidation = true
 		err = l.save(m)
+	}
+	for _, one := range dropped {
+		l.removeFrozen(m, one)
 	}
 	if err != nil {
 		m.Consolidation = true

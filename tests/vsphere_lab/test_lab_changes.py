@@ -18,6 +18,7 @@ MACHINES = [
     {"name": "tracked", "changeTracking": True, "disks": [DISK, {"sizeBytes": MIB, "mode": "independent_persistent"}]},
     {"name": "late", "disks": [DISK]},
     {"name": "lies", "changeTracking": True, "disks": [DISK]},
+    {"name": "current", "changeTracking": True, "disks": [DISK]},
     {"name": "old", "changeTrackingSupported": False, "disks": [DISK]},
     {"name": "reset", "changeTracking": True, "disks": [DISK, DISK]},
 ]
@@ -161,6 +162,22 @@ def test_bad_ids_bad_places_and_gone_snapshots_are_refused(lab: Lab, instance: A
     clients.done(snapshot.RemoveSnapshot_Task(removeChildren=False))
     with pytest.raises(vmodl.fault.ManagedObjectNotFound):
         vm.QueryChangedDiskAreas(snapshot, 2000, 0, "*")
+
+
+def test_without_a_snapshot_named_it_is_the_current_one(lab: Lab, instance: Any) -> None:
+    vm = machine(instance, "current")
+    with pytest.raises(vim.fault.FileFault):
+        vm.QueryChangedDiskAreas(None, 2000, 0, "*")
+    lab.write("current", 2000, 5 * BLOCK, b"x")
+    snapshot = clients.snapshot(vm, "one")
+    lab.write("current", 2000, 9 * BLOCK, b"later")
+    try:
+        found = areas(vm, None, "*")[0]
+        assert found == areas(vm, snapshot, "*")[0]
+        assert 5 in found
+        assert 9 not in found
+    finally:
+        clients.done(snapshot.RemoveSnapshot_Task(removeChildren=False))
 
 
 def test_an_independent_disk_has_no_change_id_in_a_snapshot(lab: Lab, instance: Any) -> None:
