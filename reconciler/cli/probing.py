@@ -46,13 +46,15 @@ def probe(
     except errors.UsageError:
         # Nobody has applied anything yet, and that is when it is worth knowing.
         chosen = settings.of_estate(Path(), state=state, catalog=catalog)
-    wish = probes.Wish(policies=frozenset(policy or ()), machine=machine)
+    wish = probes.Wish(policies=frozenset(policy or ()), machine=machine, clock=clocks.from_environment())
     return _probe(chosen, wish, output)
 
 
 def live(estate: Path, output: options.Output, state: Path | None, catalog: str | None) -> int:
     """``validate --live``: everything that the estate names."""
-    return _probe(settings.of_estate(estate, state=state, catalog=catalog), probes.Wish(), output)
+    return _probe(
+        settings.of_estate(estate, state=state, catalog=catalog), probes.Wish(clock=clocks.from_environment()), output
+    )
 
 
 def _probe(chosen: settings.Settings, wish: probes.Wish, output: options.Output) -> int:

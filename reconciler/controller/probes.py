@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
+from typing import Final
 
 from reconciler.api import policies, vcenters
-from reconciler.base import errors, files, meters, quantities
+from reconciler.base import clocks, errors, files, meters, quantities
 from reconciler.catalog import inventories
 from reconciler.controller import channels, observations
 from reconciler.operations import holding, probes, steps
@@ -19,6 +22,13 @@ from reconciler.sources import machines
 from reconciler.sources import opening as sources
 from reconciler.sources.vsphere import checks
 from reconciler.storage import opening as units
+
+#: Who owns test snapshots where there is no catalog, followed by the host.
+_ALONE: Final = "probe-"
+#: What a mark cannot hold.
+_UNFIT: Final = re.compile(r"[^A-Za-z0-9._-]")
+#: After this time nobody reads a test snapshot any more.
+_STALE: Final = dt.timedelta(minutes=15)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +48,8 @@ class Wish:
     policies: Collection[str] = ()
     #: Name or id of the machine that is tried, in each of them; None for the first that can be backed up.
     machine: str | None = None
+    #: Where the marks on test snapshots take their time from: the loop goes by it.
+    clock: clocks.Clock = dataclasses.field(default_factory=clocks.SystemClock)
 
 
 def probe(
@@ -54,7 +66,7 @@ def probe(
     Raises ``NotFound`` for a policy that is not there, ``Cancelled`` with everything undone.
     """
     chosen = _policies(wanted, wish)
-    owner = known.catalog or f"probe-{host}"
+    owner = known.catalog or _ALONE + _UNFIT.sub("-", host)[:60]
     reached = {name: _vcenter(taken, one) for name, one in _vcenters(wanted, chosen, wish).items()}
     for policy in chosen:
         meter.check()
@@ -146,7 +158,7 @@ def _policy(
     if virtual is not None and not reached.get(virtual.vcenter, False):
         taken.note(subject, "selection", steps.skipped(f"nobody is logged in at VCenter {virtual.vcenter}"))
     else:
-        need = _machine(taken, subject, wanted, policy, owner, wish.machine, meter)
+        need = _machine(taken, subject, wanted, policy, owner, wish, meter)
     hooks = policy.spec.hooks
     if hooks is not None and (hooks.before or hooks.after):
         taken.note(
@@ -163,7 +175,7 @@ def _machine(
     wanted: desired.Desired,
     policy: policies.BackupPolicy,
     owner: str,
-    name: str | None,
+    wish: Wish,
     meter: meters.Meter,
 ) -> int | None:
     """Bytes of the disks of the machine that was tried."""
@@ -175,15 +187,38 @@ def _machine(
     inventory = probes.selection(taken, subject, source())
     if inventory is None:
         return None
+    if owner.startswith(_ALONE):
+        _sweep(taken, subject, wanted, inventory, owner, wish, meter)
     try:
-        chosen = probes.choose(inventory, name)
+        chosen = probes.choose(inventory, wish.machine)
     except errors.NotFound as error:
         taken.note(subject, "machine", steps.failed(error.message, error.hint))
         return None
     virtual = policy.spec.source.vmware
     if virtual is not None:
         _privileges(taken, subject, wanted.vcenters[virtual.vcenter], chosen, virtual)
-    return probes.trial(taken, subject, source, chosen, owner, meter, snapshots=virtual is not None)
+    return probes.trial(taken, subject, source, chosen, owner, meter, wish.clock, snapshots=virtual is not None)
+
+
+def _sweep(
+    taken: steps.Steps,
+    subject: str,
+    wanted: desired.Desired,
+    inventory: machines.Inventory,
+    owner: str,
+    wish: Wish,
+    meter: meters.Meter,
+) -> None:
+    """Remove what killed probes of this host left: without a catalog there is no loop that would."""
+    for one in inventory.snapshots:
+        if one.created is None or wish.clock.now() - one.created < _STALE:
+            continue  # another probe may be reading it
+
+        def work(one: machines.Snapshot = one) -> steps.Said:
+            sources.remove_snapshot(wanted.vcenters[one.vcenter], owner, one, meter)
+            return steps.warned(f"removed {one.reference} of {one.machine_name}, which a killed probe had left")
+
+        taken.take(subject, f"sweep {one.machine_name}", work)
 
 
 # -- units -----------------------------------------------------------------------------------------------------------

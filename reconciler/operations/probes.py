@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reconciler.api import policies
-from reconciler.base import disks, errors, files, meters, quantities
+from reconciler.base import clocks, disks, errors, files, meters, quantities
 from reconciler.operations import holding, reservations, steps
 from reconciler.sources import machines
 
@@ -111,6 +111,7 @@ def trial(
     chosen: machines.Machine,
     owner: str,
     meter: meters.Meter,
+    clock: clocks.Clock,
     *,
     snapshots: bool,
 ) -> int | None:
@@ -121,7 +122,7 @@ def trial(
     """
     said: list[str] = []
     notes = _Notes()
-    asked = machines.Asked(owner=owner, job=JOB, ledger=notes, meter=meter, log=said.append)
+    asked = machines.Asked(owner=owner, job=JOB, ledger=notes, meter=meter, log=said.append, clock=clock)
     frozen: list[machines.Reading] = []
 
     def freeze() -> steps.Said:

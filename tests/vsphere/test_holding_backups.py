@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +120,55 @@ def lines_of(estate: VirtualEstate) -> list[str]:
         return []
     jobs = estate.items("jobs")
     return [line for one in jobs for line in estate.command.run("logs", one["id"]).stdout.splitlines()]
+
+
+def test_the_guests_files_are_looked_up_while_the_machine_is_frozen(tmp_path: Path) -> None:
+    """A pool cuts what is new along files, whose places are written elsewhere on the disk than the changes are."""
+    (tmp_path / "area").mkdir()
+    (tmp_path / "files").mkdir()
+    dice = random.Random(7)
+    for number in range(4):
+        (tmp_path / "files" / f"{number}.bin").write_bytes(dice.randbytes(3 * MIB))
+    raw = tmp_path / "guest.raw"
+    raw.touch()
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tmp_path / "files", raw, "48M"], check=True)
+    disk = {"label": "Hard disk 1", "sizeBytes": 48 * MIB, "from": str(raw)}
+    wanted = [{"name": "vm1", "changeTracking": True, "disks": [disk]}]
+    with vsphere_labs.Lab.start(tmp_path / "lab", machines=wanted, taskMillis=2) as lab:
+        estate = build(VirtualEstate(tmp_path, lab))
+        estate.apply()
+        estate.pass_day()
+        data = raw.read_bytes()
+        for number in range(4):
+            # In place, as a database writes: the file system's own tables stay as they are.
+            place = data.index((tmp_path / "files" / f"{number}.bin").read_bytes()[:4096])
+            lab.write("vm1", "Hard disk 1", place, dice.randbytes(2 * MIB))
+        contents = estate.contents()
+        estate.apply()
+        image = proven(estate, contents)
+        assert (image["changes"], image["warnings"]) == ("Known", [])
+        lines = logged(estate)
+        assert not any("frozen anew" in line for line in lines), lines
+        assert len(held(lines)) == 1
+        assert held(lines)[0] in ("8.00 MiB", "9.00 MiB", "10.0 MiB", "11.0 MiB", "12.0 MiB"), lines
+
+
+@pytest.mark.parametrize("point", ["holding.copied", "holding.released"])
+def test_a_kill_in_each_phase_leaves_nothing_that_the_next_pass_does_not_sweep(
+    estate: VirtualEstate, point: str
+) -> None:
+    contents = estate.contents()
+    done = estate.command.crashing(point).run("apply", "--yes", ".", code=None)
+    assert done.returncode == -signal.SIGKILL
+    assert len(left(estate)) >= 1
+    if point == "holding.released":
+        assert len(estate.snapshots()) < 2, "the snapshot went before the image was stored"
+    estate.apply(code=None)
+    estate.apply()
+    proven(estate, contents)
+    proven(estate, contents, "vm2")
+    assert left(estate) == []
+    assert estate.snapshots() == []
 
 
 def test_a_damaged_parent_makes_the_machine_be_frozen_anew_and_read_as_a_whole(estate: VirtualEstate) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shutil
 import signal
@@ -212,6 +213,31 @@ def waiting(estate: VirtualEstate, *words: str) -> Any:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     return process
+
+
+def test_what_a_killed_probe_left_carries_the_catalogs_mark_and_the_loop_removes_it(estate: VirtualEstate) -> None:
+    estate.apply()
+    with waiting(estate) as process:
+        process.kill()
+    estate.lab.clear_faults()
+    assert [one["name"] for one in estate.lab.machine("vm1")["snapshots"]] == ["holdfast-probe"]
+    estate.apply()
+    assert len(estate.lab.machine("vm1")["snapshots"]) == 1, "somebody may still be trying something"
+    estate.set_clock(estate.now() + dt.timedelta(minutes=20))
+    estate.apply()
+    assert estate.lab.machine("vm1")["snapshots"] == []
+
+
+def test_without_a_catalog_the_next_probe_sweeps_what_a_killed_one_left(estate: VirtualEstate) -> None:
+    with waiting(estate) as process:
+        process.kill()
+    estate.lab.clear_faults()
+    found = probed(estate, "vms", "--machine", "vm2", code=0)
+    assert ("BackupPolicy/vms", "sweep vm1") not in found, "somebody may still be reading it"
+    estate.set_clock(estate.now() + dt.timedelta(minutes=20))
+    found = probed(estate, "vms", "--machine", "vm2", code=0)
+    assert found["BackupPolicy/vms", "sweep vm1"]["verdict"] == "Warning"
+    assert estate.lab.machine("vm1")["snapshots"] == []
 
 
 def test_an_interrupt_leaves_no_snapshot(estate: VirtualEstate) -> None:
