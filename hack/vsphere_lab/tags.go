@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/vmware/govmomi/vim25/types"
 )
 
 const (
@@ -39,6 +41,7 @@ type tagService struct {
 	// login says whether name and password are right; machines lists what has tags; idle is how long a session lives.
 	login    func(user, password string) bool
 	machines func() []tagged
+	attach   func(object restObject, path string) bool
 	idle     func() time.Duration
 
 	mutex    sync.Mutex
@@ -73,6 +76,7 @@ func (l *Lab) tags() *tagService {
 		tagServiceOf.tagService = &tagService{
 			login:    func(user, password string) bool { return user == l.config.Username && password == l.config.Password },
 			machines: l.tagged,
+			attach:   l.attachTag,
 			idle:     func() time.Duration { return time.Duration(l.mode().SessionSeconds) * time.Second },
 			sessions: map[string]*restSession{},
 		}
@@ -88,6 +92,20 @@ func (l *Lab) tagged() []tagged {
 		m.mu.RUnlock()
 	}
 	return found
+}
+
+// attachTag gives a machine a tag; false if there is no such machine.
+func (l *Lab) attachTag(object restObject, path string) bool {
+	m := l.machine(types.ManagedObjectReference{Type: object.Type, Value: object.ID})
+	if m == nil {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !contains(m.Tags, path) {
+		m.Tags = append(append([]string{}, m.Tags...), path)
+	}
+	return l.save(m) == nil
 }
 
 func urn(kind, name string) string {
@@ -257,6 +275,9 @@ func (t *tagService) association(a *restAnswer, key, id string) {
 	case asks == "list-attached-objects" && id != "":
 		a.value(http.StatusOK, t.objectsOf(id))
 		return
+	case asks == "attach" && id != "":
+		t.attachTo(a, id)
+		return
 	case asks == key, asks != "list-attached-objects-on-tags" && asks != "list-attached-tags-on-objects" && asks != "list-attached-tags":
 		a.fail(http.StatusNotFound, "operation_not_found", "no operation for "+key)
 		return
@@ -291,6 +312,23 @@ func (t *tagService) association(a *restAnswer, key, id string) {
 		}
 		a.value(http.StatusOK, answer)
 	}
+}
+
+// attachTo gives a machine a tag; giving it twice changes nothing.
+func (t *tagService) attachTo(a *restAnswer, id string) {
+	var spec struct {
+		Object restObject `json:"object_id"`
+	}
+	if !a.body(&spec) {
+		return
+	}
+	for _, path := range t.paths() {
+		if tagID(path) == id && t.attach(spec.Object, path) {
+			a.value(http.StatusNoContent, nil)
+			return
+		}
+	}
+	a.fail(http.StatusNotFound, "not_found", "no such tag or object")
 }
 
 // associations gives every pair of tag and object, a page at a time; the marker says where the next one begins.

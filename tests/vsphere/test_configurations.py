@@ -30,7 +30,9 @@ DISKS: list[dict[str, Any]] = [
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A vCenter with a machine of many devices and one without nvram."""
     machines = [
-        machine(1, disks=DISKS, cpus=2, memoryMB=2048, annotation="of the\nERP", pool="gold pool"),
+        machine(
+            1, disks=DISKS, cpus=2, memoryMB=2048, annotation="of the\nERP", pool="gold pool", tags=["backup/gold"]
+        ),
         machine(2, nvram=False, vtpm=True),
     ]
     with virtual_estates.vsphere_labs.Lab.start(
@@ -48,7 +50,7 @@ def _captured(world: World, vm: str, snapshot: Any = None, **more: Any) -> bluep
 
 
 def test_everything_that_makes_the_machine_is_there(world: World) -> None:
-    found = _captured(world, "vm1", mapped=["Hard disk 3"], tags=["backup/gold"])
+    found = _captured(world, "vm1", mapped=["Hard disk 3"])
     assert (found.name, found.instance_uuid, found.firmware) == ("vm1", f"{UUID}1", "efi")
     assert (found.cpus, found.memory_mib, found.annotation) == (2, 2048, "of the\nERP")
     assert found.place == blueprints.Place(

@@ -25,7 +25,10 @@ WAYS = ("import", "datastore", "vddk")
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A vCenter with two machines, and an image of the first."""
     with virtual_estates.vsphere_labs.Lab.start(
-        tmp_path / "lab", machines=[machine(1), machine(2, nvram=False)], datacenters=[DATACENTER], taskMillis=1
+        tmp_path / "lab",
+        machines=[machine(1, tags=["backup/gold", "a b/c*"]), machine(2, nvram=False)],
+        datacenters=[DATACENTER],
+        taskMillis=1,
     ) as lab:
         for name, value in lab.environment().items():
             monkeypatch.setenv(name, value)
@@ -48,6 +51,7 @@ def test_each_way_writes_every_byte(world: World, via: Any) -> None:
     made = world.lab.machine("back")
     assert (made["folder"], made["host"], made["powerState"], made["firmware"]) == ("gold", "esx1", "poweredOff", "efi")
     assert made["attributes"] == {"owner": "x"}
+    assert sorted(made["tags"]) == ["a b/c*", "backup/gold"]
     assert made["instanceUuid"] != f"{UUID}1"
     keys = {str(one.key) for one in world.config("back").extraConfig if one.value}
     assert not [key for key in keys if key.startswith("holdfast")]
@@ -62,6 +66,20 @@ def test_the_same_identity_where_the_original_is_gone(world: World) -> None:
     after = world.config("vm1")
     assert target.identity == "same"
     assert (after.instanceUuid, after.uuid) == (before.instanceUuid, before.uuid)
+
+
+def test_what_a_vcenter_does_not_offer_is_said(world: World) -> None:
+    world.lab.mode(tagService="older")
+    world.restore(name="older")
+    assert sorted(world.lab.machine("older")["tags"]) == ["a b/c*", "backup/gold"]
+    world.lab.mode(tagService="none")
+    target = world.restore(name="none")
+    assert any("tags were not set" in note for note in target.notes)
+    world.lab.fault(on="ImportVApp", kind="fault", fault="NotSupported")
+    target = world.restore(name="beside")
+    assert target.way == "datastore"
+    assert any("import is not offered" in note for note in target.notes)
+    world.prove("beside")
 
 
 def test_the_same_identity_is_refused_while_the_original_lives(world: World) -> None:
@@ -284,8 +302,15 @@ def test_a_session_that_ends_is_renewed(world: World) -> None:
 # -- kills -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("via", WAYS)
-@pytest.mark.parametrize("point", ["machine.made", "machine.disk-written", "machine.proven"])
+@pytest.mark.parametrize(
+    ("via", "point"),
+    [
+        ("import", "machine.made"),
+        ("import", "machine.proven"),
+        ("datastore", "machine.disk-written"),
+        ("vddk", "machine.disk-written"),
+    ],
+)
 def test_what_a_kill_leaves_is_swept_by_the_next_restore(world: World, via: str, point: str) -> None:
     world.lab.mode(leaseSeconds=1)
     world.run("--name", "back", "--via", via, code=-signal.SIGKILL, HOLDFAST_CRASH=point)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 from pyVmomi import vim
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import ancestry, blueprints, datastorefiles, devices, properties, sessions
+from reconciler.sources.vsphere import ancestry, blueprints, datastorefiles, devices, properties, sessions, tags
 
 #: Bytes that a vmx or an nvram may have; both are far smaller.
 _MOST: Final = 8 << 20
@@ -52,12 +52,11 @@ def capture(
     snapshot: Any | None,
     *,
     mapped: Collection[str] = (),
-    tags: Sequence[str] = (),
 ) -> str:
     """The machine as JSON for the image's label. Raises ``SourceError`` where machine or snapshot cannot be asked.
 
     ``machine``: a ``vim.VirtualMachine``; ``snapshot``: a ``vim.vm.Snapshot``, None for the machine as it is now.
-    ``mapped``: labels of raw disks whose mapping a restore makes again; ``tags``: ``category/name`` each, if known.
+    ``mapped``: labels of raw disks whose mapping a restore would make again.
     """
     doing = f"VM {machine._moId}: configuration"
     shown = properties.of(session, machine, _MACHINE, doing)
@@ -71,7 +70,7 @@ def capture(
     made = _hardware(session, config, frozenset(mapped), notes, doing)
     return blueprints.Blueprint(
         **_settings(config), **made, name=str(shown.get("name") or config.name), place=place,
-        attributes=_attributes(shown), tags=tuple(tags), vmx=vmx, nvram=nvram, notes=tuple(notes),
+        attributes=_attributes(shown), tags=_tags(session, machine, notes), vmx=vmx, nvram=nvram, notes=tuple(notes),
     ).write()  # fmt: skip
 
 
@@ -216,6 +215,14 @@ def _place(session: sessions.Session, shown: Any, notes: list[str], doing: str) 
     except errors.SourceError as error:
         notes.append(f"where the machine stood is not wholly known: {error.message}")
     return blueprints.Place(vcenter=session.name, **parts)
+
+
+def _tags(session: sessions.Session, machine: Any, notes: list[str]) -> tuple[str, ...]:
+    try:
+        return tags.carried_by(session, str(machine._moId))
+    except errors.SourceError as error:
+        notes.append(f"tags are not known: {error.message}")
+        return ()
 
 
 def _attributes(shown: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import glob
 import http.client
 import json
 import ssl
@@ -107,6 +108,11 @@ class Tags:
                     matching[tag] = full
         return matching
 
+    def named(self, asked: _Conversation, names: Sequence[str]) -> dict[str, str]:
+        """Those tags ``category/name`` that there are, by id. Raises ``SourceError``."""
+        found = self._matching(asked, [glob.escape(name) for name in names])
+        return {id: name for id, name in found.items() if name in names}
+
     def _ask_carriers(self, asked: _Conversation, tags: Sequence[str]) -> None:
         answer = asked.ask(
             "POST", "/tag-association", action="list-attached-objects-on-tags", body={"tag_ids": list(tags)}
@@ -118,6 +124,38 @@ class Tags:
                 self._carriers[str(one["tag_id"])] = tuple(machines)
         except (TypeError, LookupError) as error:
             raise asked.strange("/tag-association") from error
+
+
+def carried_by(session: sessions.Session, reference: str) -> tuple[str, ...]:
+    """The tags ``category/name`` of one machine. Raises ``SourceError``."""
+    with contextlib.closing(_Conversation(session)) as asked:
+        ids = asked.strings(
+            "POST", "/tag-association", action="list-attached-tags", body={"object_id": _object(reference)}
+        )
+        categories: dict[str, str] = {}
+        found = []
+        for one in ids:
+            category = asked.text("/tag/{id}", one, "category_id")
+            if category not in categories:
+                categories[category] = asked.text("/category/{id}", category, "name")
+            found.append(f"{categories[category]}/{asked.text('/tag/{id}', one, 'name')}")
+    return tuple(sorted(found))
+
+
+def attach(session: sessions.Session, reference: str, names: Sequence[str]) -> list[str]:
+    """Give one machine the tags ``category/name``; those that the vCenter does not have. Raises ``SourceError``."""
+    known = Tags(session)
+    with contextlib.closing(_Conversation(session)) as asked:
+        by_name = {name: id for id, name in known.named(asked, names).items()}
+        for name in names:
+            if name in by_name:
+                body = {"object_id": _object(reference)}
+                asked.ask_of("/tag-association/{id}", by_name[name], action="attach", body=body)
+    return [name for name in names if name not in by_name]
+
+
+def _object(reference: str) -> dict[str, str]:
+    return {"type": "VirtualMachine", "id": reference}
 
 
 def _may_hold(category: str, glob: str) -> bool:
@@ -146,7 +184,7 @@ class _Conversation:
             self._id = None
             self._open()
             status, value = self._request(method, path, action, body)
-        if status not in (200, 201):
+        if status not in (200, 201, 204):
             raise self._refused(path, status, value)
         return value
 
@@ -164,6 +202,11 @@ class _Conversation:
         if not isinstance(value, dict) or field not in value:
             raise self.strange(path)
         return str(value[field])
+
+    def ask_of(self, path: str, id: str, *, action: str, body: object) -> None:
+        """Change something of the object with this id. Raises ``SourceError``."""
+        self._open()
+        self.ask("POST", path.replace("{id}", self._by_id(id)), action=action, body=body)
 
     def tags_of(self, category: str) -> list[str]:
         """Ids of the tags of a category. Raises ``SourceError``."""
@@ -212,7 +255,7 @@ class _Conversation:
         return self._exchange(method, f"{form.base}{path}{query}", body)
 
     def _exchange(self, method: str, path: str, body: object, *, login: bool = False) -> tuple[int, Any]:
-        """Status and value of one question; asked again where the answer broke: none of these changes anything."""
+        """Status and value of one question; asked again where the answer broke: twice is no more than once."""
         headers = {"Accept": "application/json"}
         if login:
             known = self._session.login()

@@ -11,14 +11,14 @@ import contextlib
 import dataclasses
 import datetime as dt
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pyVmomi import vim
 
 from reconciler.base import crashes, disks, errors, meters
 from reconciler.sources import machinetargets
-from reconciler.sources.vsphere import blueprints, datastorefiles, faults, properties, sessions
+from reconciler.sources.vsphere import blueprints, datastorefiles, faults, properties, sessions, tags
 from reconciler.sources.vsphere.rebuilding import (
     halfmade,
     importing,
@@ -186,7 +186,9 @@ class Build:
 
     def write(self, disk: disks.Disk, meter: meters.Meter) -> int:
         """Send one disk."""
-        sent = self._way.write(disk, meter)
+        # Hours of one transfer are no idleness, though nobody calls the API meanwhile.
+        with self._order.session.held():
+            sent = self._way.write(disk, meter)
         crashes.passing("machine.disk-written")
         return sent
 
@@ -215,7 +217,13 @@ class Build:
 
     def read_back(self, meter: meters.Meter) -> contextlib.AbstractContextManager[Mapping[str, disks.Disk]]:
         """Its disks, under a snapshot."""
-        return proving.read_back(self._order, self._machine, meter)
+        return self._read_back(meter)
+
+    @contextlib.contextmanager
+    def _read_back(self, meter: meters.Meter) -> Iterator[Mapping[str, disks.Disk]]:
+        order = self._order
+        with order.session.held(), proving.read_back(order, self._machine, meter) as found:
+            yield found
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -266,26 +274,34 @@ class Build:
         properties.wait(session, session.act(doing, lambda: machine.ReconfigVM_Task(spec)), doing)
 
     def _decorate(self) -> None:
-        """Custom attributes that the vCenter has fields for, and a word on the rest."""
+        """Custom attributes and tags that the vCenter knows, and a word on the rest."""
         order = self._order
-        wanted = dict(order.blueprint.attributes)
-        if not wanted:
-            return
-        session, doing = order.session, f"{order.doing}: custom attributes"
-        try:
-            manager = session.content.customFieldsManager
-            fields = properties.of(session, manager, ("field",), doing).get("field") or ()
-            kinds = (None, vim.VirtualMachine)
-            keys = {str(one.name): one.key for one in fields if one.managedObjectType in kinds}
-            for name, value in sorted(wanted.items()):
-                if name in keys:
-                    key = keys[name]
-                    session.act(doing, _set_field(manager, self._machine, key, value))
-            lacking = sorted(name for name in wanted if name not in keys)
+        for what, give in (("custom attribute", self._attributes), ("tag", self._tags)):
+            try:
+                lacking = give()
+            except errors.SourceError as error:
+                self.notes.append(f"{what}s were not set: {error.message}")
+                continue
             if lacking:
-                self.notes.append(f"the vCenter has no custom attribute {', '.join(lacking)}: not set")
-        except errors.SourceError as error:
-            self.notes.append(f"custom attributes were not set: {error.message}")
+                self.notes.append(f"VCenter {order.session.name} has no {what} {', '.join(lacking)}: not set")
+
+    def _attributes(self) -> list[str]:
+        """Set them; those that the vCenter has no field for."""
+        session, wanted = self._order.session, self._order.blueprint.attributes
+        if not wanted:
+            return []
+        doing = f"{self._order.doing}: custom attributes"
+        manager = session.content.customFieldsManager
+        fields = properties.of(session, manager, ("field",), doing).get("field") or ()
+        keys = {str(one.name): one.key for one in fields if one.managedObjectType in (None, vim.VirtualMachine)}
+        for name in sorted(wanted.keys() & keys.keys()):
+            session.act(doing, _set_field(manager, self._machine, keys[name], wanted[name]))
+        return sorted(wanted.keys() - keys.keys())
+
+    def _tags(self) -> list[str]:
+        """Attach them; those that the vCenter does not have."""
+        wanted = self._order.blueprint.tags
+        return tags.attach(self._order.session, str(self._machine._moId), wanted) if wanted else []
 
     def start(self) -> None:
         """Switch it on."""
