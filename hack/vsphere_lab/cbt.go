@@ -100,6 +100,36 @@ func (l *Lab) track(m *Machine, disk *types.VirtualDisk, y *Layer) error {
 	return l.stampAll(m, t, y)
 }
 
+// retrack gives each disk its tracking where that is missing, and takes away what belongs to no disk: after a
+// reconfiguration that failed, and after a kill between the record and the files.
+func (l *Lab) retrack(m *Machine) error {
+	there := map[int32]bool{}
+	for _, disk := range disksOf(m.Config) {
+		b := backingOf(disk)
+		if b == nil {
+			continue
+		}
+		there[disk.Key] = true
+		if t := m.Disks[disk.Key]; t != nil && (t.file != nil || disk.CapacityInBytes == 0) {
+			continue
+		}
+		y, err := l.layer(m.Center, *b.FileName)
+		if err == nil {
+			err = l.track(m, disk, y)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for key, one := range m.Disks {
+		if !there[key] {
+			one.close()
+			delete(m.Disks, key)
+		}
+	}
+	return nil
+}
+
 // stampAll counts what a disk holds as written in the current epoch.
 func (l *Lab) stampAll(m *Machine, t *Tracking, y *Layer) error {
 	layers, err := l.chain(m.Center, y.Path)

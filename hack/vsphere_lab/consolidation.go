@@ -230,6 +230,15 @@ func (l *Lab) revert(m *Machine, moref string) types.BaseMethodFault {
 	}
 	fail := func(err error) types.BaseMethodFault { return &types.FileFault{File: err.Error()} }
 	old := m.Config
+	// Killed from here on, no id of before may be answered any more.
+	kept := map[int32]Tracking{}
+	for key, t := range m.Disks {
+		kept[key] = Tracking{Uuid: t.Uuid, Epoch: t.Epoch}
+		t.Uuid = ""
+	}
+	if err := l.save(m); err != nil {
+		return fail(err)
+	}
 	var left []string
 	for _, disk := range disksOf(old) {
 		if b := backingOf(disk); b != nil && snapshotted(disk) {
@@ -254,9 +263,12 @@ func (l *Lab) revert(m *Machine, moref string) types.BaseMethodFault {
 			return fail(err)
 		}
 		*b.FileName = delta.Path
-		if err := l.revertTracking(m, one, disk, frozen); err != nil {
+		if err := l.revertTracking(m, one, disk, frozen, kept[disk.Key]); err != nil {
 			return fail(err)
 		}
+	}
+	if err := l.retrack(m); err != nil {
+		return fail(err)
 	}
 	if err := l.collapseAndSave(m, left); err != nil {
 		return fail(err)
@@ -264,16 +276,11 @@ func (l *Lab) revert(m *Machine, moref string) types.BaseMethodFault {
 	return nil
 }
 
-func (l *Lab) revertTracking(m *Machine, one *Snapshot, disk *types.VirtualDisk, y *Layer) error {
-	t := m.Disks[disk.Key]
-	kept := Tracking{}
-	if t != nil {
-		kept = Tracking{Uuid: t.Uuid, Epoch: t.Epoch}
-	}
+func (l *Lab) revertTracking(m *Machine, one *Snapshot, disk *types.VirtualDisk, y *Layer, kept Tracking) error {
 	if err := l.track(m, disk, y); err != nil {
 		return err
 	}
-	t = m.Disks[disk.Key]
+	t := m.Disks[disk.Key]
 	frozen := &Tracking{}
 	if err := frozen.open(l.frozenPath(m, one.Moref, disk.Key)); err != nil {
 		return err

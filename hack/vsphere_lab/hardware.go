@@ -50,6 +50,9 @@ func (l *Lab) configure(m *Machine, spec *types.VirtualMachineConfigSpec) types.
 	if fault != nil {
 		m.Config = old
 		c.dead = c.made
+		if err := l.retrack(m); err != nil {
+			l.note("%s: %s", m.Config.Name, err)
+		}
 	}
 	for _, y := range c.dead {
 		if err := removeLayer(y); err != nil {

@@ -142,9 +142,12 @@ func (l *Lab) loadMachines() error {
 	sort.Slice(found, func(i, j int) bool { return number(found[i].Moref) < number(found[j].Moref) })
 	for _, m := range found {
 		for key, one := range m.Disks {
-			if err := one.open(l.trackingPath(m, key)); err != nil {
+			if err := one.open(l.trackingPath(m, key)); err != nil && !os.IsNotExist(err) {
 				return err
 			}
+		}
+		if err := l.retrack(m); err != nil {
+			l.note("%s: %s", m.Config.Name, err) // a machine whose disks are gone is still a machine
 		}
 		l.place(m)
 		if err := l.save(m); err != nil {

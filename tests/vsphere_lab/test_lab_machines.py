@@ -36,13 +36,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("machines")
     (folder / "raw").write_bytes(CONTENT)
     raw = {"from": str(folder / "raw")}
-    names = ("source", "away", "vsan", "gone", "template", "clone of template")
+    names = ("source", "away", "vsan", "gone", "failed", "template", "clone of template")
     machines: list[dict[str, Any]] = [
         {"name": name, "folder": "gold", "powerState": "poweredOff", "changeTracking": True, "disks": [raw]}
         for name in names
     ]
     machines[2]["datastore"] = "vsan"
-    machines[4]["template"] = True
+    machines[5]["template"] = True
     machines.append({"name": "running", "disks": [raw]})
     machines.append({"name": "elsewhere", "datacenter": "DC1"})
     with Lab.start(folder / "lab", machines=machines, datacenters=DATACENTERS, taskMillis=4) as lab:
@@ -283,6 +283,19 @@ def test_a_machine_is_reconfigured(lab: Lab, instance: Any) -> None:
     with pytest.raises(vim.fault.DuplicateName):
         clients.done(vm.Rename("source"))
     clients.done(vm.Rename("away"))
+
+
+def test_a_change_that_fails_in_its_middle_changes_nothing(lab: Lab, instance: Any) -> None:
+    vm = machine(instance, "failed")
+    before = lab.machine("failed")
+    removal = vim.vm.device.VirtualDeviceSpec(operation="remove", fileOperation="destroy", device=drives(vm)[0])
+    wrong = add(disk("[ds1] none/x.vmdk", 1000, 5))
+    with pytest.raises(vim.fault.FileNotFound):
+        clients.done(vm.ReconfigVM_Task(vim.vm.ConfigSpec(name="other", deviceChange=[removal, wrong])))
+    assert lab.machine("failed") == before
+    assert lab.content("failed", 2000) == CONTENT
+    snapshot = clients.snapshot(vm, "still works")
+    clients.done(snapshot.RemoveSnapshot_Task(removeChildren=False))
 
 
 def test_a_machine_moves_between_folders_hosts_and_datastores_with_its_snapshots(lab: Lab, instance: Any) -> None:
