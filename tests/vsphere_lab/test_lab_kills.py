@@ -15,6 +15,7 @@ import pytest
 from lease_clients import Lab, vim, vmodl
 
 SIZE = 2 << 20
+BLOCK = 64 << 10
 #: What a client of a server that dies may see.
 GONE = (
     OSError,
@@ -32,7 +33,9 @@ class Estate:
         self.lab, self.name, self.rng = lab, name, rng
         self.live = bytearray(SIZE)
         self.frozen: dict[str, bytes] = {}
-        self.rounds = 0
+        #: Blocks written since a snapshot had this change id; of an id that a dead peer gave, all the same.
+        self.since: dict[str, set[int]] = {}
+        self.rounds = self.compared = 0
 
     def ask(self, question: Callable[[], Any]) -> Any:
         """The answer, however often the peer dies meanwhile."""
@@ -54,6 +57,10 @@ class Estate:
             now = self.ask(lambda: self.lab.read(self.name, 2000, at, len(data)))
             assert all(byte in (old, new) for byte, old, new in zip(now, before, data, strict=True))
             data = now
+        # A write that the peer died of may have come in part or not at all.
+        changed = {(at + n) // BLOCK for n, (old, new) in enumerate(zip(before, data, strict=True)) if old != new}
+        for blocks in self.since.values():
+            blocks.update(changed)
         self.live[at : at + len(data)] = data
 
     def step(self) -> None:
@@ -67,7 +74,7 @@ class Estate:
             with clients.session(self.lab) as instance:
                 vm = clients.find(instance, vim.VirtualMachine, self.name)
                 if gone is None:
-                    clients.snapshot(vm, name)
+                    self.compare(vm, clients.snapshot(vm, name))
                 else:
                     snapshot = self.named(vm.snapshot.rootSnapshotList, gone)
                     clients.done(snapshot.RemoveSnapshot_Task(removeChildren=False))
@@ -79,6 +86,22 @@ class Estate:
         if gone is not None and gone not in there:
             del self.frozen[gone]
         self.check()
+
+    def compare(self, vm: Any, snapshot: Any) -> None:
+        """No area that was written since an earlier snapshot is missing."""
+        own = next(one for one in snapshot.config.hardware.device if one.key == 2000).backing.changeId
+        for change_id, written in self.since.items():
+            found: set[int] = set()
+            at = 0
+            while at < SIZE:
+                answer = vm.QueryChangedDiskAreas(snapshot, 2000, at, change_id)
+                for one in answer.changedArea:
+                    found.update(range(one.start // BLOCK, -(-(one.start + one.length) // BLOCK)))
+                at += answer.length
+            assert written <= found, f"since {change_id}"
+            self.compared += 1
+        self.since = dict(list(self.since.items())[-3:])
+        self.since[own] = set()
 
     def named(self, tree: Any, name: str) -> Any:
         for one in tree:
@@ -100,7 +123,7 @@ class Estate:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_kills_at_any_moment_change_no_byte(tmp_path: Path) -> None:
     names = ("one", "two")
-    machines = [{"name": name, "disks": [{"sizeBytes": SIZE}]} for name in names]
+    machines = [{"name": name, "changeTracking": True, "disks": [{"sizeBytes": SIZE}]} for name in names]
     failures: list[BaseException] = []
     over = threading.Event()
     with Lab.start(tmp_path, machines=machines, taskMillis=2) as lab:
@@ -125,6 +148,7 @@ def test_kills_at_any_moment_change_no_byte(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert not failures, failures
+        assert all(one.compared > 3 for one in estates), [one.compared for one in estates]
         assert all(one.rounds > 3 for one in estates), [one.rounds for one in estates]
         for one in estates:
             one.check()
