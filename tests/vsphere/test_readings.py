@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -299,6 +300,15 @@ def test_a_machine_that_is_another_one_afterwards_is_said_so(
         assert lab.ledger.open == {}
 
 
+def test_a_vcenter_that_is_away_for_a_while_is_asked_again(lab: Bench) -> None:
+    with lab.frozen() as reading:
+        lab.lab.crash()
+        threading.Timer(4.5, lab.lab.restart).start()
+        assert reading.finish().failed == ()
+        assert "VM vm1: verdict: 127.0.0.1" in lab.log
+    assert lab.references() == []
+
+
 def test_somebody_elses_snapshot_meanwhile_does_no_harm(lab: Bench) -> None:
     with lab.frozen() as reading:
         theirs = lab.snapshot_of_others()
@@ -454,6 +464,8 @@ def test_a_raw_device_is_read_by_its_path_here(tmp_path: Path, power: str, hooke
         with lab.frozen(commands=commands, rdm=[declared]) as reading:
             assert [disk.name for disk in reading.disks] == [DISK, "Hard disk 2"]
             assert content(reading.disks[1]) == lun.read_bytes()
+            paper = json.loads(reading.configuration() or "")
+            assert [disk["mappingFile"] for disk in paper["disks"]] == [False, True]
             assert reading.changes("Hard disk 2", reading.state()).reason.code == "RawDevice"
             assert reading.finish().consistency == consistency
             if power == "poweredOff":

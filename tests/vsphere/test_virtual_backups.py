@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +99,43 @@ def test_a_guest_that_never_stops_writing_is_backed_up_as_it_was_frozen(estate: 
     assert estate.bytes_of("vm1", str(newest["id"]))["Hard disk 1"] == frozen["sha"]
     assert estate.snapshots() == []
     estate.command.run("plan", "--detailed-exitcode", ".", code=0)
+
+
+def test_a_block_that_was_wrongly_called_unchanged_is_met_and_all_is_read(estate: VirtualEstate) -> None:
+    estate.build(source={"cbtDistrust": {"share": "100%"}, "include": [{"name": "vm1"}]}, storage="pool")
+    estate.apply()
+    with Path(estate.lab.machine("vm1")["disks"][0]["flat"]).open("r+b") as file:
+        file.seek(20 * MIB + 5)
+        file.write(b"its tracking does not see it")
+    estate.pass_day()
+    wanted = estate.contents()["vm1"]
+    estate.apply()
+    newest = images(estate, "vm1")[-1]
+    assert (newest["state"], newest["changes"]) == ("Complete", "FullRead")
+    assert estate.bytes_of("vm1", str(newest["id"])) == wanted
+    job = next(one for one in estate.items("jobs") if one["image"] == newest["id"])
+    assert "blocks that were called unchanged have changed" in estate.command.run("logs", str(job["id"])).stdout
+    assert estate.snapshots() == []
+
+
+def test_a_snapshot_that_somebody_removes_meanwhile_leaves_no_image(estate: VirtualEstate) -> None:
+    estate.build(source={"include": [{"name": "vm1"}]}, storage="pool")
+    estate.lab.mode(diskBytesPerSecond=8 * MIB, starIsWholeDisk=True)
+
+    def remove() -> None:
+        while not (found := estate.lab.machine("vm1")["snapshots"]):
+            time.sleep(0.005)
+        time.sleep(0.5)
+        estate.lab.act("vm1", "removeSnapshot", snapshot=found[0]["moref"])
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    said = estate.apply(code=3)
+    removing.join()
+    assert "SnapshotGone" in said or "is gone: somebody removed it while it was read" in said
+    assert estate.items("images") == []
+    assert estate.snapshots() == []
+    estate.lab.mode(diskBytesPerSecond=0)
+    estate.pass_day()
+    estate.apply()
+    assert [one["state"] for one in images(estate, "vm1")] == ["Complete"]

@@ -100,9 +100,11 @@ class _Freeze:
         removal = _Removal(session, noted, asked, consolidate=self._wanted.consolidate)
         self._undo.callback(removal)
         guard = guards.Guard()
+        closing = threading.Lock()
 
         def close() -> None:
-            with _told(asked.log):
+            # Whoever comes second waits: the snapshot goes only after its readers.
+            with closing, _told(asked.log):
                 disks.close_all([part.disk for part in opened.values()])
 
         def end(_found: errors.HoldfastError) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any, Final
+
 from reconciler.base import errors
 from reconciler.sources.vsphere import devices, faults, properties, scenes, snapshots
+
+#: Pauses before a vCenter that is away is asked again, in seconds: hours of reading hang on its word.
+_PAUSES: Final = (1.0, 3.0, 10.0)
 
 
 class SnapshotGone(errors.SourceChanged):
@@ -21,14 +27,18 @@ class DisksChanged(errors.SourceChanged):
 def compare(scene: scenes.Scene) -> None:
     """Ask for the snapshot by our id, and for the live disks. Raises ``SourceChanged``, or another ``SourceError``
     where nobody can tell."""
-    doing = f"VM {scene.name}: verdict"
-    try:
-        tree = snapshots.tree(scene.session, scene.machine.reference, doing)
-        shown = scenes.devices_of(scene.session, scene.machine.object, doing)
-    except faults.Vanished as error:
-        raise SnapshotGone(
-            f"VM {scene.name}: the machine vanished while it was read: {error.message}", hint="the image is discarded"
-        ) from error
+    for pause in (*_PAUSES, None):
+        try:
+            tree, shown = _asked(scene)
+            break
+        except (faults.VSphereFault, errors.SourceChanged):
+            raise
+        except errors.SourceError as error:
+            if pause is None:
+                raise
+            scene.asked.log(f"{error}; asking again in {pause:g} s")
+            scene.asked.meter.check()
+            time.sleep(pause)
     _snapshot(scene, tree)
     live = {disk.key: disk for disk in devices.disks(shown)}
     chains = scenes.chains(shown)
@@ -48,6 +58,18 @@ def compare(scene: scenes.Scene) -> None:
             )
     for key in live.keys() - scene.live.keys():
         raise _changed(scene, f"{live[key].label} was added")
+
+
+def _asked(scene: scenes.Scene) -> tuple[snapshots.Tree, list[Any]]:
+    """The snapshots and the devices now. Raises ``SourceError``."""
+    doing = f"VM {scene.name}: verdict"
+    try:
+        tree = snapshots.tree(scene.session, scene.machine.reference, doing)
+        return tree, scenes.devices_of(scene.session, scene.machine.object, doing)
+    except faults.Vanished as error:
+        raise SnapshotGone(
+            f"VM {scene.name}: the machine vanished while it was read: {error.message}", hint="the image is discarded"
+        ) from error
 
 
 def powered_on(scene: scenes.Scene) -> bool:
