@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS), *(str(TESTS / name) for name in ("faults", "dedupe", "planning", "cli"))]
+sys.path[:0] = [str(TESTS), *(str(TESTS / name) for name in ("faults", "dedupe", "planning", "cli", "vsphere"))]
 
+import fault_rounds  # noqa: E402
 import hypothesis  # noqa: E402
 import kills  # noqa: E402
 import pool_kills  # noqa: E402
@@ -49,6 +50,21 @@ def soak_kills(rounds: int, seed: int) -> int:
         interrupted += score.interrupted
         met = ", ".join(f"{count} {type}" for type, count in sorted(interrupted.items())) or "none"
         print(f"{done} rounds, {struck} kills, {time.monotonic() - began:.0f} s; jobs interrupted: {met}", flush=True)
+    shutil.rmtree(folder)
+    return 0
+
+
+def soak_vsphere(cycles: int, seed: int) -> int:
+    """Nights of eight virtual machines under random faults; the exit code."""
+    folder = Path(tempfile.mkdtemp(prefix="holdfast-soak-"))
+    try:
+        score = fault_rounds.soak(folder, cycles, seed, lambda line: print(line, flush=True))
+    except BaseException:
+        print(f"failed under seed {seed}; the estate is {folder}")
+        raise
+    print(", ".join(f"{count} {what}" for what, count in sorted(score.states.items())))
+    print(f"{score.cycles} backups in {score.rounds} nights; {score.images} images, every one as it was frozen;")
+    print(f"{score.left} snapshots were left by a pass and removed by the next")
     shutil.rmtree(folder)
     return 0
 
@@ -127,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("kills", "kill holdfast run at random moments", soak_kills, ("rounds", 200), ("seed", 1)),
         ("pool", "kill processes that share a pool in every phase", soak_pool, ("rounds", 200), ("seed", 1)),
         ("planner", "lead the planner through whole lives", soak_planner, ("steps", 50_000), ("seed", 1)),
+        ("vsphere", "nights of virtual machines under random faults", soak_vsphere, ("cycles", 200), ("seed", 1)),
         ("year", "a year of nights of the sample estate", soak_year, ("days", 365), ("machines", 8)),
     ):
         mode = modes.add_parser(name, help=text)
