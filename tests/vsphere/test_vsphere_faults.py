@@ -26,7 +26,11 @@ def test_each_fault_in_each_phase(tmp_path: Path, part: int) -> None:
             fault_rounds.night(estate, {f"vm{number + 1}": fault for number, fault in enumerate(batch)}, score)
         assert score.images >= len(mine) // 2, score
         assert score.states["Backup Failed"] >= 2, score
-        assert score.left >= 1, "no removal ever failed"
+        # An answer that is cut off comes too late: what was asked for was done.
+        hopeless = sum(
+            one.on.startswith("Remove") and (one.rule["kind"], one.rule.get("count")) == ("task", 0) for one in mine
+        )
+        assert score.left >= hopeless, "a removal that cannot succeed leaves a snapshot to the next pass"
         estate.pass_day()
         estate.apply()
         assert {image["changes"] for image in estate.items("images")[-BATCH:]} == {"Known"}
