@@ -33,18 +33,18 @@ def test_each_fault_in_each_phase(tmp_path: Path, part: int) -> None:
         assert score.left >= hopeless, "a removal that cannot succeed leaves a snapshot to the next pass"
         estate.pass_day()
         estate.apply()
-        assert {image["changes"] for image in estate.items("images")[-BATCH:]} == {"Known"}
+        newest = {image["client"]: image for image in sorted(estate.items("images"), key=lambda one: one["time"])}
+        assert {image["changes"] for image in newest.values()} == {"Known"}
 
 
-@pytest.mark.parametrize("mode", [*fault_rounds.MODES], ids=lambda mode: next(iter(mode)))
-def test_whatever_the_vcenter_says_of_changes_no_byte_is_wrong(tmp_path: Path, mode: dict[str, object]) -> None:
+def test_whatever_the_vcenter_says_of_changes_no_byte_is_wrong(tmp_path: Path) -> None:
     score = Score()
     with fault_rounds.estate_of(tmp_path, 2) as estate:
-        for _ in range(2):
+        for mode in fault_rounds.MODES:
             estate.lab.mode(**mode)
             fault_rounds.night(estate, {}, score)
             estate.pass_day()
-    assert (score.images, score.states["Backup Failed"]) == (4, 0)
+    assert (score.images, score.states["Backup Failed"]) == (2 * len(fault_rounds.MODES), 0)
 
 
 def test_forty_backups_under_random_faults(tmp_path: Path) -> None:
