@@ -119,8 +119,8 @@ class Tags:
         )
         self._carriers.update(dict.fromkeys(tags, ()))
         try:
-            for one in answer:
-                machines = [str(found["id"]) for found in one["object_ids"] if found["type"] == "VirtualMachine"]
+            for one in answer or ():
+                machines = [str(found["id"]) for found in one["object_ids"] or () if found["type"] == "VirtualMachine"]
                 self._carriers[str(one["tag_id"])] = tuple(machines)
         except (TypeError, LookupError) as error:
             raise asked.strange("/tag-association") from error
@@ -190,7 +190,8 @@ class _Conversation:
 
     def strings(self, method: str, path: str, *, action: str | None = None, body: object = None) -> list[str]:
         """An answer that is a list of texts. Raises ``SourceError``."""
-        value = self.ask(method, path, action=action, body=body)
+        # Some servers say nothing where they have none.
+        value = self.ask(method, path, action=action, body=body) or []
         if not isinstance(value, list):
             raise self.strange(path)
         return [str(one) for one in value]
