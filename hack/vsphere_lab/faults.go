@@ -17,6 +17,7 @@ import (
 // Fault is a rule that makes calls go wrong. On is a method ("CreateSnapshot_Task") or an HTTP request ("GET /folder").
 //
 //	task      the task ends with the fault; with late its effect has come all the same
+//	stuck     the task stays running for seconds (an hour if none are given) before it goes on
 //	fault     the call is answered with the fault
 //	http503   the call is answered 503
 //	reset     the connection is reset after afterBytes of the body: the answer's, or of a PUT or POST of a file its own
@@ -40,7 +41,7 @@ type Fault struct {
 	Hits       int     `json:"hits"`
 }
 
-var faultKinds = []string{"task", "fault", "http503", "reset", "truncate", "slow", "hang", "expire", "crash"}
+var faultKinds = []string{"task", "stuck", "fault", "http503", "reset", "truncate", "slow", "hang", "expire", "crash"}
 
 func (l *Lab) addFault(one *Fault) (int, error) {
 	if !contains(faultKinds, one.Kind) {
@@ -96,7 +97,7 @@ func (l *Lab) takeAll(on, vm string) []*Fault {
 }
 
 func (f *Fault) meant(on, vm string, task bool) bool {
-	inTask := f.Kind == "task" || f.Kind == "crash" && f.Late
+	inTask := f.Kind == "task" || f.Kind == "stuck" || f.Kind == "crash" && f.Late
 	return f.On == on && (f.Vm == "" || f.Vm == vm) && inTask == task
 }
 
@@ -143,6 +144,15 @@ func (f *Fault) method() types.BaseMethodFault {
 		one.Object = root
 	}
 	return fault
+}
+
+// stay waits as long as something is to be stuck.
+func (f *Fault) stay() {
+	seconds := f.Seconds
+	if seconds == 0 {
+		seconds = 3600
+	}
+	time.Sleep(time.Duration(seconds * float64(time.Second)))
 }
 
 func (f *Fault) text() string {

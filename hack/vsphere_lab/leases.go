@@ -201,7 +201,9 @@ func (e *Lease) update(changes ...types.PropertyChange) {
 // run takes the lease through its states until somebody ends it or nobody cares for it any more.
 func (e *Lease) run(fault *Fault) {
 	time.Sleep(time.Duration(e.lab.mode().TaskMillis) * time.Millisecond)
-	if fault != nil {
+	if fault != nil && fault.Kind == "stuck" {
+		fault.stay() // initializing all the while
+	} else if fault != nil {
 		e.fail(fault.method(), fault.text())
 		return
 	}

@@ -69,6 +69,10 @@ func (c *call) run(t *simulator.Task, m *Machine, fault *Fault, length time.Dura
 		time.Sleep(length / 4)
 		update(types.PropertyChange{Name: "info.progress", Val: step * 25})
 	}
+	if fault != nil && fault.Kind == "stuck" {
+		fault.stay()
+		fault = nil
+	}
 	result, failed := types.AnyType(nil), types.BaseMethodFault(nil)
 	message := ""
 	if fault != nil && !fault.Late {

@@ -291,6 +291,23 @@ def test_a_task_fails_as_told_for_the_machine_and_the_time_told(lab: Lab, instan
     clients.done(one.RemoveAllSnapshots_Task())
 
 
+def test_a_task_may_be_stuck(lab: Lab, instance: Any) -> None:
+    vm = clients.find(instance, vim.VirtualMachine, "vm1")
+    lab.fault(on="CreateSnapshot_Task", kind="stuck", seconds=0.5)
+    began = time.monotonic()
+    task = vm.CreateSnapshot_Task(name="slow", description="", memory=False, quiesce=False)
+    while time.monotonic() < began + 0.3:
+        assert str(task.info.state) in ("queued", "running")
+    assert lab.machine("vm1")["snapshots"] == []
+    clients.done(task)
+    assert time.monotonic() - began > 0.5
+    lab.fault(on="CreateSnapshot_Task", kind="stuck")
+    stuck = vm.CreateSnapshot_Task(name="never", description="", memory=False, quiesce=False)
+    waiting = vm.RemoveAllSnapshots_Task()
+    time.sleep(0.2)
+    assert (str(stuck.info.state), str(waiting.info.state)) == ("running", "queued")
+
+
 def _failing(instance: Any, lab: Lab, **rule: Any) -> Callable[[], Any]:
     lab.fault(on="CurrentTime", **rule)
     return instance.CurrentTime
