@@ -44,6 +44,23 @@ def test_shipped_text_does_not_mention(what: str) -> None:
     assert found == []
 
 
+#: What the product would know if it knew what it is tested against.
+PEER = re.compile(
+    r"vcsim|govmomi|simulator|vsphere[_-]labs?|nbdkit_vddk|\bstand-ins?\b|['\"]/lab/|\b8989\b|HOLDFAST_LAB", re.I
+)
+
+
+def test_the_product_does_not_know_what_it_is_tested_against() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sorted((ROOT / "reconciler").rglob("*.py"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if PEER.search(line)
+    ]
+    assert found == []
+    assert PEER.search("x = 'hack/vsphere_labs.py'") and PEER.search("GET '/lab/state'")
+
+
 @pytest.mark.parametrize(
     ("what", "line"),
     [

@@ -19,7 +19,7 @@ from reconciler.sources import machines
 from reconciler.sources.vsphere import faults, lookups, marks, properties, sessions
 
 #: Pauses before a removal is tried again that somebody else's work kept from being done, in seconds.
-_PAUSES: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 #: Faults that pass: another task of the machine runs, or something else holds its files.
 _BUSY: Final = frozenset(
     {
