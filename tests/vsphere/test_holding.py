@@ -210,6 +210,28 @@ def test_the_file_system_must_have_room_too_beside_what_others_were_promised(are
     assert reservations.usage(area.path).promised == 0
 
 
+def test_who_waits_for_room_hears_a_cancel_and_waits_for_nobody_who_is_not_there(area: holding.Area) -> None:
+    said: list[str] = []
+    looks = iter(range(3))
+
+    def check() -> None:
+        if next(looks, None) is None:
+            raise errors.Cancelled("cancelled on request")
+
+    with contextlib.closing(reservations.reserve(area.path, 10 * MIB, "j-000001", 8 * MIB)):
+        with pytest.raises(errors.Cancelled):
+            reservations.wait(area.path, 10 * MIB, 3 * MIB, check, said.append)
+        assert len(said) == 1 and "3.00 MiB are needed, 2.00 MiB are left" in said[0], "told once"
+        reservations.wait(area.path, 10 * MIB, 2 * MIB, lambda: None, said.append)
+    reservations.wait(area.path, 10 * MIB, 3 * MIB, lambda: None, said.append)
+    with pytest.raises(reservations.HoldingAreaFull):
+        reservations.wait(area.path, 10 * MIB, 11 * MIB, lambda: None, said.append)
+    with pytest.raises(reservations.HoldingAreaFull):
+        free = reservations.usage(area.path).free
+        reservations.wait(area.path, 10 * free, 2 * free, lambda: None, said.append)
+    assert len(said) == 1
+
+
 @pytest.mark.parametrize("missing", ["gone", "a-file"])
 def test_an_area_that_is_not_there_says_so(guests: Path, tmp_path: Path, missing: str) -> None:
     (tmp_path / "a-file").write_text("")

@@ -27,6 +27,8 @@ TRANSPORTS: Final[Mapping[str, tuple[str, ...]]] = {
     "datastore": (),
     "export": ("VApp.Export", "VirtualMachine.Provisioning.GetVmFiles"),
 }
+#: On the vCenter itself, by transport.
+ROOT: Final[Mapping[str, tuple[str, ...]]] = {"nbdkit-vddk": ("Global.DisableMethods", "Global.EnableMethods")}
 #: On its datastores, for the files beside the disks and, by the transport ``datastore``, the disks themselves.
 DATASTORE: Final = ("Datastore.Browse", "Datastore.FileManagement")
 _LACKING: Final = ("MethodNotFound", "NotImplemented", "NotSupported")
@@ -73,14 +75,17 @@ def privileges(vcenter: vcenters.VCenter, client_id: str, wanted: vcenters.VMwar
     on_machine = [*MACHINE, *(TRACKING if wanted.change_tracking == "Enable" else ())]
     for transport in vcenter.spec.transports:
         on_machine += (one for one in TRANSPORTS[transport] if one not in on_machine)
+    at_top = [one for transport in vcenter.spec.transports for one in ROOT.get(transport, ())]
     missing: dict[str, tuple[str, ...]] = {}
     questions: list[tuple[Sequence[Any], Sequence[str]]] = [((machine.object,), on_machine), (tuple(stores), DATASTORE)]
+    if at_top:
+        questions.append(((session.content.rootFolder,), at_top))
     for objects, asked in questions:
         answer = _lacking(session, objects, asked, doing) if objects else {}
         if answer is None:
             return None
         missing |= {_name(session, one, doing): answer[one._moId] for one in objects if answer.get(one._moId)}
-    return Privileges(missing=missing, asked=len(on_machine) + len(DATASTORE))
+    return Privileges(missing=missing, asked=len(on_machine) + len(DATASTORE) + len(at_top))
 
 
 def _lacking(
