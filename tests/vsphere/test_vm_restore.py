@@ -149,6 +149,9 @@ def test_a_flat_upload_is_refused_where_objects_are_kept(world: World) -> None:
         world.plan(name="back", datastore="vs1", via="datastore")
     assert "import" in str(caught.value.hint)
 
+    world.lab.act("vm1", "datastoreFree", datastore="ds2", freeBytes=5 * MIB)
+    with pytest.raises(errors.TargetError, match=r"flat files take all of .*are free on ds2"):
+        world.plan(name="back", datastore="ds2", via="datastore")
     # It keeps objects, so it is proven through VMware's library.
     world.restore(name="back", datastore="vs1")
     world.prove("back")

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pyVmomi import vim
 
-from reconciler.base import disks, errors, extents, meters
+from reconciler.base import disks, errors, extents, meters, quantities
 from reconciler.sources.vsphere import datastorefiles, descriptions, properties
 from reconciler.sources.vsphere.rebuilding import orders, specs
 
@@ -42,6 +42,10 @@ class Upload:
         for disk in order.disks:
             if disk.size % descriptions.SECTOR:
                 return f"{disk.label} has no whole number of sectors"
+        needed = sum(disk.size for disk in order.disks)
+        if needed > store.free:
+            sizes = f"{quantities.show_size(needed)}, and {quantities.show_size(store.free)} are free on {store.name}"
+            return f"flat files take all of {sizes}"
         return None
 
     def make(self, meter: meters.Meter) -> Any:
