@@ -72,7 +72,10 @@ class RestorePhase(shapes.Shape):
 
 
 class RestoreResult(shapes.Document):
-    """``restore``. For a machine ``target`` is ``vsphere:VCENTER/PATH``, and ``via`` and ``identity`` are set."""
+    """``restore``. For a machine in a vCenter ``target`` is ``vsphere:VCENTER/PATH``.
+
+    ``via``, ``identity``, ``phases`` and ``notes`` are there where a machine is made, in a vCenter or staged.
+    """
 
     kind: Literal["RestoreResult"] = "RestoreResult"
     client: str
@@ -91,6 +94,14 @@ class RestoreResult(shapes.Document):
     identity: str | None = None
     phases: tuple[RestorePhase, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form; what only machines have is left out for disks, as readers of disks have known it so far."""
+        found = super().to_json()
+        if self.format not in ("machine", "staged"):
+            for key in ("via", "identity", "phases", "notes"):
+                del found[key]
+        return found
 
 
 class PoolStats(shapes.Document):
