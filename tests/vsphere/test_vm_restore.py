@@ -88,7 +88,8 @@ def test_the_same_identity_is_refused_while_the_original_lives(world: World) -> 
     assert "--identity new" in str(caught.value.hint)
 
 
-def test_macs_are_kept_with_the_identity_and_not_without(world: World) -> None:
+def _card(world: World) -> None:
+    """A network card for vm1."""
     card = vim.vm.device.VirtualVmxnet3(
         key=-1,
         addressType="manual",
@@ -97,6 +98,21 @@ def test_macs_are_kept_with_the_identity_and_not_without(world: World) -> None:
     )
     change = vim.vm.ConfigSpec(deviceChange=[vim.vm.device.VirtualDeviceSpec(operation="add", device=card)])
     properties.wait(world.session, world.reference("vm1").ReconfigVM_Task(change), "test")
+
+
+def test_a_network_that_is_not_there_leaves_the_card_unconnected(world: World) -> None:
+    _card(world)
+    world.back_up()
+    assert world.label.configuration is not None
+    world.back_up(configuration=world.label.configuration.replace('"network":"VM Network"', '"network":"gone"'))
+    target = world.restore(name="back")
+    cards = [one for one in world.config("back").hardware.device if isinstance(one, vim.vm.device.VirtualEthernetCard)]
+    assert [one.connectable.startConnected for one in cards] == [False]
+    assert any("network gone is not here" in note and "not connected" in note for note in target.notes)
+
+
+def test_macs_are_kept_with_the_identity_and_not_without(world: World) -> None:
+    _card(world)
     world.back_up()
     world.restore(name="back")
     world.lab.act("vm1", "destroy")
