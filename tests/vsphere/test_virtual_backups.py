@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -139,3 +141,19 @@ def test_a_snapshot_that_somebody_removes_meanwhile_leaves_no_image(estate: Virt
     estate.pass_day()
     estate.apply()
     assert [one["state"] for one in images(estate, "vm1")] == ["Complete"]
+
+
+def test_a_command_that_is_stopped_leaves_no_snapshot(estate: VirtualEstate) -> None:
+    estate.build(source={"include": [{"name": "vm1"}]}, storage="pool")
+    estate.lab.mode(diskBytesPerSecond=2 * MIB, starIsWholeDisk=True)
+    process = estate.command.start("apply", "--yes", ".", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not estate.snapshots():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0, said
+    assert estate.snapshots() == []
+    assert [one["state"] for one in estate.items("jobs")] == ["Lost"]
+    assert estate.items("images") == []

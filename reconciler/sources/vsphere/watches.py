@@ -1,6 +1,6 @@
 """The watch over a reading: a snapshot that grows too old, or a datastore that runs full, ends it.
 
-A thread of its own looks every few seconds, because those who read may hang. Its questions keep the session alive too.
+Threads of their own look every few seconds, because those who read may hang. Their questions keep the session alive.
 """
 
 from __future__ import annotations
@@ -48,29 +48,39 @@ class Watch:
         self._log = log
         self._since = since
         self._ended = threading.Event()
-        threading.Thread(target=self._run, name="vsphere-watch", daemon=True).start()
+        self._once = threading.Lock()
+        # Two, because a vCenter may hang as well, and somebody who cancels is heard all the same.
+        for name, run in (("vsphere-watch", self._glance), ("vsphere-space", self._look)):
+            threading.Thread(target=run, name=name, daemon=True).start()
 
     def end(self) -> None:
         """No more looks; one that is under way finds nothing more. Idempotent."""
         self._ended.set()
 
-    def _run(self) -> None:
-        spec = self._session.spec
-        every = min(_LOOK, spec.max_snapshot_age.approximate.total_seconds() / 4)
-        looked = time.monotonic()
+    def _glance(self) -> None:
         while not self._ended.wait(_GLANCE):
             if self._meter.cancelled:
                 # Who waits for a read looks at the meter before it and after it only. Who waits for something else is
                 # watched on: the snapshot grows all the same.
                 self._guard.stop(errors.Cancelled("cancelled on request"))
-            error = self._aged(spec)
-            if error is None and time.monotonic() - looked >= every:
-                error = self._filled(spec)
-                looked = time.monotonic()
-            if error is not None and not self._ended.is_set():
-                self._guard.stop(error)
-                self._found(error)
+            self._tell(self._aged(self._session.spec))
+
+    def _look(self) -> None:
+        spec = self._session.spec
+        every = min(_LOOK, spec.max_snapshot_age.approximate.total_seconds() / 4)
+        while not self._ended.wait(every):
+            self._tell(self._filled(spec))
+
+    def _tell(self, error: errors.HoldfastError | None) -> None:
+        """The first thing that is found ends the reading, and the watch."""
+        if error is None:
+            return
+        with self._once:
+            if self._ended.is_set():
                 return
+            self._ended.set()
+        self._guard.stop(error)
+        self._found(error)
 
     def _aged(self, spec: vcenters.VCenterSpec) -> errors.HoldfastError | None:
         age = time.monotonic() - self._since
