@@ -120,21 +120,21 @@ def test_a_block_that_was_wrongly_called_unchanged_is_met_and_all_is_read(estate
     assert estate.snapshots() == []
 
 
-def test_a_snapshot_that_somebody_removes_meanwhile_leaves_no_image(estate: VirtualEstate) -> None:
+def test_a_machine_that_gets_a_disk_meanwhile_leaves_no_image(estate: VirtualEstate) -> None:
     estate.build(source={"include": [{"name": "vm1"}]}, storage="pool")
-    estate.lab.mode(diskBytesPerSecond=8 * MIB, starIsWholeDisk=True)
+    estate.lab.mode(diskBytesPerSecond=24 * MIB)
 
-    def remove() -> None:
-        while not (found := estate.lab.machine("vm1")["snapshots"]):
+    def add() -> None:
+        while not estate.lab.machine("vm1")["snapshots"]:
             time.sleep(0.005)
         time.sleep(0.5)
-        estate.lab.act("vm1", "removeSnapshot", snapshot=found[0]["moref"])
+        estate.lab.act("vm1", "addDisk", sizeBytes=MIB, slot="scsi0:7")
 
-    removing = threading.Thread(target=remove)
-    removing.start()
+    adding = threading.Thread(target=add)
+    adding.start()
     said = estate.apply(code=3)
-    removing.join()
-    assert "SnapshotGone" in said or "is gone: somebody removed it while it was read" in said
+    adding.join()
+    assert "VM vm1: Hard disk 3 was added while it was read" in said
     assert estate.items("images") == []
     assert estate.snapshots() == []
     estate.lab.mode(diskBytesPerSecond=0)

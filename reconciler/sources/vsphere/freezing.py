@@ -91,7 +91,7 @@ class _Freeze:
         choice = self._checked(shown)
         stores = spaces.look(session, shown.get("datastore") or (), f"{self._words}: checks")
         growing = self._spacious(shown, stores)
-        self._look(shown, choice)
+        self._look(shown)
         hooked = self._hook(commands, choice)
         noted = self._noted()
         since = time.monotonic()
@@ -117,7 +117,7 @@ class _Freeze:
         self._undo.callback(watch.end)
         self._undo.callback(close)
         scene = scenes.set_up(
-            session, self._wanted, machine, asked, choice, noted, taken, stores, hooked=hooked, notes=tuple(self._notes)
+            session, self._wanted, machine, asked, noted, taken, stores, hooked=hooked, notes=tuple(self._notes)
         )
         missing = parts.open_all(scene, guard, opened)
         return readings.VmReading(scene, guard, opened, missing, self._undo)
@@ -151,11 +151,8 @@ class _Freeze:
         spaces.require(growing, quantities.parse_percent(least), least, f"{self._words}: no snapshot is made")
         return [one.object for one in growing]
 
-    def _look(self, shown: Mapping[str, Any], choice: judgements.Choice) -> None:
+    def _look(self, shown: Mapping[str, Any]) -> None:
         """Notes, and change tracking, which takes effect with the snapshot."""
-        for disk in choice.excluded:
-            told = f"{self._words}: {disk.label} is left out, as excludeDisks says"
-            self._notes.append(machines.Found(code="DiskExcluded", message=told))
         if shown.get("runtime.consolidationNeeded"):
             told = f"{self._words}: the vCenter says that its disks need consolidation"
             self._notes.append(machines.Found(code="ConsolidationNeeded", message=told))

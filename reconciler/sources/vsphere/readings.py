@@ -38,7 +38,7 @@ class VmReading:
         self._missing = tuple(missing)
         self._facts = {label: part.facts for label, part in opened.items()}
         self._reasons: dict[str, machines.Found] = {}
-        self._notes = list(scene.notes)
+        self._notes = [*(_excluded(scene.name, disk.label) for disk in scene.choice.excluded), *scene.notes]
         self._configuration = self._captured()
 
     @property
@@ -144,3 +144,7 @@ def _naming(label: str, found: machines.Found) -> machines.Found:
     """The same, naming the disk."""
     message = found.message if label in found.message else f"{label}: {found.message}"
     return dataclasses.replace(found, message=message)
+
+
+def _excluded(machine: str, label: str) -> machines.Found:
+    return machines.Found(code="DiskExcluded", message=f"VM {machine}: {label} is left out, as excludeDisks says")

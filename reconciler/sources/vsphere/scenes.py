@@ -59,7 +59,6 @@ def set_up(
     wanted: vcenters.VMware,
     machine: lookups.Machine,
     asked: machines.Asked,
-    choice: judgements.Choice,
     noted: machines.Snapshot,
     taken: snapshots.Taken,
     stores: tuple[spaces.Datastore, ...],
@@ -67,20 +66,24 @@ def set_up(
     hooked: bool,
     notes: tuple[machines.Found, ...],
 ) -> Scene:
-    """Ask what the snapshot holds. Raises ``SourceError``."""
+    """Ask what the snapshot holds: its disks are what is read, whatever the machine had a moment before.
+
+    Raises ``SourceError``.
+    """
     doing = f"VM {machine.name}: snapshot"
     shown = devices_of(session, snapshot(session, taken.reference), doing)
+    frozen = devices.disks(shown)
     return Scene(
         session=session,
         wanted=wanted,
         machine=machine,
         asked=asked,
-        choice=choice,
+        choice=judgements.choose(machine.name, frozen, wanted),
         noted=noted,
         taken=taken,
         stores=stores,
         datacenter=ancestry.datacenter(session, machine.object, doing),
-        frozen={disk.key: disk for disk in devices.disks(shown)},
+        frozen={disk.key: disk for disk in frozen},
         chains=chains(shown),
         live={disk.key: disk for disk in devices.disks(devices_of(session, machine.object, doing))},
         hooked=hooked,

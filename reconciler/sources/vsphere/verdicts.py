@@ -42,12 +42,12 @@ def compare(scene: scenes.Scene) -> None:
     _snapshot(scene, tree)
     live = {disk.key: disk for disk in devices.disks(shown)}
     chains = scenes.chains(shown)
-    for key, before in scene.live.items():
-        now = live.get(key)
+    for key, frozen in scene.frozen.items():
+        before, now = scene.live.get(key, frozen), live.get(key)
         if now is None:
             raise _changed(scene, f"{before.label} was removed")
-        if now.size != before.size:
-            raise _changed(scene, f"{before.label} went from {before.size} to {now.size} bytes")
+        if now.size != frozen.size:
+            raise _changed(scene, f"{before.label} went from {frozen.size} to {now.size} bytes")
         if now.uuid != before.uuid:
             raise _changed(scene, f"{before.label} was replaced by another disk")
         if before.file not in chains.get(key, ()):
@@ -56,7 +56,7 @@ def compare(scene: scenes.Scene) -> None:
                 f"VM {scene.name}: {before.label} does not go on from {before.file} any more: reverted, or moved",
                 hint="the image is discarded; the next one reads the machine as it is now",
             )
-    for key in live.keys() - scene.live.keys():
+    for key in live.keys() - scene.frozen.keys():
         raise _changed(scene, f"{live[key].label} was added")
 
 
