@@ -99,6 +99,8 @@ def test_what_cannot_be_had_is_a_note(world: World) -> None:
     assert found.nvram is None
     assert [note for note in found.notes if "vm2.nvram was not fetched" in note]
     assert found.vmx is not None
+    world.lab.fault(on="GET /folder", kind="http503", count=1)
+    assert _captured(world, "vm2").vmx is not None
     world.lab.fault(on="GET /folder", kind="http503", count=0)
     assert _captured(world, "vm2").vmx is None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import time
 import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -17,6 +18,8 @@ from reconciler.sources.vsphere import faults, sessions
 
 #: Seconds that one answer may take; a file that was sent is made durable before it is acknowledged.
 _PATIENCE: Final = 300.0
+#: Pauses before a small file is asked for again, in seconds.
+_PAUSES: Final = (0.2, 1.0)
 
 
 class Refused(errors.SourceError):
@@ -46,24 +49,36 @@ class Place:
 
 
 def fetch(session: sessions.Session, place: Place, most: int, doing: str) -> bytes:
-    """A whole small file of at most ``most`` bytes. Raises ``Refused`` or ``SourceError``."""
-    for again in (False, True):
-        with _connection(session, place, doing) as connection:
-            connection.request("GET", place.request, headers={"Cookie": session.cookie()})
-            answer = connection.getresponse()
-            if answer.status in (401, 403) and not again:
+    """A whole small file of at most ``most`` bytes; what may pass is asked again. Raises ``Refused`` or
+    ``SourceError``."""
+    renewed = False
+    for pause in (*_PAUSES, None):
+        try:
+            return _fetched(session, place, most, doing)
+        except Refused as error:
+            if error.status == 401 and not renewed:
+                renewed = True
                 session.renew()
-                continue
-            if answer.status != 200:
-                raise _refused(place, answer, doing)
-            content = answer.read(most + 1)
-            if len(content) > most:
-                raise errors.SourceError(f"{doing}: {place} has more than the {most} bytes that are taken of it")
-            length = answer.getheader("Content-Length")
-            if length is not None and int(length) != len(content):
-                raise errors.SourceError(f"{doing}: {place} ended after {len(content)} of {length} bytes")
-            return content
-    raise AssertionError("unreachable")
+            elif error.status < 500 or pause is None:
+                raise
+            else:
+                time.sleep(pause)
+    raise errors.SourceError(f"{doing}: {place}: the service does not know the session, nor a new one")
+
+
+def _fetched(session: sessions.Session, place: Place, most: int, doing: str) -> bytes:
+    with _connection(session, place, doing) as connection:
+        connection.request("GET", place.request, headers={"Cookie": session.cookie()})
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise _refused(place, answer, doing)
+        content = answer.read(most + 1)
+        if len(content) > most:
+            raise errors.SourceError(f"{doing}: {place} has more than the {most} bytes that are taken of it")
+        length = answer.getheader("Content-Length")
+        if length is not None and int(length) != len(content):
+            raise errors.SourceError(f"{doing}: {place} ended after {len(content)} of {length} bytes")
+        return content
 
 
 def send(session: sessions.Session, place: Place, content: Iterable[bytes], size: int, doing: str) -> None:
