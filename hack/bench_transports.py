@@ -36,7 +36,7 @@ import vsphere_labs  # noqa: E402
 from reconciler.api import vcenters  # noqa: E402
 from reconciler.base import disks, extents, quantities  # noqa: E402
 from reconciler.sources.diskimages import raw  # noqa: E402
-from reconciler.sources.vsphere import sessions  # noqa: E402
+from reconciler.sources.vsphere.connections import sessions  # noqa: E402
 from reconciler.sources.vsphere.transports import choosing  # noqa: E402
 
 MIB = 1 << 20

@@ -20,7 +20,7 @@ from reconciler.operations import holding, probes, steps
 from reconciler.planning import capacities, desired, observed, placements
 from reconciler.sources import machines
 from reconciler.sources import opening as sources
-from reconciler.sources.vsphere import checks
+from reconciler.sources.vsphere.inventory import checks
 from reconciler.storage import opening as units
 
 #: Who owns test snapshots where there is no catalog, followed by the host.

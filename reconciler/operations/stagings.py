@@ -9,7 +9,7 @@ from pathlib import Path
 from reconciler.base import meters
 from reconciler.operations import machinerestores, restores
 from reconciler.sources import opening
-from reconciler.sources.vsphere import blueprints, staging
+from reconciler.sources.vsphere.blueprints import blueprints, staging
 from reconciler.storage import units
 
 

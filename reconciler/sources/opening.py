@@ -12,7 +12,7 @@ from reconciler.base import errors, meters
 from reconciler.sources import hooks as commands
 from reconciler.sources import machines, machinetargets
 from reconciler.sources.diskimages import machines as diskimages
-from reconciler.sources.vsphere import blueprints
+from reconciler.sources.vsphere.blueprints import blueprints
 
 
 class Sources:
@@ -65,7 +65,8 @@ def remove_snapshot(vcenter: vcenters.VCenter, owner: str, snapshot: machines.Sn
 
     ``owner``: id of the catalog whose mark it bears. Raises ``SourceError`` or ``Cancelled``.
     """
-    from reconciler.sources.vsphere import sessions, snapshots
+    from reconciler.sources.vsphere.connections import sessions
+    from reconciler.sources.vsphere.reading import snapshots
 
     return snapshots.remove_noted(sessions.of(vcenter), owner, snapshot, meter)
 
@@ -78,7 +79,7 @@ def machine_target(
     Raises ``NotFound``, ``TargetExists``, ``UsageError``, ``TargetError``, ``SourceError`` or ``FormatTooNew``.
     """
     # Loaded here for the same reason.
-    from reconciler.sources.vsphere import sessions
+    from reconciler.sources.vsphere.connections import sessions
     from reconciler.sources.vsphere.rebuilding import building
 
     return building.plan(sessions.of(vcenter), machine_blueprint(configuration, wanted.image), wanted, now)

@@ -15,7 +15,9 @@ import virtual_estates
 from reconciler.api import vcenters
 from reconciler.base import clocks, disks, extents, meters
 from reconciler.sources import hooks, machines
-from reconciler.sources.vsphere import freezing, lookups, readings, sessions
+from reconciler.sources.vsphere.connections import sessions
+from reconciler.sources.vsphere.inventory import lookups
+from reconciler.sources.vsphere.reading import freezing, readings
 
 MIB = 1 << 20
 OWNER = "catalog-1"

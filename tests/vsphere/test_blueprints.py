@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import blueprints
+from reconciler.sources.vsphere.blueprints import blueprints
 
 
 def _blueprint() -> blueprints.Blueprint:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reconciler.base import digests, extents, quantities
 from reconciler.sources import machines
-from reconciler.sources.vsphere import changes
+from reconciler.sources.vsphere.reading import changes
 
 KIB, MIB = 1 << 10, 1 << 20
 AT = dt.datetime(2026, 11, 20, 20, tzinfo=dt.UTC)

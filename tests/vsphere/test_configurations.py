@@ -11,7 +11,8 @@ import virtual_estates
 from pyVmomi import vim
 from vm_restores import DATACENTER, MIB, UUID, World, machine
 
-from reconciler.sources.vsphere import blueprints, configurations, properties, sessions
+from reconciler.sources.vsphere.blueprints import blueprints, configurations
+from reconciler.sources.vsphere.connections import properties, sessions
 
 DISKS: list[dict[str, Any]] = [
     {"label": "Hard disk 1", "controller": "scsi0:0", "sizeBytes": 5 * MIB, "thin": False},

@@ -19,7 +19,8 @@ from vsphere_estates import vsphere_labs
 
 from reconciler.base import errors
 from reconciler.sources import opening
-from reconciler.sources.vsphere import faults, links, listings, lookups, marks, properties, sessions, tags
+from reconciler.sources.vsphere.connections import faults, links, properties, sessions
+from reconciler.sources.vsphere.inventory import listings, lookups, marks, tags
 
 OWNER = str(uuid.uuid4())
 DATACENTERS = [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reconciler.api import vcenters
-from reconciler.sources.vsphere import devices, judgements, listings, marks
+from reconciler.sources.vsphere.inventory import devices, judgements, listings, marks
 
 NOW = dt.datetime(2026, 11, 23, 21, tzinfo=dt.UTC)
 SPEC = vcenters.VCenterSpec.model_validate({"server": "vc", "credentialRef": {"env": "X"}})

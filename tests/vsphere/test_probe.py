@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from virtual_estates import VirtualEstate, machines, vsphere_labs
 
-from reconciler.sources.vsphere import checks
+from reconciler.sources.vsphere.inventory import checks
 
 PASSWORD = "not to be seen 42"
 

@@ -16,7 +16,7 @@ from reading_samples import MIB, SIZE, Bench, applied, bench, content
 
 from reconciler.base import clocks, errors, extents
 from reconciler.sources import hooks, machines
-from reconciler.sources.vsphere import freezing, readings, spaces, verdicts, watches
+from reconciler.sources.vsphere.reading import freezing, readings, spaces, verdicts, watches
 
 DISK = "Hard disk 1"
 

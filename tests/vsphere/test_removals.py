@@ -16,7 +16,7 @@ from virtual_estates import VirtualEstate, vsphere_labs
 
 from reconciler.catalog import audits, database, snapshots
 from reconciler.planning import observed
-from reconciler.sources.vsphere import marks
+from reconciler.sources.vsphere.inventory import marks
 
 DEAD = "j-000999"
 STRANGER = "elsewhere.example:4711:abc.1:-"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from reconciler.api import vcenters
-from reconciler.sources.vsphere import marks, selections, tags
+from reconciler.sources.vsphere.inventory import marks, selections, tags
 
 MOMENT = dt.datetime(2026, 11, 23, 21, 0, 5, tzinfo=dt.UTC)
 #: Everything that an entry may name, with a word that fits ``traits()`` and one that does not.

@@ -18,7 +18,7 @@ from pyVmomi import vim
 from vsphere_estates import vsphere_labs
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import certificates, credentials, faults, properties, sessions
+from reconciler.sources.vsphere.connections import certificates, credentials, faults, properties, sessions
 
 MACHINES = [{"name": f"vm{number:03}", "disks": []} for number in range(60)]
 PASSWORD = "correct horse, battery"

@@ -13,7 +13,7 @@ from reading_samples import OWNER, Bench, bench
 
 from reconciler.base import errors
 from reconciler.sources import machines
-from reconciler.sources.vsphere import snapshots
+from reconciler.sources.vsphere.reading import snapshots
 
 
 @pytest.fixture

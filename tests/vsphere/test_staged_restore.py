@@ -13,7 +13,9 @@ from pyVmomi import vim
 from vm_restores import DATACENTER, IMAGE, MIB, UUID, World, machine
 
 from reconciler.base import digests
-from reconciler.sources.vsphere import ancestry, blueprints, datastorefiles, properties, sessions, staging
+from reconciler.sources.vsphere.blueprints import blueprints, staging
+from reconciler.sources.vsphere.connections import datastorefiles, properties, sessions
+from reconciler.sources.vsphere.inventory import ancestry
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import transport_samples as samples
 from transport_samples import Lab, Snapshot
 
 from reconciler.base import disks, errors
-from reconciler.sources.vsphere import certificates, credentials, sessions
+from reconciler.sources.vsphere.connections import certificates, credentials, sessions
 from reconciler.sources.vsphere.transports import choosing, ports
 
 pytestmark = [samples.needs_peer, samples.needs_nbdkit]

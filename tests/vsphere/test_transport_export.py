@@ -18,7 +18,7 @@ import transport_samples as samples
 from transport_samples import MIB, SIZE, Lab, Snapshot
 
 from reconciler.base import errors, meters
-from reconciler.sources.vsphere import sessions
+from reconciler.sources.vsphere.connections import sessions
 from reconciler.sources.vsphere.transports import export, ports
 
 pytestmark = samples.needs_peer
@@ -269,7 +269,7 @@ sys.path.insert(0, "tests/vsphere")
 import transport_samples as samples
 from pathlib import Path
 from reconciler.api import vcenters
-from reconciler.sources.vsphere import sessions
+from reconciler.sources.vsphere.connections import sessions
 from reconciler.sources.vsphere.transports import export
 vcenter = vcenters.VCenter.model_validate(json.loads(sys.argv[1]))
 session = sessions.Session(vcenter.name, vcenter.spec)
@@ -282,7 +282,7 @@ import json, resource, sys
 sys.path.insert(0, "tests/vsphere")
 import transport_samples as samples
 from reconciler.api import vcenters
-from reconciler.sources.vsphere import sessions
+from reconciler.sources.vsphere.connections import sessions
 from reconciler.sources.vsphere.transports import export
 vcenter = vcenters.VCenter.model_validate(json.loads(sys.argv[1]))
 session = sessions.Session(vcenter.name, vcenter.spec)

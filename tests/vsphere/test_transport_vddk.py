@@ -20,7 +20,7 @@ import transport_samples as samples
 from transport_samples import MIB, SIZE, Lab, Snapshot
 
 from reconciler.base import errors, meters
-from reconciler.sources.vsphere import credentials, sessions
+from reconciler.sources.vsphere.connections import credentials, sessions
 from reconciler.sources.vsphere.transports import ports, vddk
 
 pytestmark = [samples.needs_peer, samples.needs_nbdkit]
@@ -308,7 +308,7 @@ import json, sys
 sys.path.insert(0, "tests/vsphere")
 import transport_samples as samples
 from reconciler.api import vcenters
-from reconciler.sources.vsphere import sessions
+from reconciler.sources.vsphere.connections import sessions
 from reconciler.sources.vsphere.transports import vddk
 import resource
 vcenter = vcenters.VCenter.model_validate(json.loads(sys.argv[1]))

@@ -16,7 +16,7 @@ from pyVmomi import vim
 from vm_restores import DATACENTER, IMAGE, MIB, UUID, World, machine
 
 from reconciler.base import errors, meters
-from reconciler.sources.vsphere import properties, sessions
+from reconciler.sources.vsphere.connections import properties, sessions
 
 WAYS = ("import", "datastore", "vddk")
 

@@ -18,7 +18,8 @@ from pyVmomi import vim
 
 from reconciler.api import vcenters
 from reconciler.base import disks, meters
-from reconciler.sources.vsphere import devices, properties, sessions
+from reconciler.sources.vsphere.connections import properties, sessions
+from reconciler.sources.vsphere.inventory import devices
 from reconciler.sources.vsphere.transports import ports
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,8 @@ from reconciler.api import vcenters
 from reconciler.base import disks, meters
 from reconciler.operations import machinerestores
 from reconciler.sources import machinetargets, opening
-from reconciler.sources.vsphere import configurations, properties, sessions
+from reconciler.sources.vsphere.blueprints import configurations
+from reconciler.sources.vsphere.connections import properties, sessions
 from reconciler.storage import opening as storage
 from reconciler.storage import units
 

@@ -1,7 +1,11 @@
 """Virtual machines of a vCenter, read off-host from snapshots; the only package that knows pyVmomi.
 
-``sessions`` and ``properties`` are the way to the API; ``listings`` says what machines there are and ``selections``
-which of them a policy means. ``freezing`` makes a reading of one: ``snapshots`` and ``tracking`` at the vCenter,
-``parts`` opens its disks by ``transports``, ``watches`` and ``verdicts`` look whether it is still worth reading, and
-``changes`` decides what an incremental may leave out.
+``machines``     the source itself: what a policy selects, and one machine frozen
+``connections``  trust, login, calls, and the services beside the API
+``inventory``    what there is at a vCenter, and which of it a policy means
+``reading``      one machine under a snapshot of ours; start at ``reading.freezing``, then ``reading.changes``
+``transports``   ways to the bytes of a frozen disk; ``transports.ports`` says what each promises
+``blueprints``   a machine on paper, and as a folder
+``rebuilding``   a machine made again from its blueprint and an image's disks
+``vmdk``         the form in which leases give and take disks
 """

@@ -15,7 +15,9 @@ from typing import TypeVar
 from reconciler.api import vcenters
 from reconciler.base import errors
 from reconciler.sources import hooks, machines
-from reconciler.sources.vsphere import freezing, judgements, listings, lookups, marks, selections, sessions, tags
+from reconciler.sources.vsphere.connections import sessions
+from reconciler.sources.vsphere.inventory import judgements, listings, lookups, marks, selections, tags
+from reconciler.sources.vsphere.reading import freezing
 from reconciler.sources.vsphere.rebuilding import halfmade
 
 #: Names in one message.

@@ -18,7 +18,9 @@ from pyVmomi import vim
 
 from reconciler.base import crashes, disks, errors, meters
 from reconciler.sources import machinetargets
-from reconciler.sources.vsphere import blueprints, datastorefiles, faults, properties, sessions, tags
+from reconciler.sources.vsphere.blueprints import blueprints
+from reconciler.sources.vsphere.connections import datastorefiles, faults, properties, sessions
+from reconciler.sources.vsphere.inventory import tags
 from reconciler.sources.vsphere.rebuilding import (
     halfmade,
     importing,

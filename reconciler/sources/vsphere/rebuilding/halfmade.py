@@ -19,7 +19,8 @@ from typing import Any, Final, Literal
 from pyVmomi import vim
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import ancestry, properties, sessions
+from reconciler.sources.vsphere.connections import properties, sessions
+from reconciler.sources.vsphere.inventory import ancestry
 
 KEY: Final = "holdfast.restore"
 #: Letters that a name may have in an inventory.

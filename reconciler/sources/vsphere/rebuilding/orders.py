@@ -9,7 +9,9 @@ from typing import Any, Final, Protocol
 
 from reconciler.base import disks, errors, meters
 from reconciler.sources import machinetargets
-from reconciler.sources.vsphere import blueprints, devices, properties, sessions
+from reconciler.sources.vsphere.blueprints import blueprints
+from reconciler.sources.vsphere.connections import properties, sessions
+from reconciler.sources.vsphere.inventory import devices
 from reconciler.sources.vsphere.rebuilding import halfmade, places, specs
 from reconciler.sources.vsphere.transports import ports
 

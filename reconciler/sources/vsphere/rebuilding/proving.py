@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from reconciler.base import disks, errors, meters
-from reconciler.sources.vsphere import devices, properties
+from reconciler.sources.vsphere.connections import properties
+from reconciler.sources.vsphere.inventory import devices
 from reconciler.sources.vsphere.rebuilding import orders
 from reconciler.sources.vsphere.transports import choosing, ports
 

@@ -9,7 +9,8 @@ from pyVmomi import vim
 
 from reconciler.base import errors
 from reconciler.sources import machinetargets
-from reconciler.sources.vsphere import blueprints, properties, sessions
+from reconciler.sources.vsphere.blueprints import blueprints
+from reconciler.sources.vsphere.connections import properties, sessions
 from reconciler.sources.vsphere.rebuilding import places
 
 _Device = vim.vm.device

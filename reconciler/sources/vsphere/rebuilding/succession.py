@@ -15,7 +15,7 @@ from typing import Any
 from pyVmomi import vim
 
 from reconciler.base import crashes, errors
-from reconciler.sources.vsphere import properties, sessions
+from reconciler.sources.vsphere.connections import properties, sessions
 from reconciler.sources.vsphere.rebuilding import halfmade
 
 _PATHS = ("name", "config.instanceUuid", "runtime.powerState", "config.template")

@@ -13,8 +13,9 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from reconciler.base import disks, errors, extents, meters, quantities
-from reconciler.sources.vsphere import datastorefiles, descriptions, properties
+from reconciler.sources.vsphere.connections import datastorefiles, properties
 from reconciler.sources.vsphere.rebuilding import orders, specs
+from reconciler.sources.vsphere.vmdk import descriptions
 
 _OBJECTS: Final = {"VSAN": "vSAN", "VVOL": "vVol", "PMEM": "PMem"}
 _PIECE: Final = 1 << 20

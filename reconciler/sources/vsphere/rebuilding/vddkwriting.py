@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from reconciler.base import disks, errors, extents, meters
 from reconciler.sources import targets
-from reconciler.sources.vsphere import devices, properties
+from reconciler.sources.vsphere.connections import properties
+from reconciler.sources.vsphere.inventory import devices
 from reconciler.sources.vsphere.rebuilding import orders
 from reconciler.sources.vsphere.transports import ports, vddk
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from reconciler.api import vcenters
 from reconciler.base import disks, errors
-from reconciler.sources.vsphere import certificates, credentials, faults
+from reconciler.sources.vsphere.connections import certificates, credentials, faults
 from reconciler.sources.vsphere.transports import datastore, export, ports, vddk
 
 KNOWN: Final[Mapping[str, Callable[[], ports.Transport]]] = {

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from reconciler.base import disks, meters
-from reconciler.sources.vsphere import devices, sessions
+from reconciler.sources.vsphere.connections import sessions
+from reconciler.sources.vsphere.inventory import devices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

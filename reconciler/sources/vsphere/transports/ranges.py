@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from reconciler.base import errors, meters
-from reconciler.sources.vsphere import faults, sessions
+from reconciler.sources.vsphere.connections import faults, sessions
 
 #: Seconds of silence before a request is given up.
 PATIENCE: Final = 120.0

@@ -13,7 +13,8 @@ from reconciler.api import vcenters
 from reconciler.base import disks, errors
 from reconciler.sources import machines
 from reconciler.sources.diskimages import raw
-from reconciler.sources.vsphere import changes, devices, guards, hints, judgements, scenes, tracking
+from reconciler.sources.vsphere.inventory import devices, judgements
+from reconciler.sources.vsphere.reading import changes, guards, hints, scenes, tracking
 from reconciler.sources.vsphere.transports import choosing, ports
 
 #: What stands for a transport where a raw device is read by its path.

@@ -23,7 +23,7 @@ from pyVmomi import vmodl
 
 from reconciler.api import vcenters
 from reconciler.base import errors
-from reconciler.sources.vsphere import certificates, credentials, faults, links
+from reconciler.sources.vsphere.connections import certificates, credentials, faults, links
 
 #: Pauses before a broken read is repeated, in seconds.
 _PAUSES: Final = (0.2, 0.8, 2.0)

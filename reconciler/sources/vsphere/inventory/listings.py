@@ -17,7 +17,8 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from reconciler.base import times
-from reconciler.sources.vsphere import devices, properties, sessions
+from reconciler.sources.vsphere.connections import properties, sessions
+from reconciler.sources.vsphere.inventory import devices
 
 _PLAIN: Final = (
     "name", "parent", "parentVApp", "datastore", "resourcePool", "snapshot", "config.instanceUuid", "config.template",

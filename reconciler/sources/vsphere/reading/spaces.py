@@ -10,7 +10,7 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from reconciler.base import errors, quantities
-from reconciler.sources.vsphere import properties, sessions
+from reconciler.sources.vsphere.connections import properties, sessions
 
 _PATHS: Final = ("summary.name", "summary.capacity", "summary.freeSpace", "summary.type", "info")
 

@@ -16,22 +16,9 @@ from typing import Any, Final
 from reconciler.api import vcenters
 from reconciler.base import disks, errors, quantities
 from reconciler.sources import hooks, machines
-from reconciler.sources.vsphere import (
-    devices,
-    faults,
-    guards,
-    judgements,
-    lookups,
-    parts,
-    properties,
-    readings,
-    scenes,
-    sessions,
-    snapshots,
-    spaces,
-    tracking,
-    watches,
-)
+from reconciler.sources.vsphere.connections import faults, properties, sessions
+from reconciler.sources.vsphere.inventory import devices, judgements, lookups
+from reconciler.sources.vsphere.reading import guards, parts, readings, scenes, snapshots, spaces, tracking, watches
 
 _PATHS: Final = (
     "config.template", "config.hardware.device", "config.files", "runtime.consolidationNeeded",

@@ -12,7 +12,7 @@ from typing import Final
 
 from reconciler.base import disks, extents, quantities
 from reconciler.sources import machines
-from reconciler.sources.vsphere import changes
+from reconciler.sources.vsphere.reading import changes
 
 #: How many places are looked at, and how many bytes of each.
 PLACES: Final = 64

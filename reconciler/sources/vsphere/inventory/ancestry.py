@@ -8,7 +8,7 @@ from typing import Any
 from pyVmomi import vim, vmodl
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import properties, sessions
+from reconciler.sources.vsphere.connections import properties, sessions
 
 _Collector = vmodl.query.PropertyCollector
 

@@ -9,7 +9,8 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import faults, listings, properties, sessions
+from reconciler.sources.vsphere.connections import faults, properties, sessions
+from reconciler.sources.vsphere.inventory import listings
 
 PREFIX: Final = "vsphere:"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)

@@ -9,7 +9,9 @@ from pyVmomi import vim
 
 from reconciler.base import errors, extents, meters
 from reconciler.sources import machines
-from reconciler.sources.vsphere import changes, devices, faults, properties, sessions
+from reconciler.sources.vsphere.connections import faults, properties, sessions
+from reconciler.sources.vsphere.inventory import devices
+from reconciler.sources.vsphere.reading import changes
 
 #: Properties of a machine that ``enable`` wants to see.
 PATHS: Final = ("config.changeTrackingEnabled", "capability.changeTrackingSupported", "snapshot")

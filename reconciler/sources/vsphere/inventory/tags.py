@@ -20,7 +20,8 @@ from typing import Any, Final
 from urllib import parse
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import faults, selections, sessions
+from reconciler.sources.vsphere.connections import faults, sessions
+from reconciler.sources.vsphere.inventory import selections
 
 #: Seconds for one answer.
 _PATIENCE: Final = 60.0

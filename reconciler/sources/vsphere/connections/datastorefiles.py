@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import faults, sessions
+from reconciler.sources.vsphere.connections import faults, sessions
 
 #: Seconds that one answer may take; a file that was sent is made durable before it is acknowledged.
 _PATIENCE: Final = 300.0

@@ -16,7 +16,8 @@ from pyVmomi import vim
 
 from reconciler.base import errors, meters
 from reconciler.sources import machines
-from reconciler.sources.vsphere import faults, lookups, marks, properties, sessions
+from reconciler.sources.vsphere.connections import faults, properties, sessions
+from reconciler.sources.vsphere.inventory import lookups, marks
 
 #: Pauses before a removal is tried again that somebody else's work kept from being done, in seconds.
 _PAUSES: Final = (0.5, 1.0, 2.0, 4.0)

@@ -15,7 +15,7 @@ from typing import Final
 from reconciler.api import vcenters
 from reconciler.base import quantities, times
 from reconciler.sources import machines
-from reconciler.sources.vsphere import devices, listings, marks
+from reconciler.sources.vsphere.inventory import devices, listings, marks
 
 #: Snapshots of others that are older are worth a note: they grow, and slow the machine.
 OLD: Final = dt.timedelta(days=3)

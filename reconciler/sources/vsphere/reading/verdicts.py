@@ -6,7 +6,9 @@ import time
 from typing import Any, Final
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import devices, faults, properties, scenes, snapshots
+from reconciler.sources.vsphere.connections import faults, properties
+from reconciler.sources.vsphere.inventory import devices
+from reconciler.sources.vsphere.reading import scenes, snapshots
 
 #: Pauses before a vCenter that is away is asked again, in seconds: hours of reading hang on its word.
 _PAUSES: Final = (1.0, 3.0, 10.0)

@@ -11,7 +11,7 @@ from pyVmomi import vim, vmodl
 
 from reconciler.api import vcenters
 from reconciler.base import errors
-from reconciler.sources.vsphere import certificates
+from reconciler.sources.vsphere.connections import certificates
 
 #: What a call may raise besides a fault of the API.
 BROKEN: Final = (OSError, http.client.HTTPException, xml.parsers.expat.ExpatError)

@@ -14,7 +14,9 @@ from pyVmomi import vim
 from reconciler.api import vcenters
 from reconciler.base import errors
 from reconciler.sources import machines
-from reconciler.sources.vsphere import ancestry, devices, judgements, lookups, properties, sessions, snapshots, spaces
+from reconciler.sources.vsphere.connections import properties, sessions
+from reconciler.sources.vsphere.inventory import ancestry, devices, judgements, lookups
+from reconciler.sources.vsphere.reading import snapshots, spaces
 
 _DEVICES = "config.hardware.device"
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from reconciler.api import vcenters
 from reconciler.base import errors
-from reconciler.sources.vsphere import certificates, faults, lookups, properties, sessions
+from reconciler.sources.vsphere.connections import certificates, faults, properties, sessions
+from reconciler.sources.vsphere.inventory import lookups
 
 #: On a machine, whatever reads its disks; the last one to ask which blocks changed.
 MACHINE: Final = (

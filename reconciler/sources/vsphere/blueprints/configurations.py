@@ -15,7 +15,9 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from reconciler.base import errors
-from reconciler.sources.vsphere import ancestry, blueprints, datastorefiles, devices, properties, sessions, tags
+from reconciler.sources.vsphere.blueprints import blueprints
+from reconciler.sources.vsphere.connections import datastorefiles, properties, sessions
+from reconciler.sources.vsphere.inventory import ancestry, devices, tags
 
 #: Bytes that a vmx or an nvram may have; both are far smaller.
 _MOST: Final = 8 << 20

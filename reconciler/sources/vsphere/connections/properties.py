@@ -14,7 +14,7 @@ from typing import Any, Final
 from pyVmomi import vim, vmodl
 
 from reconciler.base import errors, meters
-from reconciler.sources.vsphere import faults, sessions
+from reconciler.sources.vsphere.connections import faults, sessions
 
 #: Objects in one answer.
 PAGE: Final = 250

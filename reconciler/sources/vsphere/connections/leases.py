@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 
 from reconciler.api import vcenters
 from reconciler.base import errors, meters
-from reconciler.sources.vsphere import certificates, faults, properties, sessions
+from reconciler.sources.vsphere.connections import certificates, faults, properties, sessions
 
 #: Seconds that a lease may take to become ready, and that one answer over HTTP may take.
 _READY: Final = 300.0

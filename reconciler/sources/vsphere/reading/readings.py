@@ -13,7 +13,9 @@ from typing import Final
 
 from reconciler.base import disks, errors, extents, quantities
 from reconciler.sources import machines
-from reconciler.sources.vsphere import changes, configurations, faults, guards, parts, scenes, tracking, verdicts
+from reconciler.sources.vsphere.blueprints import configurations
+from reconciler.sources.vsphere.connections import faults
+from reconciler.sources.vsphere.reading import changes, guards, parts, scenes, tracking, verdicts
 
 #: Reasons for a full read that are as they should be, and are worth no warning.
 _USUAL: Final = frozenset({"FirstRun", "FullEvery"})

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from reconciler.api import vcenters
 from reconciler.base import errors, meters, quantities
-from reconciler.sources.vsphere import guards, sessions, spaces
+from reconciler.sources.vsphere.connections import sessions
+from reconciler.sources.vsphere.reading import guards, spaces
 
 #: Seconds between two looks at the datastores, at most, and between two at the clock and the meter.
 _LOOK: Final = 15.0

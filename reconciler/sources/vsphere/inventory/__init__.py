@@ -1,0 +1,1 @@
+"""What there is at a vCenter: machines, their places and disks, and which of them a policy means."""

@@ -1,0 +1,1 @@
+"""One machine frozen by a snapshot of ours: made, read, judged and removed."""
