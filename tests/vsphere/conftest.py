@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import transport_samples
 import virtual_estates
+from transport_samples import Lab, Snapshot
+
+from reconciler.sources.vsphere.connections import sessions
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,3 +19,18 @@ def built_lab() -> None:
     if lacking:
         pytest.skip(lacking)
     virtual_estates.vsphere_labs.build()
+
+
+@pytest.fixture(scope="module")
+def session(lab: Lab) -> Iterator[sessions.Session]:
+    """One session with the module's own ``lab``."""
+    session = transport_samples.session(lab)
+    yield session
+    session.logout()
+
+
+@pytest.fixture(scope="module")
+def taken(session: sessions.Session) -> Iterator[Snapshot]:
+    """One snapshot for all tests of a module that do not ask for another."""
+    with transport_samples.snapshot(session) as taken:
+        yield taken

@@ -36,21 +36,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="module")
-def session(lab: Lab) -> Iterator[sessions.Session]:
-    """One session for all tests."""
-    session = samples.session(lab)
-    yield session
-    session.logout()
-
-
-@pytest.fixture(scope="module")
-def taken(session: sessions.Session) -> Iterator[Snapshot]:
-    """One snapshot for all tests that do not ask for another."""
-    with samples.snapshot(session) as taken:
-        yield taken
-
-
 @pytest.fixture
 def frozen(lab: Lab, taken: Snapshot) -> Iterator[ports.Frozen]:
     """The first disk, a peer without faults afterwards, and no process left."""
