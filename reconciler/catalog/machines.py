@@ -148,7 +148,11 @@ def find_client(db: database.Database, text: str) -> observed.Client:
             raise errors.NotFound(f"{len(matches)} clients are named {text}", hint=f"name one by its slug: {listed}")
     words = sorted({one.slug for one in known} | {one.name for one in known})
     near = difflib.get_close_matches(text, words, 3) or difflib.get_close_matches(text.lower(), words, 3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "holdfast get clients lists them"
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else "holdfast get clients lists them, and a plan what policies leave out"
+    )
     raise errors.NotFound(f"there is no client {text}", hint=hint)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from reconciler.api.documents import lists, shapes
 from reconciler.catalog import database, images, inventories
-from reconciler.planning import actions, conditions, desired, observed
+from reconciler.planning import actions, conditions, configuration, desired, observed
 
 
 def copy_list(
@@ -54,7 +54,7 @@ def client_list(
         for machine in inventory.machines:
             protected.setdefault(machine.id, set()).add(policy)
     judged: dict[str, list[lists.Condition]] = {}
-    for series in seen.series:
+    for series in (*seen.series, *_beginnings(wanted, seen)):
         for one in conditions.conditions(wanted, seen, series, now):
             judged.setdefault(series.client, []).append(
                 lists.Condition(
@@ -80,7 +80,18 @@ def client_list(
                 conditions=tuple(judged.get(client.id, [])),
             )
         )
-    return lists.ClientList(items=tuple(sorted(items, key=lambda item: item.id)))
+    return lists.ClientList(items=tuple(sorted(items, key=lambda item: item.slug)))
+
+
+def _beginnings(wanted: desired.Desired, seen: observed.Observed) -> Iterator[observed.Series]:
+    """The series that machines would begin: who has no image yet is not protected, and has to be told so."""
+    known = {(one.client, one.policy) for one in configuration.renames(wanted).follow(seen.series)}
+    for policy, inventory in sorted(seen.inventories.items()):
+        if policy not in wanted.policies or wanted.is_orphaned("BackupPolicy", policy):
+            continue
+        for machine in inventory.machines:
+            if (machine.id, policy) not in known:
+                yield observed.Series(client=machine.id, policy=policy, images=())
 
 
 def unit_list(db: database.Database, wanted: desired.Desired, seen: observed.Observed) -> lists.UnitList:

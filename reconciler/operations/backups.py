@@ -98,7 +98,7 @@ def _back_up(
     """One freeze, one image. Unless ``trusting``, nobody's word on changes is taken. Raises ``NotHeld`` as well."""
     source = opening.Sources(order.vcenters, site.db.id).of(order.policy)
     with contextlib.ExitStack() as stack:
-        reading = stack.enter_context(contextlib.closing(source.freeze(order.client_id, _asked(site, context))))
+        reading = stack.enter_context(contextlib.closing(source.freeze(order.client_id, _asked(site, order, context))))
         now = site.clock.now()
         if not reading.disks:
             told = "; ".join(found.message for found in reading.missing) or "the folder has no disks"
@@ -129,10 +129,15 @@ def _back_up(
         return _outcome(commit, context)
 
 
-def _asked(site: sites.Site, context: engines.JobContext) -> machines.Asked:
-    ledger = ledgers.CatalogLedger(site)
+def _asked(site: sites.Site, order: BackupOrder, context: engines.JobContext) -> machines.Asked:
     return machines.Asked(
-        owner=site.db.id, job=context.id, ledger=ledger, meter=context.meter, log=context.log, clock=site.clock
+        owner=site.db.id,
+        job=context.id,
+        client=order.client_name,
+        ledger=ledgers.CatalogLedger(site),
+        meter=context.meter,
+        log=context.log,
+        clock=site.clock,
     )
 
 

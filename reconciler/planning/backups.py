@@ -133,7 +133,8 @@ class Desk:
             return None
         if retries.standing(attempts, self.policy.spec.retries.count, self._now).state != "Exhausted":
             return None
-        words = f"{attempts.failed} attempts did not succeed, the last at {times.show_minutes(attempts.last_finished)}"
+        tried = "1 attempt" if attempts.failed == 1 else f"{attempts.failed} attempts"
+        words = f"{tried} did not succeed, the last at {times.show_minutes(attempts.last_finished)}"
         message = f"{words}: {attempts.message}; it is tried again at its next slot"
         return Failing("RetriesExhausted", message, attempts.last_finished)
 

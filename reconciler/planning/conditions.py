@@ -64,6 +64,8 @@ def _protected(
     objective = nevers.Rules(effective, seen, now).objective(history.series.policy)
     newest = next(history.newest(), None)
     if newest is None:
+        if problem := _problem(seen, history.series):
+            return Condition(type="Protected", status="False", reason=problem[0], message=problem[1], since=None)
         words = "the series has no complete image that can be read"
         return Condition(type="Protected", status="False", reason="NoImage", message=words, since=None)
     when = times.show_minutes(newest.time)
@@ -78,6 +80,13 @@ def _protected(
     return Condition(
         type="Protected", status="True", reason="Recent", message=f"newest image {when}", since=newest.time
     )
+
+
+def _problem(seen: observed.Observed, series: observed.Series) -> tuple[str, str] | None:
+    """What keeps the machine of a series from being backed up at all, as code and message."""
+    inventory = seen.inventories.get(series.policy)
+    machines = inventory.machines if inventory is not None else ()
+    return next((one.problem for one in machines if one.id == series.client), None)
 
 
 def _failing(

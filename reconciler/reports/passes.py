@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+
 from reconciler.api.documents import plans, results
 from reconciler.reports import tables
 
@@ -21,6 +23,10 @@ def text(document: results.ApplyResult, plan: plans.Plan | None = None) -> str:
                 lines.append(
                     f"  {'!' if action.state == 'Blocked' else '»'} {action.address}{when}: {action.reason.message}"
                 )
+        if plan.drift:
+            counted = collections.Counter(one.code for one in plan.drift)
+            kinds = ", ".join(f"{number} {code}" for code, number in sorted(counted.items()))
+            lines.append(f"Drift: {kinds} (holdfast plan says what, and the next step)")
     if document.held and plan is not None and plan.destruction.digest is not None:
         count = tables.count(document.held, "copy", "copies")
         lines.append(f"Held: {count} would go before a promise ends; holdfast approve lets them go:")

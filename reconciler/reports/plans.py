@@ -131,7 +131,7 @@ def configuration(changes: Sequence[plans.ConfigurationItem], *, verbose: bool) 
         changed = fields.get(line.head, ())
         kept = changed if verbose else changed[:_FIELDS]
         for field in kept:
-            before, after = _value(field.before, verbose=verbose), _value(field.after, verbose=verbose)
+            before, after = _values(field.before, field.after, verbose=verbose)
             result.append(folds.Line(field.path, f"{before} → {after}", indent=6))
         if len(kept) < len(changed):
             more = tables.count(len(changed) - len(kept), "more field")
@@ -144,9 +144,21 @@ def _changed(one: plans.ConfigurationItem) -> folds.Line:
     return folds.Line(f"{_CHANGES.get(one.change, '~')} {one.kind}/{one.name}", note)
 
 
-def _value(value: object, *, verbose: bool) -> str:
-    written = json.dumps(value, ensure_ascii=False)
-    return written if verbose else tables.shorten(written, 60)
+def _values(before: object, after: object, *, verbose: bool) -> tuple[str, str]:
+    """What a field was and is; cut short only where that still shows the difference."""
+    written = [json.dumps(one if verbose else _said(one), ensure_ascii=False) for one in (before, after)]
+    short = [one if verbose else tables.shorten(one, 60) for one in written]
+    first, second = written if short[0] == short[1] else short
+    return first, second
+
+
+def _said(value: object) -> object:
+    """A value without the fields of its entries that say nothing."""
+    if isinstance(value, list):
+        return [_said(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _said(one) for key, one in value.items() if one not in (None, [], {})}
+    return value
 
 
 # -- actions -----------------------------------------------------------------------------------------------------------

@@ -179,6 +179,8 @@ class Asked:
     owner: str = "nobody"
     #: The job, such as ``j-000123``.
     job: str = "none"
+    #: The machine as the asker knows it, for messages; "" where he does not.
+    client: str = ""
     ledger: Ledger = dataclasses.field(default_factory=_NoLedger)
     #: ``check`` raises ``Cancelled`` when the work is asked to stop; ``cancel`` stops it.
     meter: meters.Meter = dataclasses.field(default_factory=meters.Meter)

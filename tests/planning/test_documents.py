@@ -161,6 +161,17 @@ def test_conditions_go_by_the_age_of_the_last_success() -> None:
     assert judged(wanted, broken)["Protected"] == ("False", "NoImage")
 
 
+def test_a_machine_that_cannot_be_backed_up_is_not_protected_and_says_why() -> None:
+    wanted = samples.small()
+    barred = dataclasses.replace(
+        samples.machine(), problem=("FaultTolerance", "fault tolerance is on, under which there are no snapshots")
+    )
+    inventories = {"gold": observed.Inventory(machines=(barred,), seen=samples.NOW)}
+    assert judged(wanted, inventories=inventories)["Protected"] == ("False", "FaultTolerance")
+    recent = samples.image(1, samples.ago(hours=1))
+    assert judged(wanted, recent, inventories=inventories)["Protected"] == ("True", "Recent")
+
+
 def test_failing_is_a_condition_of_its_own() -> None:
     tried = observed.Attempts(
         failed=3, lost=0, last_finished=samples.NOW, last_state="Failed", message="the disk said no"

@@ -155,3 +155,13 @@ def test_wrapping_keeps_every_word_and_the_width(words: list[str], width: int) -
 
 def test_every_type_of_action_has_its_words() -> None:
     assert set(reports._NOUNS) == {type.value for type in actions.Type}
+
+
+def test_what_changed_in_a_long_list_is_shown_and_not_cut_away() -> None:
+    entry = {"name": "vm*", "folder": None, "datacenter": None, "attributes": {}}
+    rest = [{**entry, "name": f"a-rather-long-name-{number}*"} for number in range(4)]
+    field = plans.FieldItem(path="spec.source.vmware.include", before=[entry, *rest], after=[entry, *rest, entry])
+    change = plans.ConfigurationItem(change="Update", kind="BackupPolicy", name="vms", fields=(field,))
+    document = converged().model_copy(update={"configuration": (change,)})
+    shown = reports.text(document, verbose=False, colour=False)
+    assert shown.count('"vm*"') == 3 and "folder" not in shown

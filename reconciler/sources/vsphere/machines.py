@@ -115,7 +115,7 @@ class VMware:
     def freeze(self, machine_id: str, asked: machines.Asked = machines.ALONE) -> machines.Reading:
         """Snapshot one machine and open its disks. Raises ``SourceError``, ``HookFailed`` or ``Cancelled``."""
         session = sessions.of(self._vcenter)
-        found = lookups.find(session, machine_id)
+        found = lookups.find(session, machine_id, asked.client)
         return freezing.freeze(session, self._wanted, found, self._hooks, asked)
 
     # -- inventory ---------------------------------------------------------------------------------------------------

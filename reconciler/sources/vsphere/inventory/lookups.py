@@ -44,26 +44,27 @@ def client_id(instance_uuid: str) -> str:
     return f"{PREFIX}{instance_uuid.lower()}"
 
 
-def find(session: sessions.Session, client_id: str) -> Machine:
-    """The one machine that a client's id means now; templates are none.
+def find(session: sessions.Session, client_id: str, name: str = "") -> Machine:
+    """The one machine that a client's id means now; templates are none. ``name``: as messages call it.
 
     Raises ``Vanished`` where there is none, ``SourceError`` where there are several or the vCenter cannot be asked.
     """
     wanted = client_id.removeprefix(PREFIX)
     if client_id == wanted or not _UUID.fullmatch(wanted):
         raise errors.SourceError(f"{client_id}: not the id of a virtual machine", hint="such as vsphere:5029...")
-    doing = f"VCenter {session.name}: looking for {client_id}"
+    words = f"VM {name}: VCenter {session.name}" if name else f"VCenter {session.name}"
+    doing = f"{words}: looking for {client_id}"
     shown = _candidates(session, wanted, doing)
     live = [one for one in shown if not one.values.get("config.template") and _is(one, wanted)]
     if not live:
         raise faults.Vanished(
-            f"VCenter {session.name}: no machine has the instance UUID {wanted} now",
+            f"{words}: no machine has the instance UUID {wanted} now",
             hint="was it deleted, or moved to another vCenter? Or may the user no longer see it?",
         )
     if len(live) > 1:
         names = " and ".join(sorted(f"{one.values.get('name')} ({one.reference})" for one in live))
         raise errors.SourceError(
-            f"VCenter {session.name}: {names} have the same instance UUID {wanted}",
+            f"{words}: {names} have the same instance UUID {wanted}",
             hint="give the copy an instance UUID of its own",
         )
     return _machine(live[0], client_id)

@@ -344,7 +344,7 @@ def remove_noted(
         tree(session, snapshot.place, f"VM {snapshot.machine_name}: snapshot removal")
     except faults.Vanished:
         try:
-            found = lookups.find(session, snapshot.machine)
+            found = lookups.find(session, snapshot.machine, snapshot.machine_name)
         except faults.Vanished:
             return False
         snapshot = dataclasses.replace(snapshot, place=found.reference)
