@@ -48,3 +48,27 @@ def test_a_half_made_machine_is_no_client(tmp_path: Path) -> None:
         estate.apply()
         assert "HalfMade" in {one["code"] for one in estate.command.json("plan")["drift"]}
         assert {one["client"] for one in estate.items("images")} == {"vm1"}
+
+
+def test_names_with_slashes_and_machines_on_vsan_come_and_go_and_who_has_no_image_is_told(tmp_path: Path) -> None:
+    coded = {**machine(1), "name": "erp%2fdb 50%25", "datastore": "vs1"}
+    barred = {**machine(2), "faultTolerance": True}
+    with virtual_estates.vsphere_labs.Lab.start(
+        tmp_path / "lab", machines=[coded, barred], datacenters=[DATACENTER], taskMillis=1
+    ) as lab:
+        estate = virtual_estates.VirtualEstate(tmp_path, lab).build(transports=["nbdkit-vddk"])
+        said = estate.apply()
+        assert "Drift: 1 FaultTolerance" in said
+        conditions = {
+            one["name"]: {found["type"]: found["reason"] for found in one["conditions"]}
+            for one in estate.items("clients")
+        }
+        assert conditions["vm2"]["Protected"] == "FaultTolerance"
+        assert conditions["erp/db 50%"]["Protected"] == "Recent"
+        before = estate.contents()["erp%2fdb 50%25"]
+        command = estate.command
+        for words in (("--replace",), ("--name", "ü/[1]", "--via", "datastore", "--datastore", "ds1")):
+            command.run("restore", "erp/db 50%", "--vcenter", "lab", *words)
+        found = estate.contents()
+        assert found["erp%2fdb 50%25"] == found["ü%2f[1]"] == before
+        assert any(name.startswith("erp%2fdb 50%25.replaced-") for name in found)

@@ -242,6 +242,11 @@ def unescaped(name: str) -> str:
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), name)
 
 
+def escaped(name: str) -> str:
+    """A name as a vCenter takes it, the opposite of ``unescaped``."""
+    return name.replace("%", "%25").replace("/", "%2f").replace("\\", "%5c")
+
+
 def snapshots(info: Any) -> tuple[Snapshot, ...]:
     """The snapshots of a machine's ``snapshot`` property, each after the one it was made after."""
     found: list[Snapshot] = []

@@ -12,7 +12,7 @@ from pyVmomi import vim
 from reconciler.base import errors, quantities
 from reconciler.sources.vsphere.connections import properties, sessions
 
-_PATHS: Final = ("summary.name", "summary.capacity", "summary.freeSpace", "summary.type", "info")
+_PATHS: Final = ("summary.name", "summary.capacity", "summary.freeSpace", "summary.type")
 
 
 class DatastoreFull(errors.SourceError):
@@ -60,10 +60,18 @@ def look(session: sessions.Session, datastores: Sequence[Any], doing: str) -> tu
             capacity=int(one.values.get("summary.capacity") or 0),
             free=int(one.values.get("summary.freeSpace") or 0),
             type=str(one.values.get("summary.type") or ""),
-            local=isinstance(one.values.get("info"), vim.host.LocalDatastoreInfo),
+            local=_local(session, one, doing),
         )
         for one in shown
     )
+
+
+def _local(session: sessions.Session, shown: properties.Shown, doing: str) -> bool:
+    """Whether it is a host's own file system; only of a kind that nobody has a word for is more asked."""
+    if shown.values.get("summary.type") != "OTHER":
+        return False
+    info = properties.of(session, shown.object, ("info",), doing).get("info")
+    return isinstance(info, vim.host.LocalDatastoreInfo)
 
 
 def require(found: Sequence[Datastore], share: float, wanted: str, doing: str) -> None:

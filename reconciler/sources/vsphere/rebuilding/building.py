@@ -20,7 +20,7 @@ from reconciler.base import crashes, disks, errors, meters
 from reconciler.sources import machinetargets
 from reconciler.sources.vsphere.blueprints import blueprints
 from reconciler.sources.vsphere.connections import datastorefiles, faults, properties, sessions
-from reconciler.sources.vsphere.inventory import tags
+from reconciler.sources.vsphere.inventory import listings, tags
 from reconciler.sources.vsphere.rebuilding import (
     halfmade,
     importing,
@@ -47,7 +47,7 @@ def plan(
 
     Raises ``NotFound``, ``TargetExists``, ``UsageError``, ``TargetError`` or ``SourceError``.
     """
-    name = wanted.name or blueprint.name
+    name = wanted.name or listings.unescaped(blueprint.name)
     doing = f"restore of VM {name}"
     if not name or len(name) > halfmade.LONGEST:
         raise errors.UsageError(f"{name!r} is no name for a machine: 1 to {halfmade.LONGEST} letters")
@@ -268,7 +268,8 @@ class Build:
             ) from error
         except errors.SourceError:
             # Only the answer may have been lost: what the machine is called now tells.
-            if properties.of(order.session, self._machine, ("name",), doing).get("name") != order.mark.name:
+            called = properties.of(order.session, self._machine, ("name",), doing).get("name")
+            if listings.unescaped(str(called)) != order.mark.name:
                 raise
 
     def _reconfigure(self, spec: Any, doing: str) -> None:

@@ -20,7 +20,7 @@ from pyVmomi import vim
 
 from reconciler.base import errors
 from reconciler.sources.vsphere.connections import properties, sessions
-from reconciler.sources.vsphere.inventory import ancestry
+from reconciler.sources.vsphere.inventory import ancestry, listings
 
 KEY: Final = "holdfast.restore"
 #: Letters that a name may have in an inventory.
@@ -123,7 +123,7 @@ def leftovers(session: sessions.Session, doing: str) -> list[Leftover]:
             found.append(
                 Leftover(
                     machine=shown.object,
-                    name=str(shown.values.get("name")),
+                    name=listings.unescaped(str(shown.values.get("name"))),
                     mark=mark,
                     vmx=str(shown.values.get("config.files.vmPathName") or ""),
                     running=shown.values.get("runtime.powerState") != "poweredOff",

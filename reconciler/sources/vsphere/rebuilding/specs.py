@@ -11,6 +11,7 @@ from reconciler.base import errors
 from reconciler.sources import machinetargets
 from reconciler.sources.vsphere.blueprints import blueprints
 from reconciler.sources.vsphere.connections import properties, sessions
+from reconciler.sources.vsphere.inventory import listings
 from reconciler.sources.vsphere.rebuilding import places
 
 _Device = vim.vm.device
@@ -23,7 +24,7 @@ def machine(blueprint: blueprints.Blueprint, name: str, store: str, extra: Mappi
     boot = blueprint.boot
     settings = {**blueprint.extra, **extra}
     return vim.vm.ConfigSpec(
-        name=name,
+        name=listings.escaped(name),
         guestId=blueprint.guest_id,
         version=blueprint.version or None,
         firmware=blueprint.firmware,
@@ -196,7 +197,7 @@ def _network(session: sessions.Session, network: Any, name: str, doing: str) -> 
 
 def naming(blueprint: blueprints.Blueprint, name: str, identity: machinetargets.Identity, mark: str) -> Any:
     """The last change: the final name, the identity, and no mark any more."""
-    spec = vim.vm.ConfigSpec(name=name, extraConfig=[vim.option.OptionValue(key=mark, value="")])
+    spec = vim.vm.ConfigSpec(name=listings.escaped(name), extraConfig=[vim.option.OptionValue(key=mark, value="")])
     if identity == "same":
         spec.instanceUuid = blueprint.instance_uuid or None
         spec.uuid = blueprint.bios_uuid or None

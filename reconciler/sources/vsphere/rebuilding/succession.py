@@ -16,6 +16,7 @@ from pyVmomi import vim
 
 from reconciler.base import crashes, errors
 from reconciler.sources.vsphere.connections import properties, sessions
+from reconciler.sources.vsphere.inventory import listings
 from reconciler.sources.vsphere.rebuilding import halfmade
 
 _PATHS = ("name", "config.instanceUuid", "runtime.powerState", "config.template")
@@ -26,14 +27,17 @@ class Old:
     """A machine that is there."""
 
     machine: Any
+    #: As people write it.
     name: str
+    #: As the vCenter writes it.
+    raw_name: str
     instance_uuid: str
     running: bool
 
 
 def named(session: sessions.Session, folder: Any, name: str, doing: str) -> Old | None:
     """The machine with this name in a folder. Raises ``SourceError``."""
-    return next((old for old in _within(session, folder, doing) if _plain(old.name) == name), None)
+    return next((old for old in _within(session, folder, doing) if old.name == name), None)
 
 
 def with_uuid(session: sessions.Session, instance_uuid: str, doing: str) -> Old | None:
@@ -56,15 +60,11 @@ def _within(session: sessions.Session, folder: Any, doing: str) -> list[Old]:
 def _old(shown: properties.Shown) -> Old:
     return Old(
         machine=shown.object,
-        name=str(shown.values.get("name", "")),
+        name=listings.unescaped(str(shown.values.get("name", ""))),
+        raw_name=str(shown.values.get("name", "")),
         instance_uuid=str(shown.values.get("config.instanceUuid") or ""),
         running=shown.values.get("runtime.powerState", "poweredOff") != "poweredOff",
     )
-
-
-def _plain(name: str) -> str:
-    """A name as people write it: inventories keep slashes and percent signs as codes."""
-    return name.replace("%2f", "/").replace("%2F", "/").replace("%5c", "\\").replace("%25", "%")
 
 
 def replaced_name(name: str, taken: Sequence[str], now: dt.datetime) -> str:
@@ -96,8 +96,8 @@ class Succession:
             self._task("switching it off", machine.PowerOffVM_Task)
         taken = [one.name for one in _within(self._session, self._folder, self._doing)]
         self.name = replaced_name(old.name, taken, self._now)
-        change = vim.vm.ConfigSpec(name=self.name)
-        back = vim.vm.ConfigSpec(name=old.name)
+        change = vim.vm.ConfigSpec(name=listings.escaped(self.name))
+        back = vim.vm.ConfigSpec(name=old.raw_name)
         if give_up_identity:
             # The bios uuid stays: the guest of the old machine would notice, and licences with it.
             change.instanceUuid, back.instanceUuid = str(uuid.uuid4()), old.instance_uuid

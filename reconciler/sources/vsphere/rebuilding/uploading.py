@@ -14,6 +14,7 @@ from pyVmomi import vim
 
 from reconciler.base import disks, errors, extents, meters, quantities
 from reconciler.sources.vsphere.connections import datastorefiles, properties
+from reconciler.sources.vsphere.inventory import listings
 from reconciler.sources.vsphere.rebuilding import orders, specs
 from reconciler.sources.vsphere.vmdk import descriptions
 
@@ -70,7 +71,7 @@ class Upload:
         if not store or not folder:
             raise errors.SourceError(f"{doing}: the vCenter does not say where the machine's folder is")
         wanted = order.disk(disk.name)
-        stem = f"{order.mark.temporary}_{order.disks.index(wanted) + 1}"
+        stem = f"{listings.escaped(order.mark.temporary)}_{order.disks.index(wanted) + 1}"
         controller = next((one.type for one in order.blueprint.controllers if one.key == wanted.controller), "")
         text = descriptions.flat(f"{stem}-flat.vmdk", disk.size, controller, vmfs=True)
         self._send(f"{folder}/{stem}.vmdk", iter([text]), len(text), doing)
