@@ -199,6 +199,56 @@ def test_a_physical_raw_device_and_a_missing_program_are_refused(lab: Lab, froze
         VDDK.open(other)
 
 
+ACTIVATED = """
+echo "$*" >>{folder}/calls
+[[ " $* " == *" -s "* ]] && {{ {refusal}; }}
+[[ "$LISTEN_FDS:$LISTEN_PID" == "1:$$" ]] || {{ echo 'no socket' >&2; exit 1; }}
+exec {real} "$@"
+"""
+REFUSALS = {
+    "usage": "echo 'usage: nbdkit [-r] vddk key=value' >&2; exit 2",
+    "option": "echo \"nbdkit: unrecognized option '-s'\" >&2; exit 1",
+    "silence": "exit 0",
+    "noise": "echo 'nbdkit: ready'; exit 0",
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_program_without_a_single_connection_is_served_by_socket_activation(
+    lab: Lab, frozen: ports.Frozen, taken: Snapshot, tmp_path: Path, refusal: str
+) -> None:
+    script = ACTIVATED.format(folder=tmp_path, refusal=REFUSALS[refusal], real=lab.nbdkit)
+    other = through(lab, frozen, nbdkit=program(tmp_path, script))
+    before = children()
+    for _ in range(2):
+        began = time.monotonic()
+        with VDDK.open(other) as disk:
+            assert samples.by_extents(disk) == samples.content()
+            assert samples.whole(disk) == samples.content()
+            server = taken.readers[-1]
+            assert alive(server) and len(children() - before) == 2, "the server and its guard"
+        assert not alive(server) and children() == before
+        assert time.monotonic() - began < 5, "nobody waited for it to end by itself"
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [" -s " in call for call in calls] == [True, False, False], "it is not asked again"
+
+
+def test_a_refusal_is_never_asked_again(lab: Lab, frozen: ports.Frozen, tmp_path: Path) -> None:
+    refusal = "echo 'nbdkit: vddk[1]: error: the login was refused' >&2; exit 1"
+    script = ACTIVATED.format(folder=tmp_path, refusal=refusal, real=lab.nbdkit)
+    other = through(lab, frozen, nbdkit=program(tmp_path, script))
+    with pytest.raises(errors.SourceError, match="the login was refused"):
+        VDDK.open(other)
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+
+
+def test_neither_way_is_the_first_ways_fault(lab: Lab, frozen: ports.Frozen, tmp_path: Path) -> None:
+    script = "[[ \" $* \" == *\" -s \"* ]] && echo 'usage: with a socket' >&2 || echo 'usage: without' >&2; exit 2\n"
+    other = through(lab, frozen, nbdkit=program(tmp_path, script))
+    with pytest.raises(errors.SourceError, match="usage: with a socket"):
+        VDDK.open(other)
+
+
 WRONG = 'exec {real} "${{@/thumbprint=*/thumbprint=00:11:22:33:44:55:66:77:88:99:AA:BB:CC:DD:EE:FF:00:11:22:33}}"\n'
 
 
@@ -289,7 +339,7 @@ def test_work_that_was_asked_to_stop_stops(frozen: ports.Frozen) -> None:
 
 
 CHILD = """
-import json, sys
+import dataclasses, json, sys
 sys.path.insert(0, "tests/vsphere")
 import transport_samples as samples
 from reconciler.api import vcenters
@@ -301,6 +351,9 @@ session = sessions.Session(vcenter.name, vcenter.spec)
 with samples.snapshot(session, sys.argv[2]) as taken:
     frozen = next(iter(taken.frozen.values()))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if len(sys.argv) > 4:
+        spec = session.spec.model_copy(update={"vddk": session.spec.vddk.model_copy(update={"nbdkit": sys.argv[4]})})
+        frozen = dataclasses.replace(frozen, session=sessions.Session("other", spec))
     with vddk.Vddk().open(frozen) as disk:
         print(*taken.readers, flush=True)
         if sys.argv[3] == "wait":
@@ -312,8 +365,8 @@ session.logout()
 """
 
 
-def child(lab: Lab, machine: str, what: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, lab.vcenter_yaml(), machine, what]
+def child(lab: Lab, machine: str, what: str, *nbdkit: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, lab.vcenter_yaml(), machine, what, *nbdkit]
     return subprocess.Popen(command, cwd=samples.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -324,14 +377,18 @@ def test_memory_does_not_grow_with_the_disk(lab: Lab) -> None:
     assert int(out.splitlines()[-1]) < 40 * 1024, "KiB more than before the disk was opened"
 
 
-def test_the_server_does_not_outlive_a_kill(tmp_path: Path) -> None:
-    with samples.peer(tmp_path) as lab, child(lab, "web 1", "wait") as reading:
-        assert reading.stdout is not None
-        server = int(reading.stdout.readline())
-        assert alive(server)
-        reading.send_signal(signal.SIGKILL)
-        reading.wait()
-        deadline = time.monotonic() + 5
-        while alive(server) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert not alive(server)
+@pytest.mark.parametrize("way", ["single", "activation"])
+def test_the_server_does_not_outlive_a_kill(tmp_path: Path, way: str) -> None:
+    with samples.peer(tmp_path / "lab") as lab:
+        script = ACTIVATED.format(folder=tmp_path, refusal=REFUSALS["usage"], real=lab.nbdkit)
+        nbdkit = [program(tmp_path, script)] if way == "activation" else []
+        with child(lab, "web 1", "wait", *nbdkit) as reading:
+            assert reading.stdout is not None
+            server = int(reading.stdout.readline().split()[-1])
+            assert alive(server)
+            reading.send_signal(signal.SIGKILL)
+            reading.wait()
+            deadline = time.monotonic() + 5
+            while alive(server) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert not alive(server)

@@ -4,8 +4,8 @@ The connections are made before the server starts: there is no moment at which s
 that outlives a crash. ``qemu-nbd`` is handed the listening socket that they wait at, as by socket activation, and ends
 with the last of them. ``nbdkit`` would lose that socket where its plugin executes it anew, as vddk does; it is started
 for one connection, which is its standard input and output. When this process ends, also by kill -9, so does the server:
-by itself, and where it hangs by a shell that waits for that. A connection serves one thread at a time, so
-``connection()`` lends one out of a pool. A server that answers nothing is cut off, so no call here waits for ever.
+by itself, and where it hangs or waits for more by a shell that looks after it. A connection serves one thread at a time, so
+``connection()`` lends one out of a pool. A server that answers nothing is cut off: no call here waits for ever.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ _GUARD: Final = (
 class ServerFailed(Exception):
     """The server did not start, refused a request, or hung. Callers say which disk or target that concerns."""
 
-    def __init__(self, message: str, number: int = errno.EIO) -> None:
+    def __init__(self, message: str, number: int = errno.EIO, *, mute: bool = False) -> None:
+        """``mute``: it said nothing, neither crashed nor hung, and there is no connection to it."""
         super().__init__(message)
         self.message = message
         self.number = number
+        self.mute = mute
 
 
 def _connected_pairs(count: int) -> tuple[socket.socket, list[socket.socket]]:
@@ -109,6 +111,7 @@ class NbdServer:
         command: Sequence[str],
         *,
         single: bool = False,
+        lingers: bool = False,
         lend: Sequence[int] = (),
         connections: int = 4,
         contexts: Sequence[str] = ("base:allocation",),
@@ -120,12 +123,14 @@ class NbdServer:
         """Start ``command``. Raises ``ServerFailed`` with the server's own words, leaving nothing behind.
 
         ``single``: it serves one connection, over its standard input and output, instead of taking part in socket
-        activation; ``lend``: descriptors that it inherits under the same numbers; ``words``: what to quote of a line;
-        ``started``: told the server's process id before anything is asked of it.
+        activation; ``lingers``: it waits for more when its last connection has closed, and is told to end; ``lend``:
+        descriptors that it inherits under the same numbers; ``words``: what to quote of a line; ``started``: told the
+        server's process id before anything is asked of it.
         """
         self._nbd = bindings.libnbd()
         self._program = Path(command[0]).name
         self._patience, self._grace, self._words = patience, grace, words
+        self._lingers = lingers
         #: How the server ended, once it is closed: 0 means that it closed its files in order.
         self.exit_code: int | None = None
         self._pool: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -165,7 +170,7 @@ class NbdServer:
                     )
                 failing.callback(self._process.wait)
                 failing.callback(self._process.kill)
-                if single:
+                if single or self._lingers:
                     self._guard = _guarded(self._process.pid)
             except OSError as error:
                 raise ServerFailed(f"{self._program} cannot be started: {error.strerror or error}") from error
@@ -197,6 +202,7 @@ class NbdServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
             failure = self._failure(error)
+            failure.mute = not (self._hung or self._last_words() or (self._process.returncode or 0) < 0)
             self.close()
             raise failure from error
         except BaseException:
@@ -286,6 +292,8 @@ class NbdServer:
         """Wait for the process, then insist; a server that was never reached does not end by itself."""
         if not self._handles:
             self._process.kill()
+        elif self._lingers:
+            self._process.terminate()
         for insist in (None, self._process.terminate, self._process.kill):
             if insist is not None:
                 insist()

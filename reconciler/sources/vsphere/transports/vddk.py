@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -27,6 +28,14 @@ _ALLOCATION: Final = "base:allocation"
 _UNSUPPORTED: Final = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _PREFIX: Final = re.compile(r"^nbdkit: (?:vddk(?:\[\d+\])?: )?(?:error: )?")
 _NOISE: Final = re.compile(r": debug: |^\s*See .*man page|^Use 'nbdkit --help'")
+#: How a program says that it does not take `-s`; anything else that it says is a refusal, and counts.
+_MISUNDERSTOOD: Final = re.compile(
+    r"usage:|(?:unrecognized|unrecognised|unknown|invalid|unexpected) (?:command line )?(?:option|argument)"
+    r"|no such option|(?<![\w-])-s(?![\w-])|LISTEN_(?:FDS|PID)|socket.activation",
+    re.IGNORECASE,
+)
+#: Programs that serve by socket activation alone.
+_activated: set[str] = set()
 #: What the library or the plugin says, and what to do about it; the first that fits.
 _HINTS: Final = (
     (r"Failed to allocate the requested|maximum NFC connections|Too many connections", "lower limits.perHost"),
@@ -83,13 +92,14 @@ class Vddk:
         return disk
 
 
-def _command(frozen: ports.Frozen, user: str, password: int, *, writable: bool) -> list[str]:
-    """``password``: the descriptor that it is read from. What is written is no snapshot but the disk itself."""
+def _command(frozen: ports.Frozen, user: str, password: int, *, writable: bool, single: bool) -> list[str]:
+    """``password``: the descriptor that it is read from. What is written is no snapshot but the disk itself.
+    ``single``: it serves its standard input and output, else the socket that socket activation gives it."""
     spec, vddk = frozen.session.spec, frozen.session.spec.vddk
     return [
         vddk.nbdkit,
         *([] if writable else ["-r"]),
-        "-s",
+        *(["-s"] if single else []),
         "vddk",
         *([f"libdir={vddk.libdir}"] if vddk.libdir is not None else []),
         f"server={spec.server}",
@@ -116,7 +126,10 @@ def _hint(words: str) -> str:
 @contextlib.contextmanager
 def _whispered(text: str) -> Iterator[int]:
     """A descriptor from which ``text`` can be read once."""
-    reading, writing = os.pipe()
+    first, writing = os.pipe()
+    # Above those that a server gets under numbers of their own.
+    reading = fcntl.fcntl(first, fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(first)
     try:
         with open(writing, "wb") as pipe:
             pipe.write(text.encode())
@@ -136,20 +149,9 @@ class VddkDisk(disks.Closing):
         self._frozen = frozen
         self._lock = threading.Lock()
         self._ranges: extents.Extents | None = None
-        login = frozen.session.login()
-        if len(login.password.encode()) > 4096:
-            raise errors.SourceError(f"{frozen.words}: nobody has a password of this length")
-        with self._translated("opening"), _whispered(login.password) as password:
-            self._server = servers.NbdServer(
-                _command(frozen, login.username, password, writable=writable),
-                single=True,
-                lend=[password],
-                contexts=[_ALLOCATION],
-                patience=patience,
-                grace=grace,
-                words=_said,
-                started=frozen.read_by,
-            )
+        self._patience, self._grace = patience, grace
+        with self._translated("opening"):
+            self._server = self._started(writable)
         try:
             with self._translated("opening"), self._server.connection() as handle:
                 self.size = int(handle.get_size())
@@ -157,6 +159,45 @@ class VddkDisk(disks.Closing):
         except BaseException:
             self._server.close()
             raise
+
+    def _started(self, writable: bool) -> servers.NbdServer:
+        """The server. A program that does not know ``-s`` is asked again, in the way of socket activation."""
+        program = self._frozen.session.spec.vddk.nbdkit
+        misunderstood: servers.ServerFailed | None = None
+        if program not in _activated:
+            try:
+                return self._serve(writable=writable, single=True)
+            except servers.ServerFailed as error:
+                if not (error.mute or _MISUNDERSTOOD.search(error.message)):
+                    raise
+                misunderstood = error
+        try:
+            server = self._serve(writable=writable, single=False)
+        except servers.ServerFailed as error:
+            if misunderstood is not None and (error.mute or _MISUNDERSTOOD.search(error.message)):
+                raise misunderstood from error
+            raise
+        _activated.add(program)
+        return server
+
+    def _serve(self, *, writable: bool, single: bool) -> servers.NbdServer:
+        frozen = self._frozen
+        login = frozen.session.login()
+        if len(login.password.encode()) > 4096:
+            raise errors.SourceError(f"{frozen.words}: nobody has a password of this length")
+        with _whispered(login.password) as password:
+            return servers.NbdServer(
+                _command(frozen, login.username, password, writable=writable, single=single),
+                single=single,
+                lingers=not single,
+                lend=[password],
+                connections=1,
+                contexts=[_ALLOCATION],
+                patience=self._patience,
+                grace=self._grace,
+                words=_said,
+                started=frozen.read_by,
+            )
 
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
