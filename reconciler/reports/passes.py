@@ -17,6 +17,8 @@ def text(document: results.ApplyResult, plan: plans.Plan | None = None) -> str:
         told = f": {one.error.code}: {one.error.message}" if one.error else ""
         lines.append(f"  {_MARKS.get(one.state, '!')} {one.address} {one.state.lower()}{told}")
     if plan is not None:
+        # What a pass could not even ask: without a word of it, nothing to do looks like nothing to worry about.
+        lines += [f"  ! {one.object}: {one.message}" for one in plan.drift if one.code == "UnreachableSource"]
         for action in plan.actions:
             if action.state in ("Blocked", "Waiting"):
                 when = f" until {tables.moment(action.at)}" if action.state == "Waiting" and action.at else ""

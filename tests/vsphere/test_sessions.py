@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import vsphere_estates as estates
 from holdfast_command import Command
-from pyVmomi import vim
+from pyVmomi import SoapAdapter, vim, vmodl
 from vsphere_estates import vsphere_labs
 
 from reconciler.base import errors
@@ -290,6 +290,40 @@ def test_a_vcenter_that_was_restarted_is_logged_in_to_again(tmp_path: Path) -> N
         assert own.state()["sessions"] == 0
 
 
+def test_a_vcenter_that_shows_nobody_anything_is_logged_in_to(lab: vsphere_labs.Lab, session: sessions.Session) -> None:
+    machine = session.object(vim.VirtualMachine, lab.machine("vm002")["moref"])
+    lab.mode(anonymousReads=True)
+    try:
+        for _ in range(2):
+            lab.act("", "expireSessions")
+            assert properties.of(session, machine, ("name",), "a name") == {"name": "vm002"}
+            lab.act("", "expireSessions")
+            assert names(session) == ALL
+        lab.fault(on="RetrievePropertiesEx", kind="expire", count=0)
+        with pytest.raises(faults.VSphereFault, match="a name: NotAuthenticated") as told:
+            properties.of(session, machine, ("name",), "a name")
+        assert told.value.retryable, "the credential is right"
+    finally:
+        lab.clear_faults()
+        lab.mode(anonymousReads=False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "hidden"),
+    [
+        ("<fault xsi:type='NoPermission'><privilegeId>System.Read</privilegeId></fault>", {"b": "NoPermission: no!"}),
+        ("<fault xsi:type='InvalidProperty'><name>b</name></fault>", {}),
+    ],
+)
+def test_a_property_that_is_missing_is_hidden_or_not_there(fault: str, hidden: dict[str, str]) -> None:
+    content = f"""<obj xmlns='urn:vim25' xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance' xsi:type='ObjectContent'>
+        <obj type='VirtualMachine'>vm-1</obj><propSet><name>a</name><val xsi:type='xsd:string' xmlns:xsd=
+        'http://www.w3.org/2001/XMLSchema'>x</val></propSet><missingSet><path>b</path>
+        <fault>{fault}<localizedMessage>no!</localizedMessage></fault></missingSet></obj>"""
+    shown = properties._shown(SoapAdapter.Deserialize(content, vmodl.query.PropertyCollector.ObjectContent))
+    assert (shown.values, shown.hidden) == ({"a": "x"}, hidden)
+
+
 def test_a_session_is_renewed_where_it_ended_and_only_there(lab: vsphere_labs.Lab, session: sessions.Session) -> None:
     cookie = session.cookie()
     assert cookie.startswith('vmware_soap_session="')
@@ -361,4 +395,6 @@ def test_a_command_says_why_a_vcenter_is_not_asked(lab: vsphere_labs.Lab, holdfa
     assert "Traceback" not in told
     for secret in (PASSWORD, "swordfish is wrong"):
         assert secret not in told
+    passed = holdfast.using(folder=folder, **variables).run("apply", "--yes", code=None)
+    assert said in passed.stdout, "a pass that could ask nobody says so"
     assert lab.state()["sessions"] == 0

@@ -4,8 +4,8 @@ The connections are made before the server starts: there is no moment at which s
 that outlives a crash. ``qemu-nbd`` is handed the listening socket that they wait at, as by socket activation, and ends
 with the last of them. ``nbdkit`` would lose that socket where its plugin executes it anew, as vddk does; it is started
 for one connection, which is its standard input and output. When this process ends, also by kill -9, so does the server:
-by itself, and where it hangs or waits for more by a shell that looks after it. A connection serves one thread at a time, so
-``connection()`` lends one out of a pool. A server that answers nothing is cut off: no call here waits for ever.
+by itself, and where it hangs or waits for more by a shell that looks after it. A connection serves one thread at a
+time, so ``connection()`` lends one out of a pool. A server that answers nothing is cut off: no call waits for ever.
 """
 
 from __future__ import annotations

@@ -70,6 +70,8 @@ def translated(spec: vcenters.VCenterSpec, error: BaseException, doing: str) -> 
         return error
     if isinstance(error, vim.fault.InvalidLogin):
         return LoginRefused(f"{doing}: {spec.server} refuses the user or the password", hint="correct the credential")
+    if is_session(error):
+        return _fault(VSphereFault, error, doing, "sessions end at once; see who ends them")
     if isinstance(error, vim.fault.NoPermission):
         privilege = getattr(error, "privilegeId", None) or "a privilege"
         return _fault(PrivilegeMissing, error, doing, f"give the user {privilege}; README lists what is needed")

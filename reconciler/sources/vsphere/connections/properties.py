@@ -122,7 +122,7 @@ def _pages(
     wanted = [_Collector.PropertySpec(type=kind, pathSet=list(paths), all=False) for kind in kinds]
     asked = _Collector.FilterSpec(objectSet=starts, propSet=wanted, reportMissingObjectsInResults=silent)
     options = _Collector.RetrieveOptions(maxObjects=PAGE)
-    page = session.read(doing, lambda: collector.RetrievePropertiesEx([asked], options))
+    page = session.read(doing, lambda: _seen(collector.RetrievePropertiesEx([asked], options)))
     while page is not None:
         for item in page.objects or ():
             yield _shown(item)
@@ -137,9 +137,24 @@ def _pages(
             raise torn from error
 
 
+def _seen(page: Any) -> Any:
+    """The page. To nobody a vCenter may show all objects, and hide each property of theirs: it is raised as what it is,
+    so that somebody logs in."""
+    for item in (page.objects if page is not None else None) or ():
+        for one in item.missingSet or ():
+            if faults.is_session(one.fault):
+                raise one.fault
+    return page
+
+
 def _shown(item: Any) -> Shown:
     values = {one.name: one.val for one in item.propSet or ()}
-    hidden = {str(one.path): faults.words(one.fault.fault or one.fault) for one in item.missingSet or ()}
+    hidden = {
+        str(one.path): faults.words(one.fault)
+        for one in item.missingSet or ()
+        # What this version of the API does not have is not set.
+        if not isinstance(one.fault, vmodl.query.InvalidProperty)
+    }
     return Shown(object=item.obj, values=values, hidden=hidden)
 
 
@@ -148,7 +163,7 @@ def _listed(hidden: Mapping[str, str]) -> str:
 
 
 def _continued(collector: Any, token: str) -> Callable[[], Any]:
-    return lambda: collector.ContinueRetrievePropertiesEx(token)
+    return lambda: _seen(collector.ContinueRetrievePropertiesEx(token))
 
 
 def wait(session: sessions.Session, task: Any, doing: str, meter: meters.Meter | None = None) -> Any:
