@@ -360,7 +360,9 @@ def _details(shown: properties.Shown) -> Details:
         fault_tolerant=str(values.get("runtime.faultToleranceState") or "notConfigured") != "notConfigured",
         encrypted=values.get("config.keyId") is not None or any(key is not None for key in keys),
         vtpm=any(isinstance(one, vim.vm.device.VirtualTPM) for one in found),
-        tracking_supported=bool(values.get("capability.changeTrackingSupported")),
+        tracking_supported=bool(
+            values.get("capability.changeTrackingSupported") or values.get("config.changeTrackingEnabled")
+        ),
         tracking=bool(values.get("config.changeTrackingEnabled")),
         consolidation_needed=bool(values.get("runtime.consolidationNeeded")),
         home=file[1:].partition("]")[0] if file.startswith("[") else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -14,7 +15,10 @@ from reconciler.sources.vsphere.inventory import devices
 from reconciler.sources.vsphere.reading import changes
 
 #: Properties of a machine that ``enable`` wants to see.
-PATHS: Final = ("config.changeTrackingEnabled", "capability.changeTrackingSupported", "snapshot")
+PATHS: Final = ("config.changeTrackingEnabled", "config.version", "capability.changeTrackingSupported", "snapshot")
+#: Hardware older than this has no change tracking.
+_OLDEST: Final = 7
+_VERSION: Final = re.compile(r"vmx-(\d+)")
 #: What stands for all areas that were ever written.
 EVERYTHING: Final = "*"
 
@@ -25,12 +29,16 @@ def enable(
     """Switch tracking on before a snapshot, where it is off; what is to be said of it. A failure fails nothing.
 
     ``shown``: the machine's ``PATHS``. It takes effect as the snapshot is made. A machine that has snapshots already is
-    left alone: their disks would keep what the tracking does not know.
+    left alone: their disks would keep what the tracking does not know. Not every server that can do it says so:
+    hardware that is not too old is asked for it.
     """
     if shown.get("config.changeTrackingEnabled"):
         return None
-    if not shown.get("capability.changeTrackingSupported"):
-        return machines.Found(code="TrackingUnsupported", message=f"VM {name}: it cannot track changed blocks")
+    promised = bool(shown.get("capability.changeTrackingSupported"))
+    unsupported = machines.Found(code="TrackingUnsupported", message=f"VM {name}: it cannot track changed blocks")
+    version = _VERSION.match(str(shown.get("config.version") or ""))
+    if not promised and (version is None or int(version[1]) < _OLDEST):
+        return unsupported
     if shown.get("snapshot") is not None:
         return machines.Found(
             code="TrackingWaits",
@@ -40,8 +48,10 @@ def enable(
     try:
         wanted = vim.vm.ConfigSpec(changeTrackingEnabled=True)
         properties.wait(session, session.act(doing, lambda: machine.ReconfigVM_Task(wanted)), doing, meter)
+        if not promised and not properties.of(session, machine, PATHS[:1], doing).get(PATHS[0]):
+            return unsupported
     except errors.SourceError as error:
-        return machines.Found(code="TrackingRefused", message=str(error))
+        return machines.Found(code="TrackingRefused", message=str(error)) if promised else unsupported
     return machines.Found(code="TrackingEnabled", message=f"VM {name}: change tracking was switched on")
 
 
