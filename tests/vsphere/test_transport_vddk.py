@@ -208,6 +208,7 @@ exec {real} "$@"
 REFUSALS = {
     "usage": "echo 'usage: nbdkit [-r] vddk key=value' >&2; exit 2",
     "option": "echo \"nbdkit: unrecognized option '-s'\" >&2; exit 1",
+    "script": "echo 'Traceback (most recent call last):' >&2; echo 'ValueError: need more than 1 value' >&2; exit 1",
     "silence": "exit 0",
     "noise": "echo 'nbdkit: ready'; exit 0",
 }

@@ -33,7 +33,7 @@ _LOGINS: Final = 3
 _REFUSED: Final = 60.0
 #: Seconds between two looks for sessions that lie idle, at most.
 _LOOK: Final = 5.0
-_COOKIE: Final = re.compile(r'vmware_soap_session="?([^";]+)')
+_COOKIE: Final = re.compile(r'vmware_soap_session=("[^";]+"|[^";]+)')
 _COMMON: Final = (vmodl.MethodFault, *faults.BROKEN, *faults.STRANGE)
 
 _T = TypeVar("_T")
@@ -157,7 +157,8 @@ class Session:
             raise errors.SourceError(
                 f"VCenter {self.name}: the server gave no session cookie", hint="is this the port of its API?"
             )
-        return f'vmware_soap_session="{found[1]}"'
+        # As it was given: not every server takes quotation marks that it did not write.
+        return f"vmware_soap_session={found[1].strip()}"
 
     def login(self) -> credentials.Login:
         """User and password, for a program that logs in by itself. Raises ``SourceError``."""

@@ -31,7 +31,8 @@ _NOISE: Final = re.compile(r": debug: |^\s*See .*man page|^Use 'nbdkit --help'")
 #: How a program says that it does not take `-s`; anything else that it says is a refusal, and counts.
 _MISUNDERSTOOD: Final = re.compile(
     r"usage:|(?:unrecognized|unrecognised|unknown|invalid|unexpected) (?:command line )?(?:option|argument)"
-    r"|no such option|(?<![\w-])-s(?![\w-])|LISTEN_(?:FDS|PID)|socket.activation",
+    r"|no such option|(?<![\w-])-s(?![\w-])|LISTEN_(?:FDS|PID)|socket.activation"
+    r"|(?:expect|only)[^;]{0,40}\bvddk\b|\b(?:Assertion|Index|Key|Value)Error\b",
     re.IGNORECASE,
 )
 #: Programs that serve by socket activation alone.
