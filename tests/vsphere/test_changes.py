@@ -137,6 +137,19 @@ def test_answers_in_any_pieces_add_up(areas: extents.Extents, step: int, back: i
     assert changes.collect(ask, SIZE) == extents.normalise(areas)
 
 
+def test_the_last_step_may_end_beyond_the_disk() -> None:
+    step, size = 64 << 10, (3 * (64 << 10)) - 1024
+
+    def ask(offset: int) -> changes.Answer:
+        return changes.Answer(start=offset, length=3 * step - offset, areas=((step, step), (2 * step, step)))
+
+    assert changes.collect(ask, size) == ((step, size - step),)
+    for area in ((2 * step, 2 << 20), (2 * step, step + 1), (3 * step, step)):
+        odd = changes.Answer(start=0, length=size, areas=(area,))
+        with pytest.raises(changes.Odd):
+            changes.collect(lambda _offset, odd=odd: odd, size)  # type: ignore[misc]
+
+
 @pytest.mark.parametrize(
     ("start", "length", "areas"),
     [

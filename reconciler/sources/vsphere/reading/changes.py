@@ -17,6 +17,9 @@ from typing import Any, Final
 from reconciler.base import digests, extents, quantities, times
 from reconciler.sources import machines
 
+#: Changes are counted in steps of this many bytes, or of a multiple: the last step may end beyond the disk.
+_STEP: Final = 64 << 10
+_LARGEST_STEP: Final = 1 << 20
 #: Blocks are chosen for a test by their place among a hundred.
 _HUNDRED: Final = 100
 
@@ -189,15 +192,20 @@ def collect(ask: Callable[[int], Answer], size: int) -> extents.Extents:
         end = answer.start + answer.length
         if answer.start > offset or end <= offset:
             raise Odd(f"asked from byte {offset}, it spoke of {answer.length} bytes from {answer.start}")
-        if end > size:
+        if _beyond(end, size):
             raise Odd(f"it spoke of byte {end} of a disk of {size}")
         for start, length in answer.areas:
-            if start < 0 or length < 0 or start + length > size:
+            if start < 0 or length < 0 or start > size or _beyond(start + length, size):
                 raise Odd(f"an area of {length} bytes at {start} lies beyond a disk of {size}")
         found += answer.areas
         # An area that reaches past what the answer speaks of is believed, its end is asked for all the same.
         offset = end
-    return extents.normalise(found)
+    return extents.clip(found, size)
+
+
+def _beyond(end: int, size: int) -> bool:
+    """Whether ``end`` is past the disk, by more than the rest of a last step."""
+    return end > size and (end % _STEP != 0 or end - size >= _LARGEST_STEP)
 
 
 def tests(disk: str, size: int, changed: extents.Extents, share: int, turn: int) -> extents.Extents:
