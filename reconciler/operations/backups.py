@@ -126,7 +126,7 @@ def _back_up(
         crashes.passing("backup.after-commit")
         record(site, commit, commit.label.source_state)
         crashes.passing("backup.recorded")
-        return _outcome(commit, context)
+        return _outcome(commit, reading, context)
 
 
 def _asked(site: sites.Site, order: BackupOrder, context: engines.JobContext) -> machines.Asked:
@@ -249,12 +249,14 @@ def _against(site: sites.Site, order: BackupOrder, trusting: bool) -> tuple[pare
     return parent, readings.recorded(site.db, parent.id) if parent.id is not None and parent.vouches else {}
 
 
-def _outcome(commit: units.Commit, context: engines.JobContext) -> engines.Outcome:
+def _outcome(commit: units.Commit, reading: machines.Reading, context: engines.JobContext) -> engines.Outcome:
     for warning in commit.label.warnings:
         context.log(f"{warning['code']}: {warning['message']}")
     if commit.label.state == "Complete":
         return engines.Outcome()
-    missing = "; ".join(warning["message"] for warning in commit.label.warnings)
+    # What is worth knowing of the disks that are there does not make it partial.
+    other = {found.message for found in reading.finish().warnings}
+    missing = "; ".join(one["message"] for one in commit.label.warnings if one["message"] not in other)
     return engines.Outcome(state=engines.State.PARTIAL, failure=engines.Failure(code="PartialImage", message=missing))
 
 
@@ -340,7 +342,10 @@ def _stream(
     if hidden:
         context.log(f"{disk.name}: {quantities.show_size(extents.total(hidden))} left out, as the policy says")
     crashes.passing("backup.reading")
-    warnings = tuple(machines.Found(code=code, message=f"{disk.name}: {message}") for code, message in look.warnings)
+    warnings = (
+        *parents.unlike(parent, disk.name, disk.size),
+        *(machines.Found(code=code, message=f"{disk.name}: {message}") for code, message in look.warnings),
+    )
     return _Streamed(
         name=disk.name, written=written, known=changed is not None, finding=None, warnings=warnings, hidden=hidden
     )

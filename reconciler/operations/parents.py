@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from reconciler.base import errors
 from reconciler.catalog import database, images
+from reconciler.sources import machines
 from reconciler.storage import units
 
 
@@ -33,6 +34,18 @@ class Parent:
 
 
 NONE = Parent()
+
+
+def unlike(parent: Parent, name: str, size: int) -> tuple[machines.Found, ...]:
+    """Why a disk of an incremental cannot lean on the parent that vouches for changes; none where it can."""
+    before = parent.sizes.get(name)
+    if not parent.vouches or before == size:
+        return ()
+    if before is None:
+        told = f"{name} is not in the parent: it was read as a whole"
+        return (machines.Found(code="DiskNew", message=told),)
+    told = f"{name} had {before} bytes in the parent and has {size} now: it was read as a whole"
+    return (machines.Found(code="DiskResized", message=told),)
 
 
 def find(db: database.Database, unit: units.StorageUnit, client_id: str, asked: str | None) -> Parent:

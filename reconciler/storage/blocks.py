@@ -25,6 +25,8 @@ from reconciler.storage import units
 _ZEROS = bytearray(digests.BLOCK)
 #: Zeros fed to the plain digest at once where the disk has a hole: 16 MiB.
 _HOLE_STEP = 16 * digests.BLOCK
+#: Bytes of holes, 64 GiB, beyond which a disk gets no plain digest: terabytes of zeros would be hashed for hours.
+_HASHED_HOLES = 64 << 30
 #: Blocks read before they are asked for, and by how many threads: while one is hashed the next ones come.
 _READ_AHEAD = 4
 _READERS = 2
@@ -132,6 +134,8 @@ class BlockWalk:
             data_ranges = extents.align(self._disk.extents(), digests.BLOCK, size)
         except OSError as error:
             raise errors.SourceError(f"disk {self._disk.name}: its extents cannot be read: {error.strerror}") from error
+        if size - extents.total(data_ranges) > _HASHED_HOLES:
+            self._plain = None
         steps = self._steps(((0, size),) if self._ranges is None else self._ranges, data_ranges)
         coming: collections.deque[tuple[int, int, futures.Future[disks.Buffer] | None]] = collections.deque()
         with futures.ThreadPoolExecutor(_READERS, thread_name_prefix="reader") as readers:
@@ -192,6 +196,10 @@ class BlockWalk:
                 yield from self._emptied(offset, step)
 
     def _emptied(self, start: int, run: int) -> Iterator[Block]:
+        first, count = start // digests.BLOCK, digests.block_count(run)
+        known = (self._parent or b"")[first * digests.DIGEST_SIZE : (first + count) * digests.DIGEST_SIZE]
+        if digests.zero_list(run) == known:
+            return
         for offset, length in extents.pieces(((start, run),), digests.BLOCK):
             if self._differs(offset, length, digests.zero_digest(length), True):
                 yield Block(index=offset // digests.BLOCK, offset=offset, length=length, data=None)

@@ -30,7 +30,7 @@ class DiskRecord:
     sector: int
     #: ``blake3-1m:<hex>`` over the disk's 1 MiB block digests.
     digest: str
-    #: Hex of the plain BLAKE3 of the whole disk, where the whole disk was read; else None.
+    #: Hex of the plain BLAKE3 of the whole disk; None where not all of it was read, or its holes exceed 64 GiB.
     blake3: str | None
 
 

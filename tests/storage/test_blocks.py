@@ -12,7 +12,7 @@ import pytest
 import unit_samples as samples
 from unit_samples import MIB, SampleDisk
 
-from reconciler.base import digests, disks, errors, meters
+from reconciler.base import digests, disks, errors, extents, meters
 from reconciler.storage import blocks, units
 
 
@@ -53,6 +53,32 @@ def test_a_walk_over_a_parent_yields_emptied_blocks_without_data() -> None:
     assert [(block.index, block.data) for block in walk] == [(1, None), (2, None)]
     assert walk.changed == ((MIB, 2 * MIB),)
     assert walk.digests == samples.block_list(new)
+
+
+class ThinDisk:
+    """A hundred gigabytes, of which the last block was ever written."""
+
+    name, size, sector = "thin", 100 << 30, 512
+
+    def extents(self) -> extents.Extents:
+        return ((self.size - MIB, MIB),)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        assert offset >= self.size - MIB, "a hole was read"
+        return b"x" * length
+
+
+def test_the_zeros_of_a_large_thin_disk_cost_no_hashing() -> None:
+    began = time.process_time()
+    full = blocks.BlockWalk(ThinDisk(), meter=meters.Meter())
+    (only,) = list(full)
+    again = blocks.BlockWalk(ThinDisk(), meter=meters.Meter(), parent=full.digests)
+    assert list(again) == [] and again.changed == () and again.digests == full.digests
+    wanted = digests.zero_list(ThinDisk.size)
+    wanted[-digests.DIGEST_SIZE :] = digests.digest(b"x" * MIB)
+    assert (only.offset, full.digests, full.record().blake3) == (ThinDisk.size - MIB, bytes(wanted), None)
+    # Hashing as many zeros takes ten times that.
+    assert time.process_time() - began < 4
 
 
 def test_a_walk_must_end_before_it_is_asked() -> None:

@@ -75,7 +75,7 @@ def head(path: Path) -> bytes:
         finally:
             os.close(handle)
     except OSError as error:
-        raise errors.SourceError(f"{path}: {error.strerror}", hint="check the file's permissions") from error
+        raise errors.SourceError(f"{path}: {error.strerror}", hint="check the path, and its permissions") from error
 
 
 def kind(path: Path) -> str:

@@ -51,7 +51,7 @@ class RawDisk(disks.Closing):
             self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             whole = os.lseek(self._handle, 0, os.SEEK_END)
         except OSError as error:
-            raise errors.SourceError(f"{path}: {error.strerror}", hint="check the file's permissions") from error
+            raise errors.SourceError(f"{path}: {error.strerror}", hint="check the path, and its permissions") from error
         self.size = whole if size is None else size
 
     def extents(self) -> extents.Extents:

@@ -48,15 +48,15 @@ def open_all(scene: scenes.Scene, guard: guards.Guard, opened: dict[str, Part]) 
             part = _through(scene, guard, disk) if device is None else _beside(scene, guard, disk, device)
         except errors.SourceError as error:
             guard.check()
-            missing.append(machines.Found(code=error.code, message=_named(disk.label, error)))
+            missing.append(machines.Found(code=error.code, message=_named(scene.name, disk.label, error)))
         else:
             opened[disk.label] = part
             scene.asked.log(f"{disk.label}: read by {part.transport}")
     return missing
 
 
-def _named(label: str, error: errors.SourceError) -> str:
-    return str(error) if label in error.message else f"{label}: {error}"
+def _named(machine: str, label: str, error: errors.SourceError) -> str:
+    return str(error) if label in error.message else f"VM {machine}: {label}: {error}"
 
 
 def _unread(scene: scenes.Scene, one: judgements.Unread) -> machines.Found:
