@@ -27,17 +27,30 @@ _SOON = dt.timedelta(hours=24)
 def sources(name: str, inventory: observed.Inventory, now: dt.datetime) -> Iterator[actions.Drift]:
     """What is wrong with a policy's source and its machines."""
     if inventory.unreachable is not None:
-        age = int(max(0.0, (now - inventory.seen).total_seconds()) // 60)
+        known = (
+            f"what is known of it is {_age(now - inventory.seen)} old"
+            if inventory.machines
+            else "no machine of it is known yet"
+        )
         yield actions.Drift(
             code="UnreachableSource",
             object=f"BackupPolicy/{name}",
-            message=f"{inventory.unreachable[1]}; what is known of it is {age} minutes old",
+            message=f"{inventory.unreachable[1]}; {known}",
         )
     for code, message in _by_code(inventory.notes):
         yield actions.Drift(code=code, object=f"BackupPolicy/{name}", message=message)
     for machine in inventory.machines:
         if machine.problem is not None:
             yield actions.Drift(code=machine.problem[0], object=machine.source, message=machine.problem[1])
+
+
+def _age(passed: dt.timedelta) -> str:
+    """In the largest unit of which there are two at least."""
+    seconds = max(0, int(passed.total_seconds()))
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} seconds"
 
 
 def _by_code(notes: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:

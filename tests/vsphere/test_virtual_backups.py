@@ -157,3 +157,17 @@ def test_a_command_that_is_stopped_leaves_no_snapshot(estate: VirtualEstate) -> 
     assert estate.snapshots() == []
     assert [one["state"] for one in estate.items("jobs")] == ["Lost"]
     assert estate.items("images") == []
+
+
+def test_a_new_and_a_resized_disk_are_read_as_a_whole_and_the_image_says_why(estate: VirtualEstate) -> None:
+    estate.build()
+    estate.apply()
+    estate.lab.act("vm1", "addDisk", sizeBytes=2 * MIB)
+    estate.lab.act("vm2", "resizeDisk", disk="Hard disk 1", sizeBytes=26 * MIB)
+    estate.pass_day()
+    estate.apply()
+    codes = {
+        name: [one["code"] for one in images(estate, name)[-1]["warnings"]]  # type: ignore[attr-defined]
+        for name in ("vm1", "vm2")
+    }
+    assert codes == {"vm1": ["DiskNew"], "vm2": ["DiskResized"]}

@@ -153,7 +153,10 @@ def sweep(session: sessions.Session, doing: str) -> list[str]:
                 remove(session, left.machine, left.vmx, doing)
                 said.append(f"{left.name}, half-made by a dead restore, was removed")
             except errors.SourceError as error:
-                said.append(f"{left.name}, half-made by a dead restore, could not be removed: {error.message}")
+                said.append(
+                    f"{left.name}, half-made by a dead restore, could not be removed: {error.message}; "
+                    "the next restore tries again"
+                )
     return said
 
 
