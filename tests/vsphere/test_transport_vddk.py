@@ -209,6 +209,8 @@ REFUSALS = {
     "usage": "echo 'usage: nbdkit [-r] vddk key=value' >&2; exit 2",
     "option": "echo \"nbdkit: unrecognized option '-s'\" >&2; exit 1",
     "script": "echo 'Traceback (most recent call last):' >&2; echo 'ValueError: need more than 1 value' >&2; exit 1",
+    "port": "echo 'nbdkit: socket error: Address already in use' >&2; exit 1",
+    "background": "(echo $BASHPID >{folder}/left; exec sleep 300) <&- >&- 2>&- & sleep 0.2; exit 0",
     "silence": "exit 0",
     "noise": "echo 'nbdkit: ready'; exit 0",
 }
@@ -218,7 +220,8 @@ REFUSALS = {
 def test_a_program_without_a_single_connection_is_served_by_socket_activation(
     lab: Lab, frozen: ports.Frozen, taken: Snapshot, tmp_path: Path, refusal: str
 ) -> None:
-    script = ACTIVATED.format(folder=tmp_path, refusal=REFUSALS[refusal], real=lab.nbdkit)
+    words = REFUSALS[refusal].format(folder=tmp_path)
+    script = ACTIVATED.format(folder=tmp_path, refusal=words, real=lab.nbdkit)
     other = through(lab, frozen, nbdkit=program(tmp_path, script))
     before = children()
     for _ in range(2):
@@ -232,6 +235,10 @@ def test_a_program_without_a_single_connection_is_served_by_socket_activation(
         assert time.monotonic() - began < 5, "nobody waited for it to end by itself"
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [" -s " in call for call in calls] == [True, False, False], "it is not asked again"
+    if refusal == "background":
+        # Whoever inherits it may leave it a zombie.
+        status = Path(f"/proc/{int((tmp_path / 'left').read_text())}/status")
+        assert not status.exists() or "zombie" in status.read_text(), "what it left behind is gone"
 
 
 def test_a_refusal_is_never_asked_again(lab: Lab, frozen: ports.Frozen, tmp_path: Path) -> None:

@@ -291,7 +291,9 @@ class NbdServer:
     def _end(self) -> None:
         """Wait for the process, then insist; a server that was never reached does not end by itself."""
         if not self._handles:
-            self._process.kill()
+            # With what it may have left in the background, where it serves nobody, or everybody.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         elif self._lingers:
             self._process.terminate()
         for insist in (None, self._process.terminate, self._process.kill):

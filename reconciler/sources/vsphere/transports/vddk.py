@@ -32,6 +32,7 @@ _NOISE: Final = re.compile(r": debug: |^\s*See .*man page|^Use 'nbdkit --help'")
 _MISUNDERSTOOD: Final = re.compile(
     r"usage:|(?:unrecognized|unrecognised|unknown|invalid|unexpected) (?:command line )?(?:option|argument)"
     r"|no such option|(?<![\w-])-s(?![\w-])|LISTEN_(?:FDS|PID)|socket.activation"
+    r"|bind to any TCP|Address already in use"
     r"|(?:expect|only)[^;]{0,40}\bvddk\b|\b(?:Assertion|Index|Key|Value)Error\b",
     re.IGNORECASE,
 )
