@@ -98,6 +98,7 @@ def read():
         handle.pread(512, 0)
 threading.Thread(target=read).start()
 print(server.pid, flush=True)
+threading.Event().wait(60)
 """
 
 
