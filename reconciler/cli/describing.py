@@ -177,6 +177,9 @@ _DESCRIBERS = {
 def _description(document: Description) -> str:
     lines = [f"{document.of} {document.name}"]
     for key, value in document.object.items():
+        if key in _SAID and value:
+            lines += [f"  {key}:", *(line for one in value for line in _sentence(one))]
+            continue
         shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         lines.append(f"  {key}: {shown}")
     for title, items in document.related.items():
@@ -185,7 +188,16 @@ def _description(document: Description) -> str:
     return tables.page(lines)
 
 
+#: Lists of sentences, each with a code.
+_SAID = ("warnings", "conditions")
 _BRIEF = ("id", "number", "unit", "address", "machine", "job", "state", "type", "time", "expiresAt", "reason", "line")
+
+
+def _sentence(one: dict[str, Any]) -> list[str]:
+    """A warning or a condition, whole: it goes on below rather than being cut."""
+    head = one.get("code") or f"{one.get('type')} {one.get('status')}, {one.get('reason')}"
+    text, width = f"    {head}: {one.get('message', '')}", tables.terminal()
+    return textwrap.wrap(text, width, subsequent_indent=" " * 6, break_on_hyphens=False) if width else [text]
 
 
 def _brief(item: dict[str, Any]) -> str:
@@ -208,10 +220,13 @@ def status(
 def _judge(view: views.View, holder: leases.Holder | None, ears: settings.Ears) -> Status:
     plan = view.plan()
     clients = judgements.client_list(view.db, view.wanted, view.seen, view.now).items
+    drifting = {one.object for one in plan.drift}
     away = [
         shapes.CodeMessage(code=f"Unit{one.state}", message=f"{one.name}: {one.message}")
         for one in view.seen.units.values()
-        if one.state != "Online" and not view.wanted.is_orphaned("StorageUnit", one.name)
+        if one.state != "Online"
+        and not view.wanted.is_orphaned("StorageUnit", one.name)
+        and f"StorageUnit/{one.name}" not in drifting
     ]
     return Status(
         revision=view.seen.in_force,

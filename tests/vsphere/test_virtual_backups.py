@@ -171,3 +171,14 @@ def test_a_new_and_a_resized_disk_are_read_as_a_whole_and_the_image_says_why(est
         for name in ("vm1", "vm2")
     }
     assert codes == {"vm1": ["DiskNew"], "vm2": ["DiskResized"]}
+
+
+def test_warnings_and_conditions_are_described_whole(estate: VirtualEstate) -> None:
+    estate.build()
+    estate.lab.act("vm1", "quiesce", quiesce="fail")
+    estate.apply()
+    narrow = estate.command.using(COLUMNS="60")
+    image = str(images(estate, "vm1")[-1]["id"])
+    said = " ".join(narrow.run("describe", "image", image).stdout.split())
+    assert "QuiesceFailed: VM vm1: the guest did not hold still" in said and "event log for details." in said
+    assert "Protected True, Recent: newest image" in narrow.run("describe", "client", "vm1").stdout
