@@ -108,7 +108,9 @@ def test_a_server_dies_with_us_even_if_it_hangs(command: list[str], kind: signal
     child = subprocess.Popen([sys.executable, "-c", CHILD, *command], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     server = int(child.stdout.readline())
-    watching = guards(server)
+    until = time.monotonic() + 5
+    while not (watching := guards(server)) and time.monotonic() < until:
+        time.sleep(0.01)
     assert len(watching) == 1
     time.sleep(0.2)
     os.kill(child.pid, kind)
