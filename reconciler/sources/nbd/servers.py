@@ -170,8 +170,8 @@ class NbdServer:
                     )
                 failing.callback(self._process.wait)
                 failing.callback(self._process.kill)
-                if single or self._lingers:
-                    self._guard = _guarded(self._process.pid)
+                # One that ends with its last connection waits for ever if we die before it has met its first.
+                self._guard = _guarded(self._process.pid)
             except OSError as error:
                 raise ServerFailed(f"{self._program} cannot be started: {error.strerror or error}") from error
             failing.pop_all()
