@@ -14,7 +14,7 @@ import pytest
 from estate_samples import Estate
 
 #: Words of the URLs that may stand nowhere.
-SECRETS = ("sesame", "hushhush", "bob")
+SECRETS = ("sesame", "hushhush", "bobbington-7319")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def hook() -> Iterator[ears.Sink]:
 
 def url(hook: ears.Sink) -> str:
     """A webhook's URL with a user, a password and a token."""
-    return f"json://bob:sesame@127.0.0.1:{hook.port}/hushhush"
+    return f"json://bobbington-7319:sesame@127.0.0.1:{hook.port}/hushhush"
 
 
 def overdue(empty: Estate, moment: str, *urls: str) -> holdfast_command.Command:
@@ -104,7 +104,7 @@ def test_a_dead_server_fails_no_pass_and_is_tried_again_later_each_time(empty: E
 
 
 def test_one_dead_channel_does_not_silence_another(empty: Estate, hook: ears.Sink) -> None:
-    dead = "json://bob:sesame@127.0.0.1:9/hushhush"
+    dead = "json://bobbington-7319:sesame@127.0.0.1:9/hushhush"
     overdue(empty, "2026-03-09T12:00:00Z", dead, url(hook)).run("apply", ".", "--yes")
     overdue(empty, "2026-03-09T12:05:00Z", dead, url(hook)).run("apply", ".", "--yes")
     assert titles(hook) == [BEGUN]
@@ -145,7 +145,9 @@ def test_a_frozen_configuration_is_told(empty: Estate, hook: ears.Sink, tmp_path
 
 def test_urls_stand_nowhere(empty: Estate, hook: ears.Sink) -> None:
     hook.status = 500
-    command = overdue(empty, "2026-03-09T12:00:00Z", url(hook), "nonsense-sesame", "hushhush://bob:sesame@x")
+    command = overdue(
+        empty, "2026-03-09T12:00:00Z", url(hook), "nonsense-sesame", "hushhush://bobbington-7319:sesame@x"
+    )
     said = [
         command.run(*words, code=None)
         for words in (
@@ -161,7 +163,7 @@ def test_urls_stand_nowhere(empty: Estate, hook: ears.Sink) -> None:
     assert "json#1 did not take it" in text
     kept = b"".join(path.read_bytes() for path in empty.state.rglob("*") if path.is_file())
     dumps = b"".join(path.read_bytes() for path in (empty.folder / "storage").rglob("*") if path.is_file())
-    for secret in ("sesame", "bob"):
+    for secret in ("sesame", "bobbington-7319"):
         assert secret not in text
         assert secret.encode() not in kept + dumps
     assert "hushhush#3" in text  # A scheme is named, whatever it is.
@@ -204,8 +206,8 @@ def test_the_file_names_urls_a_file_of_them_and_the_repeat(empty: Estate, hook: 
         ('urlsFile = "gone"', "gone: No such file or directory"),
         ('repeat = "soon"', "notify.'soon'"),
         ('repeat = "0s"', "longer than nothing"),
-        ('urls = "json://bob:sesame@x"', "notify.urls"),
-        ('url = ["json://bob:sesame@x"]', "notify.url"),
+        ('urls = "json://bobbington-7319:sesame@x"', "notify.urls"),
+        ('url = ["json://bobbington-7319:sesame@x"]', "notify.url"),
     ],
 )
 def test_wrong_settings_are_told_and_keep_no_backup_from_running(empty: Estate, text: str, words: str) -> None:
