@@ -195,7 +195,9 @@ class _Floor:
             self._arriving.add((job.image, self._units.name(job.unit)))
         if job.unit is not None and job.since is not None:
             unit = self._units.name(job.unit)
-            self._last_used[unit] = max(job.since, self._last_used.get(unit, job.since))
+            # One that began while this was being decided would be later than all that is chosen now.
+            since = min(job.since, self._now)
+            self._last_used[unit] = max(since, self._last_used.get(unit, since))
         if job.batch is not None and job.batch in self._batches:
             return
         self._batches.add(job.batch or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from typing import Any
 
 import planning_samples as samples
@@ -145,6 +146,9 @@ def test_round_robin_goes_on_within_one_choice() -> None:
     # Jobs that run already have used their member, too.
     running = [job("x", unit="one", since=samples.NOW), job("y", unit="two", since=samples.ago(minutes=1))]
     assert [one[1] for one in started(wanted, ready[:3], *running)] == ["three", "two", "one"]
+    # One that began while this was being decided is not used later than what is chosen now, again and again.
+    running = [job("x", unit="one", since=samples.NOW + dt.timedelta(seconds=2))]
+    assert [one[1] for one in started(wanted, ready[:3], *running)] == ["two", "three", "one"]
 
 
 def test_failover_goes_to_the_next_member_when_the_first_is_down() -> None:
