@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from reconciler.api import policies, storage
 from reconciler.base import errors
 from reconciler.catalog import approvals, database, images, inventories, jobs, requests, snapshots
+from reconciler.operations import ledgers
 from reconciler.planning import desired, observed
 from reconciler.sources import machines
 from reconciler.sources import opening as sources
@@ -66,19 +67,7 @@ def _survey_one(
         )
         for machine in found.machines
     )
-    ours = tuple(
-        observed.Snapshot(
-            id=one.id,
-            vcenter=one.vcenter,
-            client=one.machine,
-            machine=one.machine_name,
-            job=one.job,
-            place=one.place,
-            reference=one.reference,
-            since=one.created,
-        )
-        for one in found.snapshots
-    )
+    ours = tuple(ledgers.seen(one) for one in found.snapshots)
     return observed.Inventory(machines=shown, seen=now, notes=_told(found.notes), snapshots=ours)
 
 

@@ -9,6 +9,20 @@ from reconciler.planning import observed
 from reconciler.sources import machines
 
 
+def seen(snapshot: machines.Snapshot) -> observed.Snapshot:
+    """A source's snapshot as decisions see it."""
+    return observed.Snapshot(
+        id=snapshot.id,
+        vcenter=snapshot.vcenter,
+        client=snapshot.machine,
+        machine=snapshot.machine_name,
+        job=snapshot.job,
+        place=snapshot.place,
+        reference=snapshot.reference,
+        since=snapshot.created,
+    )
+
+
 class CatalogLedger:
     """Implements ``machines.Ledger`` on the catalog of a site."""
 
@@ -17,16 +31,7 @@ class CatalogLedger:
 
     def intend(self, snapshot: machines.Snapshot) -> None:
         """Note it."""
-        noted = observed.Snapshot(
-            id=snapshot.id,
-            vcenter=snapshot.vcenter,
-            client=snapshot.machine,
-            machine=snapshot.machine_name,
-            job=snapshot.job,
-            place=snapshot.place,
-            reference=snapshot.reference,
-        )
-        snapshots.intend(self._site.db, noted, self._site.clock.now())
+        snapshots.intend(self._site.db, seen(snapshot), self._site.clock.now())
         crashes.passing("snapshot.noted")
 
     def made(self, id: str, reference: str) -> None:

@@ -17,9 +17,9 @@ APPROVED = ("approval.recorded", "expire.marked", "expire.deleted", "expire.reco
 RESTORE = ("restore.reading", "restore.before-rename")
 #: Points of a pool's upkeep, which a pass meets only where containers rot; ``tests/dedupe/test_crashes.py`` dies there.
 UPKEEP = tuple(point for point in crashes.POINTS if point.startswith(("pool.rewrite-", "pool.scrub-", "pool.damage-")))
-#: Points that every later pass meets, some of them again a little later.
 #: Only a virtual machine has snapshots and is held: their kills are in ``tests/vsphere/test_vsphere_faults``.
 SNAPSHOTS = tuple(point for point in crashes.POINTS if point.startswith(("snapshot.", "holding.", "machine.")))
+#: Points that every later pass meets, some of them again a little later.
 LATER = tuple(point for point in crashes.POINTS if point not in (*FIRST, *RESTORE, *UPKEEP, *SNAPSHOTS, APPROVED[0]))
 AGAIN = ("unit.identity-written:2", "backup.after-commit:2", "pool.container-renamed:2", "expire.deleted:3")
 
