@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from reconciler.base import guards
 from reconciler.sources.nbd import bindings
 
 #: Seconds that one request may take before the server counts as hung: longer than a storage failover.
@@ -36,11 +37,6 @@ _SECRETS: Final = ("PASSWORD", "PASSPHRASE", "SECRET", "TOKEN", "_KEY")
 # The shell puts the listening socket where socket activation wants it: number 3, named by the server's own pid.
 _ACTIVATED: Final = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null >&2'
 _SINGLE: Final = 'exec "$@" >&0'
-# Waits at a pipe of which this process holds the other end. When that closes, a process of this number that began at
-# this tick is the server still, which has outlived its master.
-_GUARD: Final = (
-    'read -r _; read -r now <"/proc/$1/stat" && set -- "$1" "$2" ${now##*) } && [ "$2" = "${22}" ] && kill -KILL "$1"'
-)
 
 
 class ServerFailed(Exception):
@@ -88,19 +84,6 @@ def _environment() -> dict[str, str]:
     """Ours, in plain English, without what sounds like a secret: no server has a use for one."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().endswith(_SECRETS)}
     return {**kept, "LC_ALL": "C"}
-
-
-def _guarded(pid: int) -> subprocess.Popen[bytes]:
-    """A shell that kills a child of ours when we are gone."""
-    began = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19]
-    return subprocess.Popen(
-        ["/bin/sh", "-c", _GUARD, "sh", str(pid), began],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={},
-        start_new_session=True,
-    )
 
 
 class NbdServer:
@@ -171,7 +154,7 @@ class NbdServer:
                 failing.callback(self._process.wait)
                 failing.callback(self._process.kill)
                 # One that ends with its last connection waits for ever if we die before it has met its first.
-                self._guard = _guarded(self._process.pid)
+                self._guard = guards.guard(self._process.pid)
             except OSError as error:
                 raise ServerFailed(f"{self._program} cannot be started: {error.strerror or error}") from error
             failing.pop_all()
