@@ -72,6 +72,10 @@ class DiskImages(models.Model):
     """Where changes are known without comparing; by default the disk is compared with its last image."""
 
 
+class Catalog(models.Model):
+    """The catalog itself, as one machine with one disk."""
+
+
 class Source(models.Model):
     """Where machines come from: exactly one kind of source."""
 
@@ -79,6 +83,8 @@ class Source(models.Model):
     """Machines as folders of disk image files."""
     vmware: vcenters.VMware | None = None
     """Virtual machines of a vCenter."""
+    catalog: Catalog | None = None
+    """The catalog of this estate."""
 
 
 class Schedule(models.Model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from reconciler.api import exceptions, lifecycles, models, policies, storage, vcenters
+from reconciler.api import exceptions, lifecycles, models, policies, restores, servicelevels, storage, vcenters
 
 KINDS: Final[dict[str, type[models.Object]]] = {
     "StorageUnit": storage.StorageUnit,
@@ -14,6 +14,8 @@ KINDS: Final[dict[str, type[models.Object]]] = {
     "BackupWindow": policies.BackupWindow,
     "StorageLifecyclePolicy": lifecycles.StorageLifecyclePolicy,
     "BackupPolicy": policies.BackupPolicy,
+    "ServiceLevel": servicelevels.ServiceLevel,
+    "Restore": restores.Restore,
     "LegalHold": exceptions.LegalHold,
     "Approval": exceptions.Approval,
 }

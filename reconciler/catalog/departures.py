@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from reconciler.base import errors, times
-from reconciler.catalog import audits, database, fences, histories, imports, rows, standings, tables
+from reconciler.catalog import audits, database, fences, histories, imports, rows, standings, tables, verifications
 from reconciler.planning import observed
 
 #: Gets the series and what was ruled as the deleting transaction sees them; raises ``NeverViolated``.
@@ -95,6 +95,7 @@ def mark_expired(db: database.Database, image_id: str, number: int, now: dt.date
             raise errors.CatalogError(f"copy {number} of image {image_id} can still be taken back")
         rows.update_copy(connection, image_id, number, state="Expired", changed_at=now)
         standings.carried_out(connection, image_id, now)
+        verifications.forget(connection, image_id, number)
         image = rows.require_image(connection, image_id)
         imports.settle(connection, image.client_id, image.policy)
         details = {"unit": copy.unit, "reason": copy.message, "storedBytes": copy.stored_bytes}

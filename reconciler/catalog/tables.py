@@ -14,10 +14,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlmodel import Field
 
-from reconciler.catalog import columns
+from reconciler.catalog import columns, prooftables
 from reconciler.catalog.columns import Document, Moment, Row, RowNumber
 
 METADATA: Final = columns.METADATA
+
+VerificationRow = prooftables.VerificationRow
+RestoreRow = prooftables.RestoreRow
 
 #: Job states in which a job holds its address and keeps copies from expiring.
 LIVE: Final = ("Queued", "Running")
@@ -425,6 +428,8 @@ UNITS: Final = METADATA.tables["units"]
 LIFECYCLE_VERSIONS: Final = METADATA.tables["lifecycle_versions"]
 IMAGES: Final = METADATA.tables["images"]
 COPIES: Final = METADATA.tables["copies"]
+VERIFICATIONS: Final = METADATA.tables["verifications"]
+RESTORES: Final = METADATA.tables["restores"]
 JOBS: Final = METADATA.tables["jobs"]
 JOB_LINES: Final = METADATA.tables["job_lines"]
 REQUESTS: Final = METADATA.tables["requests"]

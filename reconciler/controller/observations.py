@@ -11,7 +11,17 @@ from collections.abc import Collection, Mapping
 
 from reconciler.api import policies, storage
 from reconciler.base import errors
-from reconciler.catalog import approvals, database, images, inventories, jobs, requests, snapshots
+from reconciler.catalog import (
+    approvals,
+    database,
+    images,
+    inventories,
+    jobs,
+    requests,
+    restores,
+    snapshots,
+    verifications,
+)
 from reconciler.operations import ledgers
 from reconciler.planning import desired, observed
 from reconciler.sources import machines
@@ -148,6 +158,8 @@ def gather(
         approvals=approvals.approvals(db),
         releases=approvals.releases(db),
         owed=inventories.owed(db),
+        verifications=verifications.verifications(db),
+        restores=restores.restores(db),
         requests=_requests(db),
         jobs=alive,
         snapshots=noted,

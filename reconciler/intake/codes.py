@@ -57,13 +57,15 @@ SHARED_POOL: Final = "HF415"
 IMPOSSIBLE_GLOB: Final = "HF416"
 UNREACHED_UNIT: Final = "HF417"
 APPROVAL_EXPIRED: Final = "HF418"
-NOT_CARRIED_OUT: Final = "HF419"
 EMPTY_HOLD: Final = "HF420"
 IMPOSSIBLE_SPAN: Final = "HF421"
 RELEASED_LATER: Final = "HF422"
 SOURCE_CHOICE: Final = "HF423"
 VCENTER_SETTING: Final = "HF424"
 MACHINE_DISK: Final = "HF425"
+RESTORE_SETTING: Final = "HF426"
+SERVICE_LEVEL: Final = "HF427"
+PROMISE_BROKEN: Final = "HF428"
 
 #: Code -> what it stands for, in a few words.
 MEANINGS: Final[dict[str, str]] = {
@@ -113,11 +115,13 @@ MEANINGS: Final[dict[str, str]] = {
     IMPOSSIBLE_GLOB: "a pattern that matches nothing",
     UNREACHED_UNIT: "no media server reaches a unit",
     APPROVAL_EXPIRED: "an Approval that has run out",
-    NOT_CARRIED_OUT: "a word that this version knows but does not carry out yet",
     EMPTY_HOLD: "a LegalHold that names nothing",
     IMPOSSIBLE_SPAN: "a span of time that ends before it begins",
     RELEASED_LATER: "a release that lies in the future",
     SOURCE_CHOICE: "a policy has no source, or several, or settings of another one",
     VCENTER_SETTING: "settings of a VCenter that contradict each other or lack something",
     MACHINE_DISK: "a disk of a virtual machine that is to be read and left out at once",
+    RESTORE_SETTING: "settings of a Restore that contradict each other or lack something",
+    SERVICE_LEVEL: "a ServiceLevel that promises nothing, or selects nothing",
+    PROMISE_BROKEN: "a ServiceLevel promises what a policy cannot keep",
 }

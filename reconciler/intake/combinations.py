@@ -13,8 +13,8 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from reconciler.api import lifecycles, policies, storage
-from reconciler.intake import codes, documents, findings
+from reconciler.api import lifecycles, policies, servicelevels, storage
+from reconciler.intake import codes, documents, findings, promises
 from reconciler.planning import calendars
 
 
@@ -27,6 +27,7 @@ class Estate:
     servers: Mapping[str, findings.Located]
     lifecycles: Mapping[str, findings.Located]
     policies: Mapping[str, findings.Located]
+    levels: Mapping[str, findings.Located]
 
     @classmethod
     def of(cls, objects: Iterable[findings.Located]) -> Estate:
@@ -40,6 +41,7 @@ class Estate:
             servers=kinds.get("MediaServer", {}),
             lifecycles=kinds.get("StorageLifecyclePolicy", {}),
             policies=kinds.get("BackupPolicy", {}),
+            levels=kinds.get("ServiceLevel", {}),
         )
 
     def members(self, name: str) -> tuple[storage.StorageUnit, ...]:
@@ -61,12 +63,30 @@ def check(objects: Sequence[findings.Located], found: findings.Findings) -> None
     for item in estate.lifecycles.values():
         if isinstance(item.object, lifecycles.StorageLifecyclePolicy):
             _domains(item, item.object.spec.operations, estate, found)
+    for item in estate.levels.values():
+        if isinstance(item.object, servicelevels.ServiceLevel):
+            _level(item, item.object, estate, found)
     for item in estate.policies.values():
         if not isinstance(item.object, policies.BackupPolicy):
             continue
         lifecycle = estate.lifecycles.get(item.object.spec.lifecycle)
         if lifecycle is not None and isinstance(lifecycle.object, lifecycles.StorageLifecyclePolicy):
             _Pair(item, item.object, lifecycle, lifecycle.object.spec.operations, estate, found).check()
+
+
+def _level(item: findings.Located, level: servicelevels.ServiceLevel, estate: Estate, found: findings.Findings) -> None:
+    """A promise is about some policy, and one that its policies can keep."""
+    chosen = [one.object for one in estate.policies.values() if isinstance(one.object, policies.BackupPolicy)]
+    chosen = [policy for policy in chosen if promises.meant(level, policy)]
+    if not chosen:
+        message = "no BackupPolicy has these labels: the promise is about nothing"
+        where = ("spec", "selector", "matchLabels")
+        found.warn(codes.SERVICE_LEVEL, item, where, message, "correct the labels here or there", key=True)
+    for policy in chosen:
+        lifecycle = estate.lifecycles.get(policy.spec.lifecycle)
+        if lifecycle is not None and isinstance(lifecycle.object, lifecycles.StorageLifecyclePolicy):
+            operations = [(one, estate.members(one.storage)) for one in lifecycle.object.spec.operations]
+            promises.keeps(item, level, policy, operations, found)
 
 
 def _paths(estate: Estate, found: findings.Findings) -> None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from reconciler.api import models, policies, storage, vcenters
+from reconciler.api import models, policies, restores, storage, vcenters
 from reconciler.base import diagnostics
 from reconciler.intake import codes, combinations, commits, findings, manifests, meanings, references, revisions, trees
 from reconciler.planning import desired
@@ -99,6 +99,13 @@ def _placed(item: models.Object, folder: str) -> models.Object:
             return item.model_copy(update={"spec": policy.model_copy(update={"source": source})})
         case vcenters.VCenter(spec=center):
             return item.model_copy(update={"spec": _placed_vcenter(center, folder)})
+        case restores.Restore(spec=restore):
+            places = {
+                field: None if path is None else _absolute(path, folder)
+                for field, path in (("folder", restore.target.folder), ("device", restore.target.device))
+            }
+            target = restore.target.model_copy(update=places)
+            return item.model_copy(update={"spec": restore.model_copy(update={"target": target})})
     return item
 
 

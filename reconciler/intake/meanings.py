@@ -11,9 +11,9 @@ import functools
 from collections.abc import Sequence
 from typing import Final
 
-from reconciler.api import exceptions, lifecycles, policies, storage, vcenters
+from reconciler.api import exceptions, lifecycles, policies, restores, servicelevels, storage, vcenters
 from reconciler.base import quantities, times
-from reconciler.intake import codes, documents, findings, virtual
+from reconciler.intake import codes, documents, findings, promises, virtual
 from reconciler.planning import calendars
 
 _LEAST_SEGMENT: Final = 4 << 10
@@ -43,6 +43,10 @@ def check(item: findings.Located, found: findings.Findings, now: dt.datetime | N
             _lifecycle(item, spec.operations, found)
         case policies.BackupPolicy(spec=spec):
             _policy(item, spec, found)
+        case servicelevels.ServiceLevel(spec=spec):
+            promises.service_level(item, spec, found)
+        case restores.Restore(spec=spec):
+            promises.restore(item, spec, found)
         case exceptions.Approval(spec=spec):
             _approval(item, spec, found, now)
         case exceptions.LegalHold(spec=spec):
@@ -56,10 +60,6 @@ def _positive(
         found.error(
             codes.ZERO_DURATION, item, path, "the duration must be longer than nothing", "remove it, or say how long"
         )
-
-
-def _not_yet(item: findings.Located, path: documents.Path, what: str, hint: str, found: findings.Findings) -> None:
-    found.warn(codes.NOT_CARRIED_OUT, item, path, what, hint, key=True)
 
 
 def _approval(
@@ -143,8 +143,6 @@ def _lifecycle(item: findings.Located, operations: Sequence[lifecycles.Operation
         if operation.verify is not None:
             for field in ("content", "files", "boot"):
                 _positive(item, (*path, "verify", field), getattr(operation.verify, field), found)
-            what = "verify is declared, but this version does not verify copies by itself"
-            _not_yet(item, (*path, "verify"), what, "copies stay unverified until they are restored or checked", found)
 
 
 def _retention(

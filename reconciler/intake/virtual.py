@@ -11,7 +11,9 @@ from reconciler.intake import codes, documents, findings
 
 def vcenter(item: findings.Located, spec: vcenters.VCenterSpec, found: findings.Findings) -> None:
     """One VCenter."""
-    _one(item, ("spec", "credentialRef"), {"env": spec.credential_ref.env, "folder": spec.credential_ref.folder}, found)
+    one_of(
+        item, ("spec", "credentialRef"), {"env": spec.credential_ref.env, "folder": spec.credential_ref.folder}, found
+    )
     if spec.tls.ca_file is not None and spec.tls.thumbprint is not None:
         message = "a certificate is proven by caFile or by thumbprint, not by both"
         found.error(codes.VCENTER_SETTING, item, ("spec", "tls", "thumbprint"), message, "remove one of them", key=True)
@@ -31,8 +33,8 @@ def vcenter(item: findings.Located, spec: vcenters.VCenterSpec, found: findings.
 def policy(item: findings.Located, spec: policies.BackupPolicySpec, found: findings.Findings) -> None:
     """The source of one policy: exactly one, and every entry of a selection says something."""
     source = spec.source
-    choices = {"diskImages": source.disk_images, "vmware": source.vmware}
-    _one(item, ("spec", "source"), choices, found, code=codes.SOURCE_CHOICE)
+    choices = {"diskImages": source.disk_images, "vmware": source.vmware, "catalog": source.catalog}
+    one_of(item, ("spec", "source"), choices, found, code=codes.SOURCE_CHOICE)
     if source.vmware is None:
         return
     path: documents.Path = ("spec", "source", "vmware")
@@ -71,7 +73,7 @@ def _disks(item: findings.Located, path: documents.Path, source: vcenters.VMware
                 found.error(codes.MACHINE_DISK, item, (*path, field, index), message, "remove it from one of them")
 
 
-def _one(
+def one_of(
     item: findings.Located,
     path: documents.Path,
     choices: Mapping[str, object],
@@ -81,5 +83,6 @@ def _one(
 ) -> None:
     given = [name for name, value in choices.items() if value is not None]
     if len(given) != 1:
-        message = f"exactly one of {' and '.join(choices)} is needed; {'none' if not given else 'both'} is given"
+        many = "both" if len(given) == 2 else "several"
+        message = f"exactly one of {', '.join(choices)} is needed; {many if given else 'none'} is given"
         found.error(code, item, path, message, f"write one of {', '.join(choices)}")

@@ -22,7 +22,7 @@ _GUARDED = 3
 #: The problem that says so.
 GONE = "HF490"
 #: Kinds that come and go with what they are for: their going is no sign of an accident.
-_PASSING = frozenset({"Approval"})
+_PASSING = frozenset({"Approval", "Restore"})
 #: Covers every image: for promises that a revision not yet in force would break.
 EVERY_IMAGE = 1 << 62
 
@@ -55,7 +55,7 @@ def _renamed(manifests: Mapping[desired.Key, models.Object], applied: Applied) -
 
 
 def gone(wanted: desired.Desired, applied: Applied) -> tuple[desired.Key, ...]:
-    """The objects in force that the manifests no longer have, under no name; Approvals aside."""
+    """The objects in force that the manifests no longer have, under no name; those that pass aside."""
     manifests = _manifests(wanted)
     renamed = set(_renamed(manifests, applied).values())
     return tuple(

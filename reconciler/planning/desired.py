@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from reconciler.api import exceptions, lifecycles, models, policies, storage, vcenters
+from reconciler.api import exceptions, lifecycles, models, policies, restores, servicelevels, storage, vcenters
 
 Key = tuple[str, str]
 _Kind = TypeVar("_Kind", bound=models.Object)
@@ -26,6 +26,8 @@ class Desired:
     windows: Mapping[str, policies.BackupWindow] = dataclasses.field(default_factory=dict)
     lifecycles: Mapping[str, lifecycles.StorageLifecyclePolicy] = dataclasses.field(default_factory=dict)
     policies: Mapping[str, policies.BackupPolicy] = dataclasses.field(default_factory=dict)
+    service_levels: Mapping[str, servicelevels.ServiceLevel] = dataclasses.field(default_factory=dict)
+    restores: Mapping[str, restores.Restore] = dataclasses.field(default_factory=dict)
     legal_holds: Mapping[str, exceptions.LegalHold] = dataclasses.field(default_factory=dict)
     approvals: Mapping[str, exceptions.Approval] = dataclasses.field(default_factory=dict)
     #: ``(kind, name)`` of objects that only the catalog still holds: no new work begins from them.
@@ -37,7 +39,7 @@ class Desired:
         """Every object, orphaned ones included, ordered by kind and name."""
         for group in (
             self.units, self.groups, self.media_servers, self.vcenters, self.windows, self.lifecycles,
-            self.policies, self.legal_holds, self.approvals,
+            self.policies, self.service_levels, self.restores, self.legal_holds, self.approvals,
         ):  # fmt: skip
             for name in sorted(group):
                 yield group[name]
@@ -77,6 +79,8 @@ def gather(
         windows=_of(kinds, policies.BackupWindow),
         lifecycles=_of(kinds, lifecycles.StorageLifecyclePolicy),
         policies=_of(kinds, policies.BackupPolicy),
+        service_levels=_of(kinds, servicelevels.ServiceLevel),
+        restores=_of(kinds, restores.Restore),
         legal_holds=_of(kinds, exceptions.LegalHold),
         approvals=_of(kinds, exceptions.Approval),
         orphaned=frozenset(left),

@@ -230,6 +230,35 @@ class Ruling:
     grace: dt.timedelta | None = None
 
 
+class Verification(NamedTuple):
+    """What came of proving one copy in one way, the last time."""
+
+    #: Image id.
+    image: str
+    #: Copy number.
+    copy: int
+    #: Content (every digest), Files (a sample of files) or Boot (the machine started).
+    kind: str
+    #: Passed or Failed.
+    state: str
+    at: dt.datetime
+    message: str = ""
+
+
+class Restoring(NamedTuple):
+    """A ``Restore`` of the manifests that was begun at least once."""
+
+    #: Of the manifest.
+    name: str
+    #: Of the spec that it was begun for.
+    digest: str
+    #: Running, Verified or Failed.
+    state: str
+    #: When it ended, or began where it has not.
+    at: dt.datetime
+    message: str = ""
+
+
 class Standing(NamedTuple):
     """What people ruled, as a deleting transaction reads it."""
 
@@ -343,6 +372,9 @@ class Observed:
     releases: tuple[Release, ...] = ()
     #: Lifecycle specs by digest, as the images' revisions had them.
     owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec] = dataclasses.field(default_factory=dict)
+    #: By image id: the last result of each copy and kind; images that were never verified are not in it.
+    verifications: Mapping[str, tuple[Verification, ...]] = dataclasses.field(default_factory=dict)
+    restores: tuple[Restoring, ...] = ()
     requests: tuple[Request, ...] = ()
     jobs: tuple[Job, ...] = ()
     #: Snapshots that the catalog has noted and that are not known to be gone; ``inventories`` hold those seen.

@@ -71,6 +71,20 @@ def decide(db: database.Database) -> None:
             )
         )  # fmt: skip
 
+        connection.execute(
+            tables.VERIFICATIONS.insert().values(
+                image_id="img-1", copy_number=1, kind="Boot", state="Passed", at=samples.NOW, message="it came up",
+                details={"seconds": 4.5}, job="j-000001",
+            )
+        )  # fmt: skip
+        connection.execute(
+            tables.RESTORES.insert().values(
+                name="drill", digest="blake3:0", state="Verified", client_id="diskimages:/srv/oblVM1", image="img-1",
+                copy_number=2, unit="pool", target="/srv/r", format="raw", by="me", reason="case 7", job=None,
+                started_at=samples.NOW, finished_at=samples.NOW, message="", disks=[],
+            )
+        )  # fmt: skip
+
 
 def contents(db: database.Database) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table but job logs."""

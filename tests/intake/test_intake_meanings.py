@@ -25,6 +25,9 @@ POOL_PATH = "path: /srv/units/pool"
 ARRAY_PATH = "path: /srv/units/array"
 
 
+WARNINGS = {codes.SHARED_FAILURE_DOMAIN, codes.UNREACHED_UNIT}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "code", "said"),
     [
@@ -80,8 +83,7 @@ ARRAY_PATH = "path: /srv/units/array"
         ('machines: "vm*"', 'machines: @@".."', codes.IMPOSSIBLE_GLOB, "no folder"),
         ('["*.img"]', '["*.img", @@"disks/*.img"]', codes.IMPOSSIBLE_GLOB, "name the file alone"),
         (GOLD, f"{GOLD}\n  hooks: {{before: [x], timeout: @@0s}}", codes.ZERO_DURATION, "longer than nothing"),
-        # declared, not carried out yet
-        (STORAGE, f"{STORAGE}      @@verify: {{content: 7d}}\n", codes.NOT_CARRIED_OUT, "verify"),
+        (STORAGE, f"{STORAGE}      verify: {{content: @@0d}}\n", codes.ZERO_DURATION, "longer than nothing"),
         # media servers
         ("[array, pool]", "[array]", codes.UNREACHED_UNIT, "no MediaServer reaches pool"),
     ],
@@ -99,7 +101,6 @@ def test_one_mistake_is_one_diagnostic(tmp_path: Path, old: str, new: str, code:
         assert found.position is not None and (found.position.line, found.position.column) == places[0]
 
 
-WARNINGS = {codes.NOT_CARRIED_OUT, codes.SHARED_FAILURE_DOMAIN, codes.UNREACHED_UNIT}
 SECOND = """\
 ---
 apiVersion: holdfast/v1alpha1

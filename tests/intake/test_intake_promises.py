@@ -1,0 +1,106 @@
+"""What a Restore or a ServiceLevel may not say, alone and held against the policies that it is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import intake_samples
+import pytest
+
+from reconciler.base import diagnostics
+from reconciler.intake import codes, estates
+
+RESTORE = """\
+apiVersion: holdfast/v1alpha1
+kind: Restore
+metadata: {name: drill}
+spec:
+  client: vm1
+  asOf: 2026-11-20T00:00:00Z
+  target: {folder: out}
+  format: qcow2
+"""
+LEVEL = """\
+apiVersion: holdfast/v1alpha1
+kind: ServiceLevel
+metadata: {name: erp}
+spec:
+  selector: {matchLabels: {service: erp}}
+  rpo: 80h
+  copies: 2
+  failureDomains: 2
+  retention: 56d
+  verified: {content: 30d}
+"""
+LABELLED = ("metadata: {name: nightly}", "metadata: {name: nightly, labels: {service: erp}}")
+
+
+def load(folder: Path, text: str, *changes: tuple[str, str]) -> estates.Loaded:
+    (folder / "estate.yaml").write_text(intake_samples.changed(LABELLED, *changes))
+    (folder / "extra.yaml").write_text(text)
+    return estates.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("{folder: out}", "{}", "none is given"),
+        ("{folder: out}", "{folder: out, device: /dev/sdx}", "both is given"),
+        ("  client: vm1", "  client: vm1\n  image: img-1", "not by both"),
+        ("  client: vm1", "  client: vm1\n  copy: 2", "no image is named"),
+        ("  client: vm1", "  client: vm1\n  subformat: flat", "belongs to vmdk"),
+        ("{folder: out}\n  format: qcow2", "{device: /dev/sdx}", "will be lost"),
+        ("{folder: out}", "{device: /dev/sdx}\n  overwrite: true", "raw bytes"),
+        ("{folder: out}\n  format: qcow2", "{device: /dev/sdx}\n  overwrite: true\n  disks: [a, b]", "one disk, not 2"),
+    ],
+)
+def test_a_restore_says_where_to_and_from_what(tmp_path: Path, old: str, new: str, said: str) -> None:
+    loaded = load(tmp_path, RESTORE.replace(old, new))
+    (found,) = loaded.diagnostics
+    assert found.code == codes.RESTORE_SETTING and said in str(found)
+    assert loaded.desired is None
+
+
+def test_the_paths_of_a_restore_begin_at_its_manifest(tmp_path: Path) -> None:
+    loaded = load(tmp_path, RESTORE)
+    assert loaded.desired is not None, loaded.diagnostics
+    assert loaded.desired.restores["drill"].spec.target.folder == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "said"),
+    [
+        ("copies: 2", "copies: 3", codes.PROMISE_BROKEN, "makes 2 of every image"),
+        ("failureDomains: 2", "failureDomains: 3", codes.SERVICE_LEVEL, "cannot lie in 3"),
+        ("retention: 56d", "retention: 400d", codes.PROMISE_BROKEN, "keeps images that long"),
+        ("rpo: 80h", "rpo: 1h", codes.PROMISE_BROKEN, "back up more often"),
+        ("rpo: 80h", "rpo: 0h", codes.ZERO_DURATION, "longer than nothing"),
+        ("content: 30d", "boot: 0d", codes.ZERO_DURATION, "longer than nothing"),
+        ("service: erp", "service: crm", codes.SERVICE_LEVEL, "about nothing"),
+    ],
+)
+def test_a_promise_that_cannot_be_kept_is_told_at_once(
+    tmp_path: Path, old: str, new: str, code: str, said: str
+) -> None:
+    loaded = load(tmp_path, LEVEL.replace(old, new))
+    (found,) = loaded.diagnostics
+    assert found.code == code and said in str(found)
+    assert (found.severity is diagnostics.Severity.WARNING) == ("crm" in new) == (loaded.desired is not None)
+
+
+def test_a_promise_that_can_be_kept_says_nothing(tmp_path: Path) -> None:
+    loaded = load(tmp_path, LEVEL)
+    assert not loaded.diagnostics
+    assert loaded.desired is not None and loaded.desired.service_levels["erp"].spec.copies == 2
+
+
+def test_an_empty_promise_is_none(tmp_path: Path) -> None:
+    text = LEVEL[: LEVEL.index("  rpo")]
+    (found,) = load(tmp_path, text).diagnostics
+    assert found.code == codes.SERVICE_LEVEL and "promises nothing" in str(found)
+
+
+def test_copies_that_fail_together_break_a_promise(tmp_path: Path) -> None:
+    loaded = load(tmp_path, LEVEL, ("      storage: pool\n", "      storage: array\n"))
+    found = {one.code: str(one) for one in loaded.diagnostics}
+    assert "all lie in room-1" in found[codes.PROMISE_BROKEN]
