@@ -44,6 +44,16 @@ def write_atomically(target: Path, data: bytes, *, mode: int = 0o644) -> None:
     sync_folder(target.parent)
 
 
+def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write a file that is not there yet, and fsync it; its name is durable once its folder is."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        pwrite_all(handle, data, 0)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def pwrite_all(handle: int, data: bytes | bytearray | memoryview, offset: int) -> None:
     """Write all of ``data`` at ``offset``, however many calls that takes."""
     view = memoryview(data)

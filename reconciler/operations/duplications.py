@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Iterator
 
 from reconciler.base import crashes, errors
 from reconciler.catalog import images
@@ -127,6 +128,7 @@ def _write(
                     f" {written.record.digest}, its label says {record.digest}"
                 )
             crashes.passing("duplicate.reading")
+        _attach(context, source, writer, parent)
         context.meter.check()
         crashes.passing("duplicate.before-commit")
         commit = writer.commit(label)
@@ -135,6 +137,20 @@ def _write(
     finally:
         if not committed:
             writer.abort()
+
+
+def _attach(
+    context: engines.JobContext, source: units.StoredImage, writer: units.ImageWriter, parent: parents.Parent
+) -> None:
+    """Copy what the image carries beside its disks."""
+
+    def read(attachment: units.Attachment) -> Iterator[bytes]:
+        for number in range(len(attachment.pages)):
+            context.meter.check()
+            yield attachment.read(number)
+
+    for name in source.attachments():
+        writer.attach(name, read(source.attachment(name)), parent=parent.id)
 
 
 def prove(target: units.StorageUnit, label: units.ImageLabel, context: engines.JobContext) -> None:

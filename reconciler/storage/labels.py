@@ -30,26 +30,26 @@ _PLAIN: Final = tuple(field.name for field in dataclasses.fields(units.ImageLabe
 _NUMBERS: Final = frozenset({"copy", "sequence"})
 
 
-def seal(document: Mapping[str, Any]) -> bytes:
+def seal(document: Mapping[str, Any], *, version: int = FORMAT_VERSION) -> bytes:
     """``document`` with its ``formatVersion`` and a ``seal`` over all the rest, as indented JSON in UTF-8."""
-    body = {"formatVersion": FORMAT_VERSION, **document}
+    body = {"formatVersion": version, **document}
     sealed = {**body, "seal": digests.json_digest(body)}
     return json.dumps(sealed, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
-def unseal(data: bytes, where: str) -> dict[str, Any]:
+def unseal(data: bytes, where: str, *, newest: int = FORMAT_VERSION) -> dict[str, Any]:
     """The document that ``seal`` wrote, proven; ``where`` names it in errors.
 
-    Raises ``FormatTooNew`` for a newer version, ``ImageDamaged`` for anything that was not written so.
+    Raises ``FormatTooNew`` for a version above ``newest``, ``ImageDamaged`` for anything that was not written so.
     """
     try:
         document = json.loads(data)
         version = int(document["formatVersion"])
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(where, error) from error
-    if version > FORMAT_VERSION:
+    if version > newest:
         raise errors.FormatTooNew(
-            f"{where}: format {version} is newer than this Holdfast reads ({FORMAT_VERSION})", hint="upgrade Holdfast"
+            f"{where}: format {version} is newer than this Holdfast reads ({newest})", hint="upgrade Holdfast"
         )
     found = document.pop("seal", None)
     if found != digests.json_digest(document):

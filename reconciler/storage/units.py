@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from reconciler.base import disks, extents, layouts, meters
@@ -131,11 +131,37 @@ class Damage:
     """One finding of ``verify``."""
 
     image: str
+    #: Name of the disk, or of the attachment.
     disk: str
-    #: First damaged byte range.
+    #: First damaged byte range; of an attachment, of its pages put together.
     offset: int
     length: int
     message: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """One page of an attachment."""
+
+    #: BLAKE3 of its bytes, 32 bytes.
+    digest: bytes
+    #: Bytes, from 1 to 1 MiB.
+    size: int
+
+
+class Attachment(Protocol):
+    """A document that an image carries beside its disks. Readable from any thread until the image is closed."""
+
+    @property
+    def name(self) -> str:
+        """Its name within the image."""
+
+    @property
+    def pages(self) -> tuple[Page, ...]:
+        """Its pages, in the order in which they were given."""
+
+    def read(self, number: int) -> bytes:
+        """The bytes of page ``number``, proven against its digest. Raises ``ImageDamaged``, ``UnitError``."""
 
 
 class ImageWriter(Protocol):
@@ -159,6 +185,16 @@ class ImageWriter(Protocol):
         With both: only whole 1 MiB blocks around ``changed`` are read, the rest is the parent's.
         Calls ``meter.check`` before every read. Raises ``Cancelled``, ``SourceError`` or ``UnitError``; the
         writer must then be aborted.
+        """
+
+    def attach(self, name: str, pages: Iterable[bytes], *, parent: str | None = None) -> None:
+        """Store a document beside the disks, as pages of 1 byte to 1 MiB each, taken one at a time and in order.
+
+        Called at most once per ``name`` (``[a-z0-9][a-z0-9.-]{0,63}``), before ``commit``. What the attachment of the
+        same name of ``parent`` holds is not stored again: on a unit with chains where a disk was written against that
+        parent before, in a pool whatever image holds it. What ``pages`` raises goes on to the caller, as do
+        ``UnitError`` and, for a false name or page, ``ValueError``; then the image has no such attachment, and the
+        writer may still commit it, or attach it once more.
         """
 
     def commit(self, label: ImageLabel) -> Commit:
@@ -189,6 +225,12 @@ class StoredImage(Protocol):
 
     def block_digests(self, name: str) -> bytes:
         """The disk's list of 32-byte block digests."""
+
+    def attachments(self) -> tuple[str, ...]:
+        """The names of its attachments, in the order in which they were attached. Reads nothing."""
+
+    def attachment(self, name: str) -> Attachment:
+        """One attachment. Raises ``NotFound``, or ``ImageDamaged`` where not even its pages are known."""
 
     def close(self) -> None:
         """Release what reading holds. Idempotent."""
@@ -224,7 +266,7 @@ class StorageUnit(Protocol):
         """Names of entries that look like images and whose label cannot be read."""
 
     def verify(self, image_id: str, *, meter: meters.Meter) -> tuple[Damage, ...]:
-        """Re-read every block of the image and prove its digest."""
+        """Re-read every block of the image, and every page of its attachments, and prove its digest."""
 
     def capacity(self) -> Capacity:
         """Space, measured now."""

@@ -135,7 +135,7 @@ def test_an_image_in_a_newer_format_is_refused_and_kept(unit: units.StorageUnit,
     samples.store(unit, samples.label(), {"d": samples.noise(MIB, 8)})
     path = samples.label_file(root, "img-1")
     document = json.loads(path.read_bytes())
-    path.write_text(json.dumps({**document, "formatVersion": document["formatVersion"] + 1}))
+    path.write_text(json.dumps({**document, "formatVersion": document["formatVersion"] + 9}))
     with pytest.raises(errors.FormatTooNew, match="img-1"):
         unit.open("img-1")
     assert samples.held(unit) == {}

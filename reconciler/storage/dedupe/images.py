@@ -12,7 +12,8 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from reconciler.base import digests, disks, errors, extents
-from reconciler.storage import blocks, units
+from reconciler.storage import attachments, blocks, units
+from reconciler.storage.dedupe import attachments as pool_attachments
 from reconciler.storage.dedupe import containers, manifests, recipes, stores
 
 #: Decoded pages kept per open disk: 2 GiB of disk.
@@ -156,6 +157,7 @@ class StoredPoolImage:
         self._manifest = manifest
         self._recipes = {disk.name: Recipe(store, manifest.label.id, disk) for disk in manifest.disks}
         self._records = {record.name: record for record in manifest.label.disks}
+        self._attached = {attached.name: attached for attached in manifest.attachments}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -197,6 +199,16 @@ class StoredPoolImage:
     def block_digests(self, name: str) -> bytes:
         """The disk's list of 32-byte block digests, proven. Raises ``NotFound`` or ``ImageDamaged``."""
         return blocks.check_list(self.recipe(name).block_digests(), self._records[name], self.label.id)
+
+    def attachments(self) -> tuple[str, ...]:
+        """The names of its attachments."""
+        return tuple(self._attached)
+
+    def attachment(self, name: str) -> pool_attachments.PoolAttachment:
+        """One attachment. Raises ``NotFound`` or ``ImageDamaged``."""
+        if name not in self._attached:
+            raise attachments.missing(self.label.id, name, self._attached)
+        return pool_attachments.PoolAttachment(self._store, self.label.id, self._attached[name])
 
     def recipe(self, name: str) -> Recipe:
         """One disk's recipe. Raises ``NotFound``."""

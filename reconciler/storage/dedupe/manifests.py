@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from reconciler.base import errors, files
-from reconciler.storage import labels, units
+from reconciler.storage import attachments, labels, units
 from reconciler.storage.dedupe import containers, recipes
 
 SUFFIX: Final = ".json"
+#: Version of a manifest that names attachments. Who does not know them must not collect beside it: what it could not
+#: follow would look dead. One without any keeps the version that every Holdfast reads.
+ATTACHED_VERSION: Final = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +35,19 @@ class DiskRecipe:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class AttachmentRecipe:
+    """Where the pages of one attachment are."""
+
+    name: str
+    #: A count.
+    pages: int
+    #: Bytes of all pages.
+    size: int
+    #: Fingerprint of the meta segment that lists them.
+    listing: bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """One committed image."""
 
@@ -41,6 +57,7 @@ class Manifest:
     stored: int
     #: In the label's order.
     disks: tuple[DiskRecipe, ...]
+    attachments: tuple[AttachmentRecipe, ...] = ()
 
 
 def path(folder: Path, image: str) -> Path:
@@ -57,31 +74,36 @@ def names(folder: Path) -> Iterator[str]:
 
 def encode(manifest: Manifest) -> bytes:
     """The file's bytes."""
-    return labels.seal(
-        {
-            "kind": "PoolImage",
-            "pool": str(manifest.pool),
-            "label": labels.to_json(manifest.label),
-            "storedBytes": manifest.stored,
-            "disks": [
-                {
-                    "name": disk.name,
-                    "sizeBytes": disk.size,
-                    "pageBytes": recipes.PAGE,
-                    "spanBytes": recipes.SPAN,
-                    "nonZeroBytes": disk.non_zero,
-                    "spans": b"".join(disk.spans).hex(),
-                }
-                for disk in manifest.disks
-            ],
-        }
-    )
+    document: dict[str, Any] = {
+        "kind": "PoolImage",
+        "pool": str(manifest.pool),
+        "label": labels.to_json(manifest.label),
+        "storedBytes": manifest.stored,
+        "disks": [
+            {
+                "name": disk.name,
+                "sizeBytes": disk.size,
+                "pageBytes": recipes.PAGE,
+                "spanBytes": recipes.SPAN,
+                "nonZeroBytes": disk.non_zero,
+                "spans": b"".join(disk.spans).hex(),
+            }
+            for disk in manifest.disks
+        ],
+    }
+    if not manifest.attachments:
+        return labels.seal(document)
+    document["attachments"] = [
+        {"name": one.name, "pages": one.pages, "sizeBytes": one.size, "list": one.listing.hex()}
+        for one in manifest.attachments
+    ]
+    return labels.seal(document, version=ATTACHED_VERSION)
 
 
 def decode(data: bytes, image: str, pool: uuid.UUID) -> Manifest:
     """The manifest of ``image``. Raises ``ImageDamaged`` or ``FormatTooNew``."""
     where = f"image {image}"
-    document = labels.unseal(data, where)
+    document = labels.unseal(data, where, newest=ATTACHED_VERSION)
     label = labels.from_json(document.get("label"), where)
     try:
         if document["kind"] != "PoolImage" or uuid.UUID(document["pool"]) != pool or label.id != image:
@@ -89,7 +111,8 @@ def decode(data: bytes, image: str, pool: uuid.UUID) -> Manifest:
         disks = tuple(_disk(disk, where) for disk in document["disks"])
         if [(disk.name, disk.size) for disk in disks] != [(disk.name, disk.size) for disk in label.disks]:
             raise ValueError("its label and its recipes name other disks")
-        return Manifest(pool=pool, label=label, stored=int(document["storedBytes"]), disks=disks)
+        attached = tuple(_attachment(one) for one in document.get("attachments", ()))
+        return Manifest(pool=pool, label=label, stored=int(document["storedBytes"]), disks=disks, attachments=attached)
     except (KeyError, TypeError, ValueError) as error:
         raise errors.ImageDamaged(
             f"{where}: its manifest is false: {error}", hint="use another copy of the image"
@@ -109,6 +132,13 @@ def _disk(document: dict[str, Any], where: str) -> DiskRecipe:
         non_zero=int(document["nonZeroBytes"]),
         spans=tuple(spans[at : at + step] for at in range(0, len(spans), step)),
     )
+
+
+def _attachment(document: dict[str, Any]) -> AttachmentRecipe:
+    name, listed = str(document["name"]), bytes.fromhex(document["list"])
+    if not attachments.is_name(name) or len(listed) != containers.FINGERPRINT_SIZE:
+        raise ValueError(f"{name!r} is no attachment")
+    return AttachmentRecipe(name=name, pages=int(document["pages"]), size=int(document["sizeBytes"]), listing=listed)
 
 
 def read(folder: Path, image: str, pool: uuid.UUID, unit: str) -> Manifest:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from reconciler.base import errors, meters
-from reconciler.storage.dedupe import containers, indexes, manifests, recipes, registrations, stores
+from reconciler.storage.dedupe import attachments, containers, indexes, manifests, recipes, registrations, stores
 
 _META = (containers.META_A, containers.META_B)
 
@@ -40,6 +40,7 @@ class Mark:
         self.live: dict[int, bytearray] = {}
         #: Container -> bytes of its live records, footer entries included.
         self.live_bytes: dict[int, int] = {}
+        self._live_total = 0
         #: Images that were marked; pinned ones too.
         self.images: set[str] = set()
         self.problems: list[Problem] = []
@@ -49,6 +50,8 @@ class Mark:
         self.non_zero = 0
         #: Of ``live_bytes``, what deleted images alone hold that are the parents of running writers.
         self.pinned_bytes = 0
+        #: Of ``live_bytes``, what only attachments need, and what they shared with a disk that was marked later.
+        self.attachment_bytes = 0
 
     def add_all(self, images: Iterable[Source] | None = None) -> None:
         """Mark those of ``images`` (all of the pool by default) that are not marked yet. Raises ``OSError`` too."""
@@ -78,11 +81,13 @@ class Mark:
             return
         self._meter.check()
         settings = self._store.settings
-        before = sum(self.live_bytes.values()) if pinned else 0
+        before = self._live_total
         try:
             manifest = manifests.read(folder, image, self._store.header.id, settings.name)
             for disk in manifest.disks:
                 self._add_disk(disk)
+            for attached in manifest.attachments:
+                self._add_attachment(attached)
         except errors.ImageMissing:
             return
         except (errors.UnitError, containers.Damaged) as error:
@@ -92,7 +97,7 @@ class Mark:
             return
         self.images.add(image)
         if pinned:
-            self.pinned_bytes += sum(self.live_bytes.values()) - before
+            self.pinned_bytes += self._live_total - before
         else:
             self.logical += sum(disk.size for disk in manifest.disks)
             self.non_zero += sum(disk.non_zero for disk in manifest.disks)
@@ -122,6 +127,14 @@ class Mark:
                     # Only now: an image that fails half-way must not vouch for the next one.
                     self._seen.add(page)
             self._seen.add(fingerprint)
+
+    def _add_attachment(self, attached: manifests.AttachmentRecipe) -> None:
+        if attached.listing not in self._seen:
+            before = self._live_total
+            rows = attachments.decode_list(self._meta(attached.listing))
+            self._data(list(dict.fromkeys(row.fingerprint for row in rows)))
+            self._seen.add(attached.listing)
+            self.attachment_bytes += self._live_total - before
 
     def _meta(self, fingerprint: bytes) -> bytes:
         data = self._store.fetch_meta(fingerprint)
@@ -155,6 +168,7 @@ class Mark:
         if not bits[number]:
             bits[number] = 1
             self.live_bytes[container] += length + containers.ENTRY.size
+            self._live_total += length + containers.ENTRY.size
 
 
 def every(store: stores.Store) -> list[Source]:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from reconciler.base import clocks, errors, files, meters
-from reconciler.storage import blocks, identities, labels, units
+from reconciler.storage import attachments, blocks, identities, labels, units
 from reconciler.storage.dedupe import (
     condemnations,
     containers,
@@ -153,7 +153,7 @@ class DedupePool:
         return tuple(sorted(result))
 
     def verify(self, image_id: str, *, meter: meters.Meter) -> tuple[units.Damage, ...]:
-        """Re-read every block of an image and prove its digest."""
+        """Re-read every block of an image, and every page of its attachments, and prove its digest."""
         found: list[units.Damage] = []
         image = self.open(image_id)
         try:
@@ -167,6 +167,7 @@ class DedupePool:
                             image=image_id, disk=record.name, offset=0, length=record.size, message=error.message
                         )
                     )
+            found += attachments.prove(image, meter)
         finally:
             image.close()
         return tuple(found)

@@ -11,7 +11,7 @@ from typing import Final
 
 from reconciler.base import errors, extents, meters
 from reconciler.storage import units
-from reconciler.storage.dedupe import containers, manifests, recipes, stores
+from reconciler.storage.dedupe import attachments, containers, manifests, recipes, stores
 
 #: How often an image that misses something is looked at again before that is believed.
 _DOUBTS: Final = 4
@@ -47,7 +47,37 @@ class Wounds:
                 units.Damage(image=image, disk=disk.name, offset=offset, length=length, message="its segments are lost")
                 for offset, length in ranges
             ]
+        for attached in manifest.attachments:
+            found += self._of_attachment(image, attached)
         return tuple(found)
+
+    def _of_attachment(self, image: str, attached: manifests.AttachmentRecipe) -> Iterable[units.Damage]:
+        self._meter.check()
+        try:
+            rows = attachments.decode_list(self._store.fetch_meta(attached.listing))
+        except containers.Damaged:
+            self.readable = False
+            message = "the list of its pages is lost"
+            return [units.Damage(image=image, disk=attached.name, offset=0, length=attached.size, message=message)]
+        missing = self._not_there([row.fingerprint for row in rows])
+        found: list[units.Damage] = []
+        offset = 0
+        for row in rows:
+            if row.fingerprint in missing:
+                message = "its segments are lost"
+                found.append(
+                    units.Damage(image=image, disk=attached.name, offset=offset, length=row.size, message=message)
+                )
+            offset += row.size
+        return found
+
+    def _not_there(self, fingerprints: Iterable[bytes]) -> set[bytes]:
+        """Which of these data segments are in no container."""
+        wanted = list(dict.fromkeys(fingerprints))
+        locations = self._store.locate(containers.DATA, wanted)
+        missing = {one for one, location in zip(wanted, locations, strict=True) if location is None}
+        self.missing |= missing
+        return missing
 
     def _of_disk(self, disk: manifests.DiskRecipe) -> Iterable[extents.Extent]:
         for index, fingerprint in enumerate(disk.spans):
@@ -80,10 +110,7 @@ class Wounds:
         except containers.Damaged:
             self.readable = False
             return ((0, recipes.PAGE),)
-        wanted = list(dict.fromkeys(piece.fingerprint for piece in pieces))
-        locations = self._store.locate(containers.DATA, wanted)
-        missing = {one for one, location in zip(wanted, locations, strict=True) if location is None}
-        self.missing |= missing
+        missing = self._not_there(piece.fingerprint for piece in pieces)
         return tuple((piece.offset, piece.length) for piece in pieces if piece.fingerprint in missing)
 
 

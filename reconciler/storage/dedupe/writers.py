@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from blake3 import blake3
 
 from reconciler.base import crashes, disks, errors, extents, files, layouts, meters
-from reconciler.storage import blocks, labels, units
+from reconciler.storage import attachments, blocks, labels, units
 from reconciler.storage.dedupe import (
     appenders,
     builders,
@@ -28,6 +28,7 @@ from reconciler.storage.dedupe import (
     stores,
     streams,
 )
+from reconciler.storage.dedupe import attachments as pool_attachments
 
 _META = (containers.META_A, containers.META_B)
 
@@ -44,6 +45,8 @@ class PoolWriter:
         self._fingerprints = segmenters.Fingerprints(store.header.key)
         self._lock = threading.Lock()
         self._written: dict[str, tuple[units.DiskRecord, manifests.DiskRecipe]] = {}
+        #: By name, in the order in which they were begun; None while one is being stored.
+        self._attached: dict[str, manifests.AttachmentRecipe | None] = {}
         self._parents: dict[str, manifests.Manifest] = {}
         self._ended = False
         self._failed = False
@@ -110,6 +113,34 @@ class PoolWriter:
             self._written[disk.name] = (walk.record(), done)
         return walk.written()
 
+    def attach(self, name: str, pages: Iterable[bytes], *, parent: str | None = None) -> None:  # noqa: ARG002
+        """Store a document beside the disks; see ``units.ImageWriter``. What any image holds is not stored again."""
+        attachments.require_name(name)
+        self._require_running()
+        with self._lock:
+            if name in self._attached:
+                raise errors.UnitError(f"image {self._label.id}: attachment {name} was written already")
+            self._attached[name] = None
+        try:
+            recipe = pool_attachments.store_pages(
+                name,
+                pages,
+                fingerprints=self._fingerprints,
+                place=self._place_pages,
+                place_meta=functools.partial(self._place_meta, meters.Meter()),
+            )
+        except BaseException:
+            with self._lock:
+                del self._attached[name]
+            raise
+        crashes.passing("pool.attachment-placed")
+        with self._lock:
+            self._attached[name] = recipe
+
+    def _place_pages(self, pages: dict[bytes, disks.Buffer]) -> None:
+        self._store.place(containers.DATA, pages, self._claims)
+        self._beat()
+
     def _beat(self) -> None:
         with files.unit_errors(self._store.settings.name):
             self._registration.beat()
@@ -162,6 +193,9 @@ class PoolWriter:
         with self._lock:
             records = {name: record for name, (record, _) in self._written.items()}
             disk_recipes = {name: recipe for name, (_, recipe) in self._written.items()}
+            attached = [recipe for recipe in self._attached.values() if recipe is not None]
+            if len(attached) < len(self._attached):
+                raise errors.UnitError(f"image {label.id}: an attachment is still being written")
         final = labels.complete(self._label, label, self._names, records)
         store = self._store
         store.flush(self._claims)
@@ -170,6 +204,7 @@ class PoolWriter:
             label=final,
             stored=self._claims.stored,
             disks=tuple(disk_recipes[record.name] for record in final.disks),
+            attachments=tuple(attached),
         )
         data = manifests.encode(manifest)
         # The manifest's own bytes are this image's too; the few digits by which the number grows are neglected.

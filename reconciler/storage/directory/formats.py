@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reconciler.base import digests, errors, extents, files
-from reconciler.storage import labels, units
+from reconciler.storage import attachments, labels, units
 
 FILE_NAME: Final = "image.json"
 TRASH_PREFIX: Final = ".trash-"
@@ -26,6 +26,7 @@ FOLDER_MODE: Final = 0o700
 _RANGE: Final = struct.Struct("<QQ")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _STORED = re.compile(r"\d+-[A-Za-z0-9._-]+\Z")
+_ATTACHED = re.compile(r"attachment-[a-z0-9.-]+\Z")
 _LEFTOVER = re.compile(r"\.(?:tmp|trash)-(?P<id>.+)-[0-9a-f]{8}\Z")
 
 
@@ -48,14 +49,31 @@ class StoredDisk:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StoredAttachment:
+    """Where one attachment of an image lies, by names within the image's folder."""
+
+    #: The attachment's name.
+    name: str
+    #: Frames of the pages that the image holds itself.
+    data: str
+    #: List of all its pages.
+    pages: str
+    #: ``blake3:<hex>`` of that list.
+    digest: str
+    #: The image's base, where that holds pages of it; else None.
+    parent: str | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
     """What ``image.json`` says."""
 
     label: units.ImageLabel
     base: str | None
-    #: Bytes of blocks and lists in the folder, holes left out.
+    #: Bytes of blocks, pages and lists in the folder, holes left out.
     stored_bytes: int
     disks: tuple[StoredDisk, ...]
+    attachments: tuple[StoredAttachment, ...] = ()
 
     def held(self) -> units.Held:
         """The image as ``list`` shows it."""
@@ -73,6 +91,12 @@ def stored_disk(index: int, name: str, parent: str | None) -> StoredDisk:
         changed_digest=None,
         parent=parent,
     )
+
+
+def stored_attachment(name: str, parent: str | None) -> StoredAttachment:
+    """File names for an attachment, which no disk's file can have."""
+    stem = f"attachment-{name}"
+    return StoredAttachment(name=name, data=f"{stem}.zst", pages=f"{stem}.pages", digest="", parent=parent)
 
 
 def temporary_folder(target: Path) -> Path:
@@ -101,13 +125,21 @@ def read_ranges(folder: Path, disk: StoredDisk) -> extents.Extents:
     if disk.changed is None:
         raise ValueError(f"disk {disk.name} is stored whole")
     data = _read(folder, disk.changed)
-    if range_digest(data) != disk.changed_digest:
+    if list_digest(data) != disk.changed_digest:
         raise _damaged(folder, f"{disk.changed} contradicts its digest")
     return tuple((offset, length) for offset, length in _RANGE.iter_unpack(data))
 
 
-def range_digest(data: bytes) -> str:
-    """The digest of a list of ranges, as ``image.json`` spells it."""
+def read_list(folder: Path, stored: StoredAttachment) -> bytes:
+    """The proven list of an attachment's pages. Raises ``ImageDamaged`` or ``OSError``."""
+    data = _read(folder, stored.pages)
+    if list_digest(data) != stored.digest:
+        raise _damaged(folder, f"{stored.pages} contradicts its digest")
+    return data
+
+
+def list_digest(data: bytes) -> str:
+    """The digest of a list of ranges or pages, as ``image.json`` spells it."""
     return "blake3:" + digests.digest(data).hex()
 
 
@@ -129,12 +161,15 @@ def read(folder: Path) -> Document:
         raise _damaged(folder, f"its label is that of {label.client_slug}/{label.id}")
     try:
         stored = tuple(_disk_from_json(disk) for disk in document["disks"])
+        # Images of earlier versions have none.
+        attached = tuple(_attachment_from_json(one) for one in document.get("attachments", ()))
         base = document["base"]
         result = Document(
             label=label,
             base=None if base is None else str(base),
             stored_bytes=int(document["storedBytes"]),
             disks=stored,
+            attachments=attached,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, f"{FILE_NAME}: {error}") from error
@@ -150,6 +185,7 @@ def write(folder: Path, document: Document) -> None:
         "base": document.base,
         "storedBytes": document.stored_bytes,
         "disks": [_disk_to_json(disk) for disk in document.disks],
+        "attachments": [dataclasses.asdict(one) for one in document.attachments],
     }
     files.write_atomically(folder / FILE_NAME, labels.seal(body), mode=FILE_MODE)
 
@@ -176,6 +212,21 @@ def _disk_from_json(document: Any) -> StoredDisk:
     if (parent is None) != (names["changed"] is None):
         raise ValueError("a disk with a parent has a list of changes, and no other has")
     return StoredDisk(name=str(document["name"]), changed_digest=document["changedDigest"], parent=parent, **names)
+
+
+def _attachment_from_json(document: Any) -> StoredAttachment:
+    found = StoredAttachment(
+        name=str(document["name"]),
+        data=str(document["data"]),
+        pages=str(document["pages"]),
+        digest=str(document["digest"]),
+        parent=document["parent"],
+    )
+    if not attachments.is_name(found.name) or not (_ATTACHED.match(found.data) and _ATTACHED.match(found.pages)):
+        raise ValueError(f"{found.name!r} is no attachment")
+    if found.parent is not None and not labels.is_safe(found.parent):
+        raise ValueError(f"{found.parent!r} is no image id")
+    return found
 
 
 def _read(folder: Path, name: str) -> bytes:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reconciler.base import digests, disks, errors, extents, files, meters
-from reconciler.storage import blocks, units
+from reconciler.storage import attachments, blocks, units
+from reconciler.storage.directory import attachments as directory_attachments
 from reconciler.storage.directory import formats
 
 #: Folder and ``image.json`` of a committed image. Raises ``ImageMissing``, ``ImageDamaged`` or ``FormatTooNew``.
@@ -36,7 +37,8 @@ class DirectoryImage(disks.Closing):
         self._records = {record.name: record for record in document.label.disks}
         self._find = find
         self._lock = threading.Lock()
-        self._open: list[_Chain] = []
+        self._attached = {attached.name: attached for attached in document.attachments}
+        self._open: list[_Chain | directory_attachments.DirectoryAttachment] = []
 
     def disk(self, name: str) -> blocks.ProvenDisk:
         """One disk, whole. Raises ``NotFound``, or ``ImageDamaged`` where an image of its chain is not there."""
@@ -64,6 +66,26 @@ class DirectoryImage(disks.Closing):
         with files.unit_errors(self._unit):
             return blocks.check_list(formats.read_digests(self._folder, stored), self._records[name], self.label.id)
 
+    def attachments(self) -> tuple[str, ...]:
+        """The names of its attachments."""
+        return tuple(self._attached)
+
+    def attachment(self, name: str) -> directory_attachments.DirectoryAttachment:
+        """One attachment, through the chain. Raises ``NotFound``, or ``ImageDamaged`` where its list is."""
+        if name not in self._attached:
+            raise attachments.missing(self.label.id, name, self._attached)
+
+        def find(image_id: str) -> tuple[Path, formats.StoredAttachment | None]:
+            folder, document = self._find(image_id)
+            return folder, next((one for one in document.attachments if one.name == name), None)
+
+        found = directory_attachments.DirectoryAttachment(
+            unit=self._unit, image=self.label.id, folder=self._folder, stored=self._attached[name], find=find
+        )
+        with self._lock:
+            self._open.append(found)
+        return found
+
     def verify(self, name: str, meter: meters.Meter) -> tuple[units.Damage, ...]:
         """Prove every block of one disk, and that what should be a hole in its own file is none but zeros."""
         size = self._records[name].size
@@ -75,11 +97,11 @@ class DirectoryImage(disks.Closing):
             return (units.Damage(image=self.label.id, disk=name, offset=0, length=size, message=error.message),)
 
     def close(self) -> None:
-        """Close every file of every disk that was handed out."""
+        """Close every file of every disk and attachment that was handed out."""
         with self._lock:
-            chains, self._open = self._open, []
-        for chain in chains:
-            chain.close()
+            opened, self._open = self._open, []
+        for one in opened:
+            one.close()
 
     def _require(self, name: str) -> formats.StoredDisk:
         if name not in self._stored:

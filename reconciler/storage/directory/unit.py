@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from reconciler.base import crashes, errors, files, meters
-from reconciler.storage import blocks, identities, labels, units
+from reconciler.storage import attachments, blocks, identities, labels, units
 from reconciler.storage.directory import formats, places, readers, writers
 
 
@@ -57,6 +57,7 @@ class DirectoryUnit:
             folder=folder,
             target=target,
             parent_list=self._parent_list,
+            parent_pages=self._parent_pages,
             holds=lambda image_id: self._places.find(image_id) is not None,
             ended=lambda: self._ended(label),
         )
@@ -103,9 +104,11 @@ class DirectoryUnit:
         )
 
     def verify(self, image_id: str, *, meter: meters.Meter) -> tuple[units.Damage, ...]:
-        """Re-read and prove every block, through the chain. Raises ``Cancelled``, ``ImageMissing`` or ``UnitError``."""
+        """Re-read and prove every block and page, through the chain. Raises ``Cancelled``, ``ImageMissing`` or
+        ``UnitError``."""
         with self.open(image_id) as image:
             found = [image.verify(record.name, meter) for record in image.label.disks]
+            found.append(attachments.prove(image, meter))
         return tuple(damage for damages in found for damage in damages)
 
     def capacity(self) -> units.Capacity:
@@ -197,6 +200,13 @@ class DirectoryUnit:
                     hint="a disk that its parent lacks is written without parent",
                 )
             return image.block_digests(disk), sizes[disk]
+
+    def _parent_pages(self, image_id: str, name: str) -> frozenset[bytes]:
+        try:
+            with self.open(image_id) as image:
+                return image.attachment(name).found()
+        except (errors.NotFound, errors.ImageMissing, errors.ImageDamaged):
+            return frozenset()  # whatever it held is stored anew
 
     def _ended(self, label: units.ImageLabel) -> None:
         with self._lock:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
 from reconciler.base import crashes, digests, disks, errors, extents, files, layouts, meters
-from reconciler.storage import blocks, labels, units
+from reconciler.storage import attachments, blocks, labels, units
+from reconciler.storage.directory import attachments as directory_attachments
 from reconciler.storage.directory import formats, places
 
 #: Bytes after which the kernel is asked to begin writing, so that the fsync at the end has little left to do.
@@ -34,6 +35,8 @@ class Place:
     target: Path
     #: The digest list and the size of a disk in a committed image; raises ``UnitError`` or ``NotFound``.
     parent_list: Callable[[str, str], tuple[bytes, int]]
+    #: The digests of the pages that can be read of an attachment in a committed image, its name second.
+    parent_pages: Callable[[str, str], Collection[bytes]]
     #: Whether the unit holds a committed image.
     holds: Callable[[str], bool]
     #: Called once when the writer ends either way, after its folder is gone or in place.
@@ -51,6 +54,8 @@ class DirectoryWriter:
         self._started: set[str] = set()
         self._stored: dict[str, formats.StoredDisk] = {}
         self._records: dict[str, units.DiskRecord] = {}
+        #: By name, in the order in which they were begun; None while one is being stored.
+        self._attached: dict[str, formats.StoredAttachment | None] = {}
         self._bytes = 0
         self._base: str | None = None
         #: Where the image's files are now; None once the writer has ended.
@@ -73,11 +78,13 @@ class DirectoryWriter:
         walk = blocks.BlockWalk(disk, meter=meter, parent=self._parent_digests(disk, parent), changed=changed)
         with files.unit_errors(self._place.unit):
             size = _write_blocks(folder / stored.data, disk.size, walk, meter)
-            size += _write_file(folder / stored.digests, walk.digests)
+            files.write_new(folder / stored.digests, walk.digests, mode=formats.FILE_MODE)
+            size += len(walk.digests)
             if stored.changed is not None:
                 ranges = formats.encode_ranges(walk.changed or ())
-                size += _write_file(folder / stored.changed, ranges)
-                stored = dataclasses.replace(stored, changed_digest=formats.range_digest(ranges))
+                files.write_new(folder / stored.changed, ranges, mode=formats.FILE_MODE)
+                size += len(ranges)
+                stored = dataclasses.replace(stored, changed_digest=formats.list_digest(ranges))
         crashes.passing("directory.disk-synced")
         written = walk.written()
         with self._lock:
@@ -86,19 +93,49 @@ class DirectoryWriter:
             self._bytes += size
         return written
 
+    def attach(self, name: str, pages: Iterable[bytes], *, parent: str | None = None) -> None:
+        """Store a document beside the disks; see the port."""
+        attachments.require_name(name)
+        with self._lock:
+            folder = self._require_open()
+            if name in self._attached:
+                raise errors.UnitError(f"image {self._label.id}: attachment {name} was written already")
+            self._attached[name] = None
+            # A page may be left to the base, which stays as long as this image; to no other image.
+            base = parent if parent == self._base else None
+        try:
+            known = () if base is None else self._place.parent_pages(base, name)
+            planned = formats.stored_attachment(name, base)
+            stored, size = directory_attachments.write(self._place.unit, folder, planned, pages, known)
+        except BaseException:
+            with self._lock:
+                del self._attached[name]
+            raise
+        crashes.passing("directory.attachment-synced")
+        with self._lock:
+            self._attached[name] = stored
+            self._bytes += size
+
     def commit(self, label: units.ImageLabel) -> units.Commit:
         """Make the image visible by one rename. Raises ``UnitError``; the writer must then be aborted."""
         place = self._place
         with self._lock:
             folder = self._require_open()
             unfinished = self._started - self._records.keys()
+            unfinished |= {name for name, stored in self._attached.items() if stored is None}
             if unfinished:
                 raise errors.UnitError(f"image {label.id}: {', '.join(sorted(unfinished))} could not be written")
             if self._base is not None and not place.holds(self._base):
                 raise errors.UnitError(f"image {label.id}: its base {self._base} is gone from unit {place.unit}")
             final = labels.complete(self._label, label, self._names, self._records)
             stored = tuple(self._stored[record.name] for record in final.disks)
-            document = formats.Document(label=final, base=self._base, stored_bytes=self._bytes, disks=stored)
+            document = formats.Document(
+                label=final,
+                base=self._base,
+                stored_bytes=self._bytes,
+                disks=stored,
+                attachments=tuple(one for one in self._attached.values() if one is not None),
+            )
             with files.unit_errors(place.unit):
                 formats.write(folder, document)
                 crashes.passing("directory.before-rename")
@@ -175,13 +212,3 @@ def _write_blocks(path: Path, size: int, walk: blocks.BlockWalk, meter: meters.M
     finally:
         os.close(handle)
     return total
-
-
-def _write_file(path: Path, data: bytes) -> int:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, formats.FILE_MODE)
-    try:
-        files.pwrite_all(handle, data, 0)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    return len(data)
