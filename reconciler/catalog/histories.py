@@ -203,7 +203,10 @@ def _uses(connection: sa.Connection) -> dict[str, list[_Use]]:
     )
     uses: dict[str, list[_Use]] = {}
     for type, image, copy, source_unit, unit, parent in connection.execute(query):
-        if image is not None and type != actions.Type.EXPIRE:
+        if image is not None and type == actions.Type.RESTORE:
+            # Where the copy that it began with fails it reads any other.
+            uses.setdefault(image, []).append((None, None))
+        elif image is not None and type != actions.Type.EXPIRE:
             uses.setdefault(image, []).append((copy, source_unit))
         if parent is not None:
             # It is read where the job writes; elsewhere nobody reads it.

@@ -128,7 +128,9 @@ def enqueue(
         if taken is not None:
             raise AddressTaken(f"{address}: job {job_id(taken)} is at it already", hint="wait for it, or cancel it")
         if type in _READERS and image is not None:
-            _require_staying(connection, image, tables.COPIES.c.number == copy if copy is not None else None)
+            # A restore goes on with another copy where the one it would begin with leaves.
+            one = None if copy is None or type == actions.Type.RESTORE else tables.COPIES.c.number == copy
+            _require_staying(connection, image, one)
         if parent is not None and unit is not None:
             _require_staying(connection, parent, tables.COPIES.c.unit == unit)
         created = connection.execute(tables.JOBS.insert().values(**row)).inserted_primary_key

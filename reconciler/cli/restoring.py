@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import logging
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reconciler.api import vcenters
@@ -16,9 +18,11 @@ from reconciler.cli import options, outputs, progress, restoreoptions, restorewo
 from reconciler.controller import choices
 from reconciler.intake import estates
 from reconciler.jobs import embedded, engines
-from reconciler.operations import restores
+from reconciler.operations import failovers, restores
 from reconciler.sources import machinetargets
 from reconciler.storage import opening
+
+_LOGGER = logging.getLogger(__name__)
 
 
 def restore(
@@ -70,9 +74,10 @@ def restore(
     found = sessions.read(chosen, lambda db: _in_force(db, vcenter))
     work = asked.work(found or _declared(chosen.estate, vcenter))
     if dry_run:
-        with contextlib.closing(choice.open(chosen.caches)) as stored:
+        notes: list[str] = []
+        with contextlib.closing(choice.open(chosen.caches, lambda failure: notes.append(str(failure)))) as stored:
             work.plan(stored)
-            outputs.emit(_document(choice, work, 0.0, dry_run=True), output, _text)
+            outputs.emit(_document(choice, work, 0.0, notes, dry_run=True), output, _text)
         return 0
     with sessions.writing(chosen) as db:
         return _from_catalog(db, chosen, choice, asked, work)
@@ -94,6 +99,11 @@ class _Asked:
     dry_run: bool
     reason: str | None
     output: options.Output
+
+    @property
+    def target(self) -> str:
+        """Where it goes, in the words of the command line."""
+        return f"vcenter {self.vcenter}" if self.to is None else str(self.to.absolute())
 
     def check(self) -> None:
         """Raises ``UsageError`` for words that contradict each other."""
@@ -185,27 +195,43 @@ def _from_catalog(
         copy=choice.copy,
         source_unit=choice.unit,
     )
-    with contextlib.closing(choice.open(chosen.caches)) as stored:
-        work.plan(stored)
-        with embedded.foreground(db, order, clock=clock) as context, sessions.cancelling(context.meter):
-            with progress.metered(context.meter, f"restore {choice.client.name}"):
-                work.run(stored, context.meter)
-            outcome = work.outcome()
-            details = {"copy": choice.copy, "target": outcome.target, "reason": asked.reason or ""}
-            if outcome.via is not None:
-                details |= {"via": outcome.via, "identity": outcome.identity, "notes": list(outcome.notes)}
-            with db.writing() as connection:
-                audits.record(
-                    connection,
-                    now=clock.now(),
-                    actor=sessions.actor(),
-                    event="Restored",
-                    object=choice.image,
-                    details=details,
-                )
-            work.then()
-    outputs.emit(_document(choice, work, time.monotonic() - started, dry_run=False), asked.output, _text)
+    notes: list[str] = []
+    with embedded.foreground(db, order, clock=clock) as context, sessions.cancelling(context.meter):
+        # Only now does the row keep the copies that are still there.
+        choice = choices.staying(db, choice)
+        record = failovers.recorder(db, clock, sessions.actor(), context.log, notes)
+        details: dict[str, object] = {"copy": choice.copy, "unit": choice.unit, "reason": asked.reason or ""}
+        try:
+            with contextlib.closing(choice.open(chosen.caches, record)) as stored:
+                work.plan(stored)
+                with progress.metered(context.meter, f"restore {choice.client.name}"):
+                    work.run(stored, context.meter)
+        except BaseException as error:
+            said = {"code": getattr(error, "code", type(error).__name__), "error": str(error)}
+            _record(db, clock, "RestoreFailed", choice, {**details, "target": asked.target, "notes": notes, **said})
+            raise
+        outcome = work.outcome()
+        details |= {"target": outcome.target, "notes": [*outcome.notes, *notes]}
+        if outcome.via is not None:
+            details |= {"via": outcome.via, "identity": outcome.identity}
+        _record(db, clock, "Restored", choice, details)
+        work.then()
+    seconds = time.monotonic() - started
+    outputs.emit(_document(choice, work, seconds, notes, dry_run=False), asked.output, _text)
     return 0
+
+
+def _record(
+    db: database.Database, clock: clocks.Clock, event: str, choice: choices.Choice, details: Mapping[str, object]
+) -> None:
+    """Who did it and why, in the audit log; a restore needs the catalog least when it is needed most."""
+    try:
+        with db.writing() as connection:
+            audits.record(
+                connection, now=clock.now(), actor=sessions.actor(), event=event, object=choice.image, details=details
+            )
+    except errors.CatalogError as error:
+        _LOGGER.error("the audit log does not say %s of %s: %s", event, choice.image, error)
 
 
 def _from_folder(folder: Path, asked: _Asked, work: restoreworks.Work) -> int:
@@ -220,13 +246,13 @@ def _from_folder(folder: Path, asked: _Asked, work: restoreworks.Work) -> int:
             with sessions.cancelling(meter), progress.metered(meter, f"restore {asked.client}"):
                 work.run(stored, meter)
                 work.then()
-    document = _document(choice, work, time.monotonic() - started, dry_run=asked.dry_run)
+    document = _document(choice, work, time.monotonic() - started, (), dry_run=asked.dry_run)
     outputs.emit(document, asked.output, _text)
     return 0
 
 
 def _document(
-    choice: choices.Choice, work: restoreworks.Work, seconds: float, *, dry_run: bool
+    choice: choices.Choice, work: restoreworks.Work, seconds: float, notes: Sequence[str], *, dry_run: bool
 ) -> results.RestoreResult:
     outcome = work.outcome()
     return results.RestoreResult(
@@ -244,7 +270,7 @@ def _document(
         via=outcome.via,
         identity=outcome.identity,
         phases=outcome.phases,
-        notes=outcome.notes,
+        notes=(*outcome.notes, *notes),
     )
 
 

@@ -1,41 +1,80 @@
-"""Which image and which copy a restore reads: the newest good one at or before a time, from the fastest unit first."""
+"""Which image a restore reads, and its good copies in the order in which they are read: the fastest unit first.
+
+The newest image at or before a time that has a copy. Commands and the loop choose here, ``operations.failovers`` reads;
+between the two stands the job's row, which keeps every copy of the image from expiring: ``staying`` is asked once it is
+there.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Callable
 from pathlib import Path
 
 from reconciler.base import errors, times
 from reconciler.catalog import database, images, inventories
+from reconciler.operations import failovers
 from reconciler.planning import observed
 from reconciler.storage import opening, units
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Copy:
+    """One copy that may be read."""
+
+    number: int
+    unit: str
+    #: ``Directory`` or ``DedupePool``.
+    type: str
+    path: Path
+    #: Why it stands where it does.
+    why: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
-    """One copy of one image to restore from."""
+    """One image to restore, and its copies in the order in which they are read; there is one at least."""
 
     client: observed.Client
     policy: str | None
     image: str
     time: dt.datetime
-    copy: int
-    unit: str
-    path: Path
+    copies: tuple[Copy, ...]
+    #: Copies that are not read, and why.
+    refused: tuple[str, ...] = ()
 
-    def open(self, cache: Path) -> units.StoredImage:
-        """Open the copy for reading; ``cache`` is the folder of the estate's caches.
+    @property
+    def copy(self) -> int:
+        """Number of the copy that is read first."""
+        return self.copies[0].number
 
-        Raises ``UnitOffline``, ``ImageMissing`` or ``ImageDamaged``.
+    @property
+    def unit(self) -> str:
+        """The unit it lies on."""
+        return self.copies[0].unit
+
+    def open(self, cache: Path | None, failed: Callable[[failovers.Failure], None]) -> failovers.FailoverImage:
+        """Open it for reading over all its copies; ``cache`` is the folder of the estate's caches.
+
+        ``failed`` is told of copies that cannot be read. Raises ``UnitOffline``, ``ImageMissing`` or ``ImageDamaged``
+        where none can.
         """
-        return opening.open_folder(self.path, cache).open(self.image)
+        sources = [
+            failovers.Source(number=one.number, unit=one.unit, path=one.path, open=self._opener(one, cache))
+            for one in self.copies
+        ]
+        return failovers.FailoverImage(self.image, sources, failed)
+
+    def _opener(self, copy: Copy, cache: Path | None) -> Callable[[], units.StoredImage]:
+        return lambda: opening.open_folder(copy.path, cache).open(self.image)
 
 
 def choose(
     db: database.Database, client: str, *, image: str | None, as_of: dt.datetime | None, copy: int | None
 ) -> Choice:
-    """The copy to restore. Raises ``NotFound`` with what there is instead."""
+    """The image to restore and its good copies; with ``copy`` that one alone. Raises ``NotFound`` with what there is
+    instead."""
     known = inventories.find_client(db, client)
     rows = [row for row in images.list_images(db, client_id=known.id) if image is None or row.id == image]
     if image is not None and not rows:
@@ -48,26 +87,55 @@ def choose(
     units_known = inventories.known_units(db)
     refused: list[str] = []
     for row in rows:
-        copies = [one for one in images.list_copies(db, image_id=row.id) if copy is None or one.number == copy]
-        for one in sorted(copies, key=lambda one: (_speed(units_known, one.unit), one.number)):
-            why = _refusal(units_known, one)
-            if why is None:
-                path = Path(units_known[one.unit].path)
-                return Choice(
-                    client=known,
-                    policy=row.policy,
-                    image=row.id,
-                    time=row.time,
-                    copy=one.number,
-                    unit=one.unit,
-                    path=path,
-                )
-            refused.append(f"copy {one.number} of {row.id}: {why}")
+        found, why = _good(db, row.id, copy, units_known)
+        if found:
+            return Choice(
+                client=known, policy=row.policy, image=row.id, time=row.time, copies=found, refused=tuple(why)
+            )
+        refused += why
     moment = f" at or before {times.show(as_of)}" if as_of else ""
     raise errors.NotFound(
         f"client {known.name} has no complete image with a good copy{moment}",
         hint="; ".join(refused[:5]) or "holdfast get images lists what there is",
     )
+
+
+def staying(db: database.Database, choice: Choice) -> Choice:
+    """The choice without the copies that somebody began to expire since. To be asked once a job's row keeps the rest.
+
+    Raises ``NotFound`` where none is left.
+    """
+    states = {one.number: one.state for one in images.list_copies(db, image_id=choice.image)}
+    copies = tuple(one for one in choice.copies if states.get(one.number) in observed.GOOD)
+    if not copies:
+        raise errors.NotFound(
+            f"the copies of {choice.image} have begun to expire",
+            hint=f"holdfast hold {choice.image} may bring them back",
+        )
+    return dataclasses.replace(choice, copies=copies)
+
+
+def _good(
+    db: database.Database, image: str, number: int | None, known: dict[str, inventories.KnownUnit]
+) -> tuple[tuple[Copy, ...], list[str]]:
+    """The good copies of an image, the fastest first, and why the others are none."""
+    good: list[Copy] = []
+    refused: list[str] = []
+    rows = [one for one in images.list_copies(db, image_id=image) if number is None or one.number == number]
+    for row in sorted(rows, key=lambda one: (_speed(known, one.unit), one.number)):
+        why = _refusal(known, row)
+        if why is not None:
+            refused.append(f"copy {row.number} of {image}: {why}")
+            continue
+        unit = known[row.unit]
+        words = "asked for by --copy" if number is not None else _order(unit.type, first=not good)
+        good.append(Copy(number=row.number, unit=row.unit, type=unit.type, path=Path(unit.path), why=words))
+    return tuple(good), refused
+
+
+def _order(type: str, *, first: bool) -> str:
+    speed = "a Directory unit is read fastest" if type == "Directory" else "a pool is read after Directory units"
+    return f"the first good copy: {speed}" if first else f"read where the ones before it fail: {speed}"
 
 
 def _speed(known: dict[str, inventories.KnownUnit], name: str) -> int:
@@ -91,12 +159,5 @@ def of_folder(label: units.ImageLabel, folder: Path) -> Choice:
     client = observed.Client(
         id=label.client_id, slug=label.client_slug, name=label.client_name, source=label.source, first_seen=label.time
     )
-    return Choice(
-        client=client,
-        policy=label.policy,
-        image=label.id,
-        time=label.time,
-        copy=label.copy,
-        unit=folder.name,
-        path=folder,
-    )
+    copy = Copy(number=label.copy, unit=folder.name, type="", path=folder, why="the unit that was named")
+    return Choice(client=client, policy=label.policy, image=label.id, time=label.time, copies=(copy,))

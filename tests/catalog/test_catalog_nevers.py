@@ -71,6 +71,8 @@ def test_the_check_sees_a_job_that_started_after_the_plan(db: database.Database)
         ({"type": "Duplicate", "image": "img-1", "source_unit": "pool"}, {("img-1", 2)}),
         ({"type": "Verify", "image": "img-1", "copy": 2}, {("img-1", 2)}),
         ({"type": "Restore", "image": "img-1"}, {("img-1", 1), ("img-1", 2)}),
+        # Where the copy that it began with fails it reads any other.
+        ({"type": "Restore", "image": "img-1", "copy": 2, "source_unit": "pool"}, {("img-1", 1), ("img-1", 2)}),
         ({"type": "Backup", "parent": "img-2", "unit": "fast"}, {("img-2", 1)}),
         ({"type": "Backup", "parent": "img-1", "unit": "fast"}, {("img-1", 1)}),
         ({"type": "Expire", "image": "img-1", "copy": 2}, set()),
@@ -91,7 +93,7 @@ def test_what_a_live_job_reads_or_builds_on_is_busy(
 
 
 def test_a_lost_job_keeps_nothing(db: database.Database) -> None:
-    samples.enqueue(db, "restore/1", type="Restore", image="img-1", copy=1)
+    samples.enqueue(db, "verify/1", type="Verify", image="img-1", copy=1)
     assert busy(db) == {("img-1", 1)}
     jobs.lose_dead(db, now=samples.NOW, alive=lambda _: False)
     assert busy(db) == set()
@@ -100,12 +102,20 @@ def test_a_lost_job_keeps_nothing(db: database.Database) -> None:
 def test_nothing_begins_to_read_a_copy_that_is_leaving(db: database.Database) -> None:
     images.mark_expiring(db, "img-1", 2, now=samples.NOW, check=lambda *_: None, actor="t", reason="r")
     with pytest.raises(jobs.CopyLeaving, match="use another copy"):
-        samples.enqueue(db, "restore/1", type="Restore", image="img-1", copy=2)
-    samples.enqueue(db, "restore/2", type="Restore", image="img-1", copy=1)
+        samples.enqueue(db, "verify/1", type="Verify", image="img-1", copy=2)
+    samples.enqueue(db, "verify/2", type="Verify", image="img-1", copy=1)
     with pytest.raises(jobs.CopyLeaving):
         samples.enqueue(db, "backup/1", parent="img-1", unit="pool")
     samples.enqueue(db, "backup/2", parent="img-1", unit="fast")
     samples.enqueue(db, "expire/1", type="Expire", image="img-1", copy=2)
+
+
+def test_a_restore_begins_as_long_as_one_copy_stays(db: database.Database) -> None:
+    images.mark_expiring(db, "img-1", 2, now=samples.NOW, check=lambda *_: None, actor="t", reason="r")
+    samples.enqueue(db, "restore/1", type="Restore", image="img-1", copy=2)
+    images.mark_expiring(db, "img-1", 1, now=samples.NOW, check=lambda *_: None, actor="t", reason="r")
+    with pytest.raises(jobs.CopyLeaving, match="use another copy"):
+        samples.enqueue(db, "restore/2", type="Restore", image="img-1", copy=2)
 
 
 def test_a_stale_fence_expires_nothing(db: database.Database) -> None:

@@ -74,7 +74,7 @@ class RestorePhase(shapes.Shape):
 class RestoreResult(shapes.Document):
     """``restore``. For a machine in a vCenter ``target`` is ``vsphere:VCENTER/PATH``.
 
-    ``via``, ``identity``, ``phases`` and ``notes`` are there where a machine is made, in a vCenter or staged.
+    ``via``, ``identity`` and ``phases`` are there where a machine is made, in a vCenter or staged.
     """
 
     kind: Literal["RestoreResult"] = "RestoreResult"
@@ -99,7 +99,7 @@ class RestoreResult(shapes.Document):
         """The JSON form; what only machines have is left out for disks, as readers of disks have known it so far."""
         found = super().to_json()
         if self.format not in ("machine", "staged"):
-            for key in ("via", "identity", "phases", "notes"):
+            for key in ("via", "identity", "phases"):
                 del found[key]
         return found
 

@@ -1,0 +1,246 @@
+"""One image over all its good copies: a read that one copy cannot give is given by the next, at the same offset.
+
+Restores, mounts and browsing read through a ``FailoverImage``, so they need only one good copy of each block, wherever
+it lies. Every copy proves what it gives against its own list of digests, and a copy whose label tells of other disks
+than the first one's is passed over, so all of them give the same bytes. ``recorder`` writes into the catalog what was
+found on the way. Separate from ``storage``: a unit knows its own copies only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from reconciler.base import clocks, disks, errors, extents
+from reconciler.catalog import database, images
+from reconciler.storage import identities, units
+
+_LOGGER = logging.getLogger(__name__)
+_T = TypeVar("_T")
+#: What the next copy may make good. A disk that the image does not have, or a request to stop, it may not.
+_PASSING: Final = (errors.UnitError, errors.FormatTooNew, OSError)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One copy that may be read."""
+
+    #: Copy number within the image.
+    number: int
+    #: The unit's name.
+    unit: str
+    #: The unit's folder.
+    path: Path
+    #: Opens the copy. Raises ``UnitError`` kinds, ``FormatTooNew`` or ``OSError``.
+    open: Callable[[], units.StoredImage]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """What one copy could not give, told once for each copy and kind of failure."""
+
+    image: str
+    source: Source
+    error: Exception
+
+    @property
+    def finding(self) -> str | None:
+        """What the copy is from now on, ``Damaged`` or ``Lost``; None where its unit cannot be reached as it should."""
+        if isinstance(self.error, errors.ImageMissing):
+            found = "Lost"
+        elif isinstance(self.error, errors.ImageDamaged):
+            found = "Damaged"
+        else:
+            return None
+        try:
+            # A file that went with its whole unit says nothing against the copy.
+            identities.read(self.source.path, self.source.unit)
+        except errors.HoldfastError:
+            return None
+        return found
+
+    def __str__(self) -> str:
+        said = self.error.message if isinstance(self.error, errors.HoldfastError) else str(self.error)
+        return f"copy {self.source.number} on {self.source.unit} cannot be read: {said}"
+
+
+def recorder(
+    db: database.Database, clock: clocks.Clock, actor: str, log: Callable[[str], None], notes: list[str]
+) -> Callable[[Failure], None]:
+    """Records in the catalog what is wrong with a copy, says so by ``log``, and adds a sentence to ``notes``.
+
+    A catalog that refuses stops nothing: the copies are read on.
+    """
+
+    def record(failure: Failure) -> None:
+        found = failure.finding
+        notes.append(str(failure))
+        # Said even where the catalog is lost: whoever reads on must know from where.
+        _LOGGER.warning("%s", failure)
+        try:
+            log(str(failure))
+            if found is not None:
+                number, now = failure.source.number, clock.now()
+                images.mark_state(db, failure.image, number, found, now, actor, str(failure.error))
+        except (errors.CatalogError, errors.NotFound) as error:
+            _LOGGER.warning("not recorded: %s", error)
+
+    return record
+
+
+class FailoverImage:
+    """A ``units.StoredImage`` over several copies, in order of preference. Thread-safe.
+
+    A copy that failed goes to the end of the order: it may still hold what all others have lost.
+    """
+
+    def __init__(self, image: str, sources: Sequence[Source], failed: Callable[[Failure], None]) -> None:
+        """Opens the first copy that can be. ``failed`` is told of every copy that cannot be read, from any thread.
+
+        Raises what the first copy raised where none can be opened.
+        """
+        self.id = image
+        self._failed = failed
+        self._lock = threading.RLock()
+        self._order = list(sources)
+        self._open: dict[int, units.StoredImage] = {}
+        self._told: set[tuple[int, type[Exception]]] = set()
+        self._label: units.ImageLabel | None = None
+        self._closed = False
+        try:
+            self._label = self.attempt(lambda _source, stored: stored.label)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def label(self) -> units.ImageLabel:
+        """What the image says of itself, on the first copy that could be opened."""
+        if self._label is None:
+            raise ValueError(f"image {self.id} is not open")
+        return self._label
+
+    @property
+    def base(self) -> str | None:
+        """The image that the copy read now needs on its unit, if any."""
+        return self.attempt(lambda _source, stored: stored.base)
+
+    @property
+    def source(self) -> Source:
+        """The copy that the next read goes to."""
+        with self._lock:
+            return self._order[0]
+
+    def disk(self, name: str) -> FailoverDisk:
+        """One disk, whole. Raises ``NotFound``, or what reading its digests raises on every copy."""
+        for record in self.label.disks:
+            if record.name == name:
+                return FailoverDisk(self, record)
+        known = ", ".join(record.name for record in self.label.disks)
+        raise errors.NotFound(f"image {self.id} has no disk {name}", hint=f"it has {known}")
+
+    def changed(self, name: str, parent: str) -> extents.Extents | None:
+        """The ranges of a disk stored relative to ``parent``, or None where that is not known."""
+        return self.attempt(lambda _source, stored: stored.changed(name, parent))
+
+    def block_digests(self, name: str) -> bytes:
+        """The disk's list of 32-byte block digests, proven."""
+        return self.attempt(lambda _source, stored: stored.block_digests(name))
+
+    def attempt(self, ask: Callable[[Source, units.StoredImage], _T]) -> _T:
+        """What the first copy that can give it gives. Raises what the preferred copy raised where none can."""
+        with self._lock:
+            order = tuple(self._order)
+        first: Exception | None = None
+        for source in order:
+            try:
+                return ask(source, self._opened(source))
+            except _PASSING as error:
+                first = first or error
+                self._pass(source, error)
+        if first is None:
+            raise errors.ImageMissing(f"image {self.id}: no copy is left to read")
+        raise first
+
+    def _opened(self, source: Source) -> units.StoredImage:
+        with self._lock:
+            if self._closed:
+                raise ValueError(f"image {self.id} is closed")
+            stored = self._open.get(source.number)
+            if stored is None:
+                stored = source.open()
+                try:
+                    self._require_same(source, stored.label)
+                except BaseException:
+                    stored.close()
+                    raise
+                self._open[source.number] = stored
+            return stored
+
+    def _require_same(self, source: Source, label: units.ImageLabel) -> None:
+        """Copies of one image tell of the same disks; one that does not is no copy of it."""
+        if self._label is not None and _disks(label) != _disks(self._label):
+            raise errors.ImageDamaged(
+                f"image {self.id}: copy {source.number} on {source.unit} tells of other disks than the others do"
+            )
+
+    def _pass(self, source: Source, error: Exception) -> None:
+        with self._lock:
+            if len(self._order) > 1 and self._order[0] is source:
+                self._order = [*self._order[1:], source]
+            kind = (source.number, type(error))
+            told = kind in self._told
+            self._told.add(kind)
+        if not told:
+            self._failed(Failure(image=self.id, source=source, error=error))
+
+    def close(self) -> None:
+        """Close every copy, and with them their disks. Idempotent."""
+        with self._lock:
+            self._closed = True
+            opened, self._open = list(self._open.values()), {}
+        with contextlib.ExitStack() as stack:
+            for stored in opened:
+                stack.callback(stored.close)
+
+
+class FailoverDisk(disks.Closing):
+    """One disk of a ``FailoverImage``; see ``disks.Disk``."""
+
+    def __init__(self, image: FailoverImage, record: units.DiskRecord) -> None:
+        self.name = record.name
+        self.size = record.size
+        self.sector = record.sector
+        self._image = image
+        self._lock = threading.Lock()
+        self._open: dict[int, disks.Disk] = {}
+
+    def extents(self) -> extents.Extents:
+        """The blocks that are not zero."""
+        return self._image.attempt(lambda source, stored: self._opened(source, stored).extents())
+
+    def pread(self, offset: int, length: int) -> disks.Buffer:
+        """Exactly ``length`` proven bytes. Raises what the preferred copy raised where no copy has them."""
+        return self._image.attempt(lambda source, stored: self._opened(source, stored).pread(offset, length))
+
+    def _opened(self, source: Source, stored: units.StoredImage) -> disks.Disk:
+        with self._lock:
+            disk = self._open.get(source.number)
+            if disk is None:
+                disk = self._open[source.number] = stored.disk(self.name)
+            return disk
+
+    def close(self) -> None:
+        """Close it on every copy. Idempotent."""
+        with self._lock:
+            opened, self._open = list(self._open.values()), {}
+        disks.close_all(opened)
+
+
+def _disks(label: units.ImageLabel) -> frozenset[tuple[str, int, str]]:
+    return frozenset((record.name, record.size, record.digest) for record in label.disks)
