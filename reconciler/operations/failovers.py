@@ -152,6 +152,14 @@ class FailoverImage:
         """The disk's list of 32-byte block digests, proven."""
         return self.attempt(lambda _source, stored: stored.block_digests(name))
 
+    def attachments(self) -> tuple[str, ...]:
+        """The names of its attachments."""
+        return self.attempt(lambda _source, stored: stored.attachments())
+
+    def attachment(self, name: str) -> FailoverAttachment:
+        """One attachment. Raises ``NotFound``, or ``ImageDamaged`` where no copy knows its pages."""
+        return FailoverAttachment(self, name, self.attempt(lambda _source, stored: stored.attachment(name).pages))
+
     def attempt(self, ask: Callable[[Source, units.StoredImage], _T]) -> _T:
         """What the first copy that can give it gives. Raises what the preferred copy raised where none can."""
         with self._lock:
@@ -240,6 +248,33 @@ class FailoverDisk(disks.Closing):
         with self._lock:
             opened, self._open = list(self._open.values()), {}
         disks.close_all(opened)
+
+
+class FailoverAttachment:
+    """One attachment of a ``FailoverImage``; see ``units.Attachment``."""
+
+    def __init__(self, image: FailoverImage, name: str, pages: tuple[units.Page, ...]) -> None:
+        self.name = name
+        self.pages = pages
+        self._image = image
+        self._lock = threading.Lock()
+        self._open: dict[int, units.Attachment] = {}
+
+    def read(self, number: int) -> bytes:
+        """A page's bytes, proven by the copy that gives them. Raises as ``FailoverDisk.pread``."""
+        return self._image.attempt(lambda source, stored: self._opened(source, stored).read(number))
+
+    def _opened(self, source: Source, stored: units.StoredImage) -> units.Attachment:
+        with self._lock:
+            found = self._open.get(source.number)
+            if found is None:
+                found = stored.attachment(self.name)
+                if found.pages != self.pages:
+                    raise errors.ImageDamaged(
+                        f"image {self._image.id}: {self.name} on {source.unit} is another one than on the copies before"
+                    )
+                self._open[source.number] = found
+            return found
 
 
 def _disks(label: units.ImageLabel) -> frozenset[tuple[str, int, str]]:
