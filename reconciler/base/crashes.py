@@ -68,6 +68,8 @@ POINTS: Final = (
     "machine.proven",
     "machine.old-renamed",
     "dump.written",
+    "rebuild.loaded",
+    "rebuild.compared",
 )
 
 _counter = itertools.count(1)

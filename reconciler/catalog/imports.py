@@ -49,6 +49,8 @@ class ImportedImage:
     warnings: tuple[Mapping[str, str], ...] = ()
     #: The lifecycle spec that fixes the copies the image is owed.
     owed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    #: What the source needs to know of this reading at the next incremental.
+    source_state: Mapping[str, str] = dataclasses.field(default_factory=dict)
     disks: tuple[listings.DiskFacts, ...] = ()
 
 
@@ -69,32 +71,16 @@ def import_image(
     with db.writing() as connection:
         known = connection.scalar(sa.select(tables.IMAGES.c.state).where(tables.IMAGES.c.id == image.id))
         if known is None:
-            _insert_image(connection, image, now)
+            machines.know(
+                connection, id=image.client_id, name=image.client_name, source=image.source, slug=image.client_slug,
+                now=now,
+            )  # fmt: skip
+            take_image(connection, image)
         elif known not in histories.COMMITTED:
             return False
-        copies = connection.execute(
-            sa.select(tables.COPIES).where(tables.COPIES.c.image_id == image.id).order_by(tables.COPIES.c.number)
-        ).all()
-        number = image.copy
-        here = next((copy for copy in copies if copy.unit == unit and copy.state != "Expired"), None)
-        values: dict[str, Any] = {
-            "operation": image.operation, "unit": unit, "state": "Complete", "created_at": now,
-            "stored_bytes": stored_bytes, "base": base, "imported": True, "job": None, "changed_at": now,
-            "message": "found on its unit", "fallback": None,
-        }  # fmt: skip
-        if here is not None:
-            if here.state != "Lost":
-                return False
-            number = here.number
-            connection.execute(
-                tables.COPIES.update()
-                .where(tables.COPIES.c.image_id == image.id, tables.COPIES.c.number == number)
-                .values(**values)
-            )
-        else:
-            if any(copy.number == number for copy in copies):
-                number = max(copy.number for copy in copies) + 1
-            connection.execute(tables.COPIES.insert().values(image_id=image.id, number=number, **values))
+        number = take_copy(connection, image, unit, stored_bytes, base, now)
+        if number is None:
+            return False
         # It has a copy again, so decisions must see it again.
         connection.execute(tables.IMAGES.update().where(tables.IMAGES.c.id == image.id).values(spent=False))
         settle(connection, image.client_id, image.policy)
@@ -102,6 +88,36 @@ def import_image(
         object = f"copy/{image.id}/{number}"
         audits.record(connection, now=now, actor=actor, event="CopyImported", object=object, details={"unit": unit})
         return True
+
+
+def take_copy(
+    connection: sa.Connection, image: ImportedImage, unit: str, stored_bytes: int, base: str | None, now: dt.datetime
+) -> int | None:
+    """Make the row of a copy that a unit holds, of an image that the catalog has; its number, None if it is known."""
+    copies = connection.execute(
+        sa.select(tables.COPIES).where(tables.COPIES.c.image_id == image.id).order_by(tables.COPIES.c.number)
+    ).all()
+    number = image.copy
+    here = next((copy for copy in copies if copy.unit == unit and copy.state != "Expired"), None)
+    values: dict[str, Any] = {
+        "operation": image.operation, "unit": unit, "state": "Complete", "created_at": now,
+        "stored_bytes": stored_bytes, "base": base, "imported": True, "job": None, "changed_at": now,
+        "message": "found on its unit", "fallback": None,
+    }  # fmt: skip
+    if here is not None:
+        if here.state != "Lost":
+            return None
+        number = here.number
+        connection.execute(
+            tables.COPIES.update()
+            .where(tables.COPIES.c.image_id == image.id, tables.COPIES.c.number == number)
+            .values(**values)
+        )
+    else:
+        if any(copy.number == number for copy in copies):
+            number = max(copy.number for copy in copies) + 1
+        connection.execute(tables.COPIES.insert().values(image_id=image.id, number=number, **values))
+    return number
 
 
 def remember_owed(connection: sa.Connection, spec: Mapping[str, Any]) -> str:
@@ -139,10 +155,8 @@ def settle(connection: sa.Connection, client_id: str, policy: str) -> None:
     )  # fmt: skip
 
 
-def _insert_image(connection: sa.Connection, image: ImportedImage, now: dt.datetime) -> None:
-    machines.know(
-        connection, id=image.client_id, name=image.client_name, source=image.source, slug=image.client_slug, now=now
-    )
+def take_image(connection: sa.Connection, image: ImportedImage) -> None:
+    """Make the row of an image that the catalog does not have, of a client that it has."""
     columns = tables.IMAGES.c
     taken = sa.select(columns.id).where(
         columns.client_id == image.client_id, columns.policy == image.policy, columns.sequence == image.sequence
@@ -160,6 +174,6 @@ def _insert_image(connection: sa.Connection, image: ImportedImage, now: dt.datet
             time=image.time, sequence=sequence, slot=image.slot, revision=image.revision, parent=image.parent,
             changes=image.changes, consistency=image.consistency, size_bytes=sum(disk.size for disk in image.disks),
             disk_names=[disk.name for disk in image.disks], disks=facts, warnings=[dict(w) for w in image.warnings],
-            source_state={}, spent=False,
+            source_state=dict(image.source_state), spent=False,
         )
     )  # fmt: skip

@@ -10,6 +10,7 @@ silent for 15 s, or whose process on this host is dead, is succeeded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import fcntl
@@ -18,6 +19,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -138,6 +140,21 @@ def acquire(
         os.close(lock)
         raise
     return Lease(db, lock, token, worker)
+
+
+@contextlib.contextmanager
+def shut(state: Path, db: database.Database) -> Iterator[None]:
+    """Keep controllers out of a state folder without becoming one. Raises ``LeaseHeld`` naming the one that lives.
+
+    On a server it looks once: what a controller of another host writes from then on is met in the transaction.
+    """
+    lock = _lock(state)
+    try:
+        if db.shared and (found := holder(state, db)) is not None:
+            raise _held(found)
+        yield
+    finally:
+        os.close(lock)
 
 
 def holder(state: Path, db: database.Database | None = None) -> Holder | None:

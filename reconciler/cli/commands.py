@@ -51,6 +51,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "retention": Command("retaining", "preview", "Preview what a retention rule keeps of a list of times, and why."),
     "pool": Command("pools", "pool", "A deduplicating pool: stats, collect, scrub, check."),
     "unit": Command("pools", "unit", "A storage unit: adopt one that another catalog owns."),
+    "catalog": Command("rebuilding", "catalog", "Make a lost catalog again from its storage units."),
     "version": Command("versions", "version", "The version, and with -o json the named crash points."),
 }
 

@@ -67,7 +67,7 @@ def missing_copies(site: sites.Site, name: str) -> int:
     """
     unit = site.units.get(name)
     held = {one.label.id for one in unit.list()}
-    unreadable = set(unit.unreadable())
+    unread = unreadable(unit)
     changed = 0
     now = site.clock.now()
     rows = images.list_copies(site.db, unit=name)
@@ -76,7 +76,7 @@ def missing_copies(site: sites.Site, name: str) -> int:
     for row in rows:
         here = row.image in held
         if row.state == "Complete" and not here:
-            state = "Damaged" if row.image in unreadable else "Lost"
+            state = "Damaged" if row.image in unread else "Lost"
             message = (
                 f"{name} is online and does not hold it" if state == "Lost" else f"its label on {name} cannot be read"
             )
@@ -90,6 +90,12 @@ def missing_copies(site: sites.Site, name: str) -> int:
     return changed
 
 
+def unreadable(unit: units.StorageUnit) -> frozenset[str]:
+    """Ids of the images on a unit whose labels cannot be read."""
+    # Units may name the folder that they lie in as well.
+    return frozenset(name.rpartition("/")[2] for name in unit.unreadable())
+
+
 def import_unit(site: sites.Site, name: str) -> tuple[int, int]:
     """Take what a unit holds into the catalog; (images taken, images known already).
 
@@ -98,34 +104,7 @@ def import_unit(site: sites.Site, name: str) -> tuple[int, int]:
     unit = site.units.get(name)
     taken = known = 0
     for held in sorted(unit.list(), key=lambda one: one.label.sequence):
-        label = held.label
-        imported = images.ImportedImage(
-            id=label.id,
-            client_id=label.client_id,
-            client_name=label.client_name,
-            client_slug=label.client_slug,
-            source=label.source,
-            policy=label.policy,
-            schedule=label.schedule,
-            lifecycle=label.lifecycle,
-            owed=dict(label.owed),
-            operation=label.operation,
-            copy=label.copy,
-            type=label.type,
-            state=label.state,
-            time=label.time,
-            sequence=label.sequence,
-            slot=label.slot,
-            revision=label.revision,
-            parent=label.parent,
-            changes=label.changes,
-            consistency=label.consistency,
-            warnings=tuple(dict(warning) for warning in label.warnings),
-            disks=tuple(
-                images.DiskFacts(name=d.name, size=d.size, sector=d.sector, digest=d.digest, blake3=d.blake3)
-                for d in label.disks
-            ),
-        )
+        imported = described(held.label)
         if images.import_image(
             site.db, imported, name, held.stored_bytes, held.base, now=site.clock.now(), actor=site.actor
         ):
@@ -133,3 +112,35 @@ def import_unit(site: sites.Site, name: str) -> tuple[int, int]:
         else:
             known += 1
     return taken, known
+
+
+def described(label: units.ImageLabel) -> images.ImportedImage:
+    """What a label says of its image, as the catalog takes it."""
+    return images.ImportedImage(
+        id=label.id,
+        client_id=label.client_id,
+        client_name=label.client_name,
+        client_slug=label.client_slug,
+        source=label.source,
+        policy=label.policy,
+        schedule=label.schedule,
+        lifecycle=label.lifecycle,
+        owed=dict(label.owed),
+        operation=label.operation,
+        copy=label.copy,
+        type=label.type,
+        state=label.state,
+        time=label.time,
+        sequence=label.sequence,
+        slot=label.slot,
+        revision=label.revision,
+        parent=label.parent,
+        changes=label.changes,
+        consistency=label.consistency,
+        warnings=tuple(dict(warning) for warning in label.warnings),
+        disks=tuple(
+            images.DiskFacts(name=d.name, size=d.size, sector=d.sector, digest=d.digest, blake3=d.blake3)
+            for d in label.disks
+        ),
+        source_state=dict(label.source_state),
+    )

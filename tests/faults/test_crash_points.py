@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,6 +16,8 @@ FIRST = ("catalog.migrated", "unit.identity-written", "configuration.recorded")
 #: Points of a pass that makes use of an approval: the promises are recorded as ended, then the copies go.
 APPROVED = ("approval.recorded", "expire.marked", "expire.deleted", "expire.recorded", "expire.marked:2")
 RESTORE = ("restore.reading", "restore.before-rename")
+#: Points of a rebuild of the catalog, which happens in one transaction.
+REBUILD = ("rebuild.loaded", "rebuild.compared")
 #: Points of a pool's upkeep, which a pass meets only where containers rot; ``tests/dedupe/test_crashes.py`` dies there.
 UPKEEP = tuple(point for point in crashes.POINTS if point.startswith(("pool.rewrite-", "pool.scrub-", "pool.damage-")))
 #: Points of images that carry documents beside their disks; ``tests/storage/test_conformance_crashes.py`` dies there.
@@ -23,7 +26,7 @@ ATTACHED = ("directory.attachment-synced", "pool.attachment-placed")
 SNAPSHOTS = tuple(point for point in crashes.POINTS if point.startswith(("snapshot.", "holding.", "machine.")))
 #: Points that every later pass meets, some of them again a little later.
 LATER = tuple(
-    point for point in crashes.POINTS if point not in (*FIRST, *RESTORE, *UPKEEP, *ATTACHED, *SNAPSHOTS, APPROVED[0])
+    point for point in crashes.POINTS if point not in (*FIRST, *RESTORE, *REBUILD, *UPKEEP, *ATTACHED, *SNAPSHOTS, APPROVED[0])
 )
 AGAIN = ("unit.identity-written:2", "backup.after-commit:2", "pool.container-renamed:2", "expire.deleted:3")
 
@@ -57,6 +60,7 @@ def test_every_point_has_a_scenario(fresh: Estate) -> None:
     assert set(fresh.ask("version")["crashPoints"]) == {
         *FIRST,
         *RESTORE,
+        *REBUILD,
         *UPKEEP,
         *ATTACHED,
         *SNAPSHOTS,
@@ -115,3 +119,18 @@ def test_a_crash_in_a_restore(undisturbed: Holdings, grown: Estate, point: str, 
     grown.command.run("restore", "vm1", "--to", target)
     assert sorted(path.name for path in target.iterdir()) == ["data.img", "system.img"]
     require_recovery(grown, undisturbed)
+
+
+@pytest.mark.parametrize("point", ["catalog.migrated", *REBUILD])
+def test_a_crash_in_a_rebuild_of_the_catalog(grown: Estate, point: str) -> None:
+    held = grown.holdings()
+    shutil.rmtree(grown.folder / ".holdfast")
+    words = ("catalog", "rebuild", "--from", "fast", "pool")
+    die(grown, point, *words)
+    assert grown.holdings() == held
+    grown.command.run(*words)
+    assert len(grown.items("images")) == len({image for labels in grown.held().values() for image in labels})
+    grown.command.run(*words, code=4)
+    # What came back is held until it is approved; backups go on.
+    grown.command.run("apply", "--yes", ".", code=4)
+    assert grown.holdings() > held

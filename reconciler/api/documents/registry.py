@@ -23,6 +23,7 @@ DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "PoolStats": results.PoolStats,
     "CollectPreview": results.CollectPreview,
     "ScrubResult": results.ScrubResult,
+    "CatalogRebuildResult": results.CatalogRebuildResult,
     "ApplyResult": results.ApplyResult,
     "NotifyResult": results.NotifyResult,
     "Version": results.Version,

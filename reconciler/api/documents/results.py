@@ -184,6 +184,48 @@ class ScrubResult(shapes.Document):
     healed_copies: tuple[str, ...]
 
 
+class RebuildSource(shapes.Shape):
+    """What a catalog was made from: a unit's ``Dump``, an ``Image`` of the catalog, or a ``File``."""
+
+    kind: Literal["Dump", "Image", "File"]
+    place: str
+    time: shapes.Time
+
+
+class RebuildUnit(shapes.Shape):
+    """Copies on a unit that was not given."""
+
+    unit: str
+    copies: int
+
+
+class CatalogRebuildResult(shapes.Document):
+    """``catalog rebuild``. ``source`` is null where labels alone told.
+
+    ``imagesTaken`` and ``copiesTaken`` are those that only labels told of; ``lost`` copies that their units lack;
+    ``unreachable`` those on units that were not given.
+    """
+
+    kind: Literal["CatalogRebuildResult"] = "CatalogRebuildResult"
+    catalog: str
+    location: str
+    dry_run: bool
+    source: RebuildSource | None
+    units: tuple[str, ...]
+    clients: int
+    images: int
+    copies: int
+    images_taken: int
+    copies_taken: int
+    lost: int
+    damaged: int
+    unreachable: tuple[RebuildUnit, ...]
+    jobs_lost: int
+    requests_dropped: int
+    warnings: tuple[str, ...]
+    wall_seconds: float
+
+
 class ActionOutcome(shapes.Shape):
     """What became of one action of a pass."""
 
