@@ -26,7 +26,9 @@ ATTACHED = ("directory.attachment-synced", "pool.attachment-placed")
 SNAPSHOTS = tuple(point for point in crashes.POINTS if point.startswith(("snapshot.", "holding.", "machine.")))
 #: Points that every later pass meets, some of them again a little later.
 LATER = tuple(
-    point for point in crashes.POINTS if point not in (*FIRST, *RESTORE, *REBUILD, *UPKEEP, *ATTACHED, *SNAPSHOTS, APPROVED[0])
+    point
+    for point in crashes.POINTS
+    if point not in (*FIRST, *RESTORE, *REBUILD, *UPKEEP, *ATTACHED, *SNAPSHOTS, APPROVED[0])
 )
 AGAIN = ("unit.identity-written:2", "backup.after-commit:2", "pool.container-renamed:2", "expire.deleted:3")
 
