@@ -86,7 +86,12 @@ def scrub(chosen: settings.Settings, wanted: desired.Desired, name: str, given: 
         findings=tuple(f"{where}: {message}" for where, message in report.findings),
         ranges=tuple(
             results.ScrubRange(
-                image=one.image, disk=one.disk, offset=one.offset, length=one.length, message=one.message
+                image=one.image,
+                disk=one.disk,
+                attachment=one.attachment,
+                offset=one.offset,
+                length=one.length,
+                message=one.message,
             )
             for ranges in report.wounded.values()
             for one in ranges
@@ -134,7 +139,8 @@ def _scrubbed(document: results.ScrubResult) -> str:
         )
     lines += [f"  {found}" for found in document.findings]
     lines += [
-        f"  {one.image}, disk {one.disk}: {size(one.length)} at {one.offset}: {one.message}"
+        f"  {one.image}, {'attachment' if one.attachment else 'disk'} {one.disk}: {size(one.length)} at {one.offset}:"
+        f" {one.message}"
         for one in document.ranges[:_SHOWN]
     ]
     if len(document.ranges) > _SHOWN:

@@ -98,7 +98,7 @@ def _make_way(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
         context.log(f"the damaged copy on {order.unit} cannot be opened: {error}")
     for damage in site.units.get(order.source_unit).verify(order.image, meter=context.meter.aside()):
         raise errors.ImageDamaged(
-            f"image {order.image}, disk {damage.disk}: damaged on {order.source_unit} too, at {damage.offset}",
+            f"image {order.image}, {damage.part}: damaged on {order.source_unit} too, at {damage.offset}",
             hint="both copies stay; restore what can be read of each, or back the machine up anew",
         )
     target.delete(order.image)
@@ -160,7 +160,7 @@ def prove(target: units.StorageUnit, label: units.ImageLabel, context: engines.J
         first = damage[0]
         target.delete(label.id)
         raise errors.UnitError(
-            f"storage unit {target.name}: the new copy of {label.id} did not read back as written: disk {first.disk}"
+            f"storage unit {target.name}: the new copy of {label.id} did not read back as written: {first.part}"
             f" at {first.offset}: {first.message}",
             hint="check the device under the unit; the copy is made again at the next attempt",
         )

@@ -87,7 +87,7 @@ def _mark(site: sites.Site, row: images.CopyRow, state: str, message: str) -> bo
 def _where(found: Sequence[units.Damage]) -> str:
     first = found[0]
     size = sum(one.length for one in found)
-    return f"disk {first.disk} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"
+    return f"{first.part} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"
 
 
 def _pool(site: sites.Site, name: str) -> pools.DedupePool:

@@ -62,6 +62,11 @@ def unlisted(image: str, name: str, cause: object) -> errors.ImageDamaged:
     )
 
 
+def damage(image: str, name: str, offset: int, length: int, message: str) -> units.Damage:
+    """A finding; ``offset`` and ``length`` in the pages put together, ``length`` 0 where that is not known."""
+    return units.Damage(image=image, disk=name, offset=offset, length=length, message=message, attachment=True)
+
+
 def missing(image: str, name: str, names: Iterable[str]) -> errors.NotFound:
     """The error for an attachment that an image does not have."""
     there = ", ".join(names)
@@ -80,7 +85,7 @@ def prove(image: units.StoredImage, meter: meters.Meter) -> tuple[units.Damage, 
         try:
             attachment = image.attachment(name)
         except errors.ImageDamaged as error:
-            found.append(units.Damage(image=image.label.id, disk=name, offset=0, length=0, message=error.message))
+            found.append(damage(image.label.id, name, 0, 0, error.message))
             continue
         offset = 0
         for number, page in enumerate(attachment.pages):
@@ -88,10 +93,6 @@ def prove(image: units.StoredImage, meter: meters.Meter) -> tuple[units.Damage, 
             try:
                 attachment.read(number)
             except errors.ImageDamaged as error:
-                found.append(
-                    units.Damage(
-                        image=image.label.id, disk=name, offset=offset, length=page.size, message=error.message
-                    )
-                )
+                found.append(damage(image.label.id, name, offset, page.size, error.message))
             offset += page.size
     return tuple(found)

@@ -137,6 +137,13 @@ class Damage:
     offset: int
     length: int
     message: str
+    #: Whether ``disk`` names an attachment.
+    attachment: bool = False
+
+    @property
+    def part(self) -> str:
+        """What of the image is damaged, in words."""
+        return f"{'attachment' if self.attachment else 'disk'} {self.disk}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import random
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from blake3 import blake3
@@ -86,13 +87,16 @@ def store(
     *,
     parent: str | None = None,
     changed: extents.Extents | None = None,
+    attached: Mapping[str, Iterable[bytes]] | None = None,
 ) -> Stored:
-    """Write and commit an image of one disk, ``d``."""
+    """Write and commit an image of one disk, ``d``, and its attachments."""
     source = disks.MemoryDisk("d", data) if isinstance(data, bytes) else data
     meter = meters.Meter()
     writer = pool.begin(label(image, parent=parent), ["d"])
     try:
         written = writer.write(source, meter=meter, parent=parent, changed=changed)
+        for name, pages in (attached or {}).items():
+            writer.attach(name, pages, parent=parent)
         commit = writer.commit(label(image, parent=parent))
     except BaseException:
         writer.abort()

@@ -161,6 +161,7 @@ def test_statistics_count_what_is_there(pool: pools.DedupePool, root: Path) -> N
         logical_bytes=0,
         non_zero_bytes=0,
         stored_bytes=0,
+        attachment_bytes=0,
         ratio=None,
         non_zero_ratio=None,
         segments=0,

@@ -20,6 +20,8 @@ READER = Path(__file__).parents[2] / "hack" / "read-pool"
 FIRST = samples.noise(5 * MIB + 77, 1) + b"words " * 100_000 + bytes(36 * MIB) + samples.noise(2 * MIB + 4099, 2)
 SECOND = samples.patch(FIRST, 3 * MIB + 17, samples.noise(9000, 3))[:-8] + b"changed!"
 
+PAGES = [samples.noise(40_000, 4), bytes(9), b"entry " * 10_000, samples.noise(40_000, 4)]
+
 
 def read(*words: str | Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the reader in an interpreter that finds no ``reconciler``."""
@@ -64,7 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples.create(root)
     pool = samples.open_pool(root)
     samples.store(pool, "i0", FIRST)
-    samples.store(pool, "i1", SECOND, parent="i0")
+    samples.store(pool, "i1", SECOND, parent="i0", attached={"files": PAGES})
     pool.close()
     return root
 
@@ -88,6 +90,24 @@ def test_every_image_comes_back_to_the_byte_and_the_pool_is_left_alone(whole: Pa
     assert restored(whole, "i0") == FIRST
     assert restored(whole, "i1") == SECOND
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_the_pages_of_an_attachment_come_back_one_by_one(whole: Path, tmp_path: Path) -> None:
+    read(whole, "i1", tmp_path)
+    assert [path.read_bytes() for path in sorted((tmp_path / "files.pages").iterdir())] == PAGES
+    read(whole, "i0", tmp_path / "other")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["d.raw"]
+
+
+def test_a_damaged_attachment_costs_no_disk(root: Path) -> None:
+    pool = samples.open_pool(root)
+    path, record = samples.locate(pool, PAGES[2])
+    pool.close()
+    samples.flip(path, record)
+    out = root.parent / "out"
+    assert "not what its fingerprint says" in read(root, "i1", out, expect=1).stderr
+    assert (out / "d.raw").read_bytes() == SECOND
+    assert not (out / "files.pages").exists()
 
 
 def test_the_restored_file_is_sparse(whole: Path, tmp_path: Path) -> None:
@@ -151,7 +171,7 @@ def test_a_newer_pool_is_refused(root: Path, change: dict[str, object]) -> None:
 
 
 def test_a_newer_manifest_is_refused(root: Path) -> None:
-    reseal(root / "manifests" / "i1.json", formatVersion=2)
+    reseal(root / "manifests" / "i1.json", formatVersion=3)
     assert "newer" in read(root, "i1", root.parent / "out", expect=4).stderr
 
 

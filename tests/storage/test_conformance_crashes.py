@@ -41,6 +41,7 @@ def _whole_or_nothing(unit: units.StorageUnit) -> bool:
     assert unit.verify("img-1", meter=meters.Meter()) == ()
     for name, data in child.DATA.items():
         assert samples.load(unit, "img-1", name) == data
+    assert samples.load_attached(unit, "img-1") == child.ATTACHED
     return True
 
 
@@ -50,7 +51,7 @@ def _can_go_on(reopen: Callable[..., units.StorageUnit], root: Path, before: set
     unit.sweep([])
     if exact:
         assert samples.tree(root) == before
-    samples.store(unit, samples.label(), child.DATA)
+    samples.store(unit, samples.label(), child.DATA, attached=child.ATTACHED)
     assert _whole_or_nothing(unit)
     assert unit.capacity().used <= 8 * samples.MIB if exact else True
 
@@ -81,7 +82,7 @@ def test_killed_while_deleting(
     factory: samples.Factory, point: str, root: Path, reopen: Callable[..., units.StorageUnit]
 ) -> None:
     before = samples.tree(root)
-    samples.store(reopen(), samples.label(), child.DATA)
+    samples.store(reopen(), samples.label(), child.DATA, attached=child.ATTACHED)
     assert _run(factory, root, "delete", point) == -9
     if _whole_or_nothing(reopen()):
         reopen().delete("img-1")
@@ -99,7 +100,7 @@ def test_what_a_killed_writer_left_is_kept_while_its_image_is_said_to_live(
     if factory.exact:
         assert samples.tree(root) == left
         assert unit.sweep([]) >= 2 * samples.MIB
-    samples.store(unit, samples.label(), child.DATA)
+    samples.store(unit, samples.label(), child.DATA, attached=child.ATTACHED)
     assert _whole_or_nothing(unit)
 
 

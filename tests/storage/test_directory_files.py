@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import unit_samples as samples
+import zstandard
 from unit_samples import MIB, SampleDisk
 
 from reconciler.base import errors, files, meters
@@ -295,5 +296,123 @@ def test_opened_images_give_back_their_files(unit: directory.DirectoryUnit) -> N
     for _ in range(3):
         bytes(opened.disk("d").pread(0, 2 * MIB))
     assert _open_files() == before + 6
+    opened.close()
+    assert _open_files() == before
+
+
+PAGES = [samples.noise(20_000, 700 + number) for number in range(6)]
+
+
+def _chain(unit: directory.DirectoryUnit, root: Path) -> Path:
+    """``i2`` needs pages of ``i1`` and ``i0``; the folder of images."""
+    disk = {"d": samples.noise(5000, 1)}
+    samples.store(unit, samples.label("i0"), disk, attached={"files": PAGES[:4]})
+    for image, parent, pages in (("i1", "i0", PAGES[:5]), ("i2", "i1", [PAGES[5], *PAGES[:5]])):
+        samples.store(unit, samples.label(image, parent=parent), disk, parent=parent, attached={"files": pages})
+    return root / "oblvm1"
+
+
+def _readable(unit: directory.DirectoryUnit, image: str) -> list[int]:
+    """Which pages of the attachment can be read; those that cannot are all damaged."""
+    with unit.open(image) as opened:
+        found = opened.attachment("files")
+        good = []
+        for number in range(len(found.pages)):
+            try:
+                found.read(number)
+            except errors.ImageDamaged:
+                continue
+            good.append(number)
+    damaged = unit.verify(image, meter=meters.Meter())
+    assert [one.offset // 20_000 for one in damaged] == [n for n in range(len(found.pages)) if n not in good]
+    assert all(one.attachment and one.disk == "files" and one.length == 20_000 for one in damaged)
+    return good
+
+
+def test_the_pages_of_an_image_can_be_read_by_zstd(unit: directory.DirectoryUnit, root: Path) -> None:
+    folder = _chain(unit, root)
+    with (folder / "i0" / "attachment-files.zst").open("rb") as file:
+        whole = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        assert whole.read() == b"".join(PAGES[:4])
+    assert (folder / "i1" / "attachment-files.zst").stat().st_size < 21_000
+    names = {path.name for path in (folder / "i2").iterdir()}
+    assert names == {"image.json", "00-d.blocks", "00-d.digests", "00-d.changed", "attachment-files.zst", "attachment-files.pages"}  # fmt: skip
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in (folder / "i2").iterdir())
+
+
+def test_a_page_of_the_chain_that_is_gone_costs_no_other_page(unit: directory.DirectoryUnit, root: Path) -> None:
+    folder = _chain(unit, root)
+    (folder / "i1" / "attachment-files.zst").unlink()
+    assert _readable(unit, "i2") == [0, 1, 2, 3, 4]
+    shutil.rmtree(folder / "i1")
+    with unit.open("i2") as opened:
+        found = opened.attachment("files")
+        assert found.read(0) == PAGES[5]
+        with pytest.raises(errors.ImageDamaged, match="base i1 cannot be used"):
+            found.read(1)
+
+
+def test_a_list_that_was_changed_is_damage(unit: directory.DirectoryUnit, root: Path) -> None:
+    folder = _chain(unit, root)
+    path = folder / "i1" / "attachment-files.pages"
+    path.write_bytes(path.read_bytes()[:-48])
+    with unit.open("i1") as opened, pytest.raises(errors.ImageDamaged, match="contradicts its digest"):
+        opened.attachment("files")
+    (found,) = unit.verify("i1", meter=meters.Meter())
+    assert (found.part, found.offset) == ("attachment files", 0)
+    assert _readable(unit, "i0") == [0, 1, 2, 3]
+    assert _readable(unit, "i2") == [0]
+    # What the parent can no longer lead to is stored anew.
+    disk = {"d": samples.noise(5000, 1)}
+    samples.store(unit, samples.label("i3", parent="i2"), disk, parent="i2", attached={"files": PAGES})
+    assert _readable(unit, "i3") == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_base_that_was_made_anew_with_other_places_serves_as_before(
+    unit: directory.DirectoryUnit, root: Path
+) -> None:
+    _chain(unit, root)
+    unit.delete("i1")
+    disk = {"d": samples.noise(5000, 1)}
+    samples.store(unit, samples.label("i1", parent="i0"), disk, attached={"files": PAGES[:5][::-1]})
+    assert _readable(unit, "i2") == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_image_of_an_earlier_version_has_no_attachments(unit: directory.DirectoryUnit, root: Path) -> None:
+    samples.store(unit, samples.label("i0"), {"d": b"data"})
+    path = root / "oblvm1" / "i0" / "image.json"
+    document = labels.unseal(path.read_bytes(), "test")
+    assert document.pop("attachments") == []
+    assert document["formatVersion"] == 1
+    path.write_bytes(labels.seal(document))
+    with unit.open("i0") as opened:
+        assert opened.attachments() == ()
+    samples.store(unit, samples.label("i1", parent="i0"), {"d": b"data"}, parent="i0", attached={"files": PAGES})
+    assert _readable(unit, "i1") == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "change", [{"data": "../../x"}, {"pages": "00-d.raw"}, {"name": "A"}, {"parent": "../i0"}, {"digest": "blake3:00"}]
+)
+def test_an_attachment_that_names_what_it_may_not_is_damage(
+    unit: directory.DirectoryUnit, root: Path, change: dict[str, str]
+) -> None:
+    folder = _chain(unit, root)
+    document = labels.unseal((folder / "i1" / "image.json").read_bytes(), "test")
+    _reseal(folder / "i1" / "image.json", attachments=[{**document["attachments"][0], **change}])
+    with pytest.raises(errors.ImageDamaged), unit.open("i1") as opened:
+        opened.attachment("files")
+
+
+def test_no_file_of_an_attachment_stays_open(unit: directory.DirectoryUnit, root: Path) -> None:
+    _chain(unit, root)
+    before = _open_files()
+    opened = unit.open("i2")
+    found = opened.attachment("files")
+    assert _open_files() == before + 3
+    for image in ("i2", "i1", "i0"):
+        unit.delete(image)
+    assert [found.read(number) for number in range(6)] == [PAGES[5], *PAGES[:5]]
+    opened.close()
     opened.close()
     assert _open_files() == before

@@ -15,6 +15,8 @@ from reconciler.storage import identities
 
 DATA = {"a": samples.noise(2 * samples.MIB, 1), "b": samples.noise(3 * samples.MIB + 5, 2)}
 
+ATTACHED = {"files": [samples.noise(9_000, 3), b"text " * 9_000, samples.noise(9_000, 3)], "more": [b"x"]}
+
 
 def _die(reads: int) -> None:
     if reads == 2:
@@ -26,7 +28,7 @@ def main(name: str, root: Path, act: str) -> None:
     (factory,) = (factory for factory in unit_factories.FACTORIES if factory.name == name)
     unit = factory.open(root, identities.read(root, "unit"), samples.OWNER)
     if act == "write":
-        samples.store(unit, samples.label(), DATA)
+        samples.store(unit, samples.label(), DATA, attached=ATTACHED)
     elif act == "delete":
         unit.delete("img-1")
     elif act == "reclaim":

@@ -40,6 +40,8 @@ FACTORIES: list[samples.Factory] = [
         write_points=(
             "directory.disk-synced:1",
             "directory.disk-synced:2",
+            "directory.attachment-synced:1",
+            "directory.attachment-synced:2",
             "directory.before-rename",
             "directory.after-rename",
         ),
@@ -53,6 +55,8 @@ FACTORIES: list[samples.Factory] = [
         open=_open_pool,
         write_points=(
             "pool.registered",
+            "pool.attachment-placed:1",
+            "pool.attachment-placed:2",
             "pool.container-written:1",
             "pool.container-written:3",
             "pool.container-renamed:1",

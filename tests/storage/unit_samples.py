@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import random
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from blake3 import blake3
@@ -126,8 +126,9 @@ def store(
     *,
     parent: str | None = None,
     changed: extents.Extents | None = None,
+    attached: Mapping[str, Iterable[bytes]] | None = None,
 ) -> tuple[units.Commit, dict[str, units.WrittenDisk]]:
-    """Write and commit one image; the commit, and what each disk's writing came to."""
+    """Write and commit one image with its attachments; the commit, and what each disk's writing came to."""
     sources = (
         [SampleDisk(name, data) for name, data in contents.items()] if isinstance(contents, dict) else list(contents)
     )
@@ -136,6 +137,8 @@ def store(
         written = {
             disk.name: writer.write(disk, meter=meters.Meter(), parent=parent, changed=changed) for disk in sources
         }
+        for name, pages in (attached or {}).items():
+            writer.attach(name, pages, parent=parent)
         return writer.commit(image), written
     except BaseException:
         writer.abort()
@@ -149,6 +152,24 @@ def load(unit: units.StorageUnit, image: str, disk: str) -> bytes:
         found = opened.disk(disk)
         step = 700_001
         return b"".join(bytes(found.pread(at, min(step, found.size - at))) for at in range(0, found.size, step))
+    finally:
+        opened.close()
+
+
+def load_attached(unit: units.StorageUnit, image: str) -> dict[str, list[bytes]]:
+    """All attachments of a stored image, read from their last page to their first; what they say of them is true."""
+    opened = unit.open(image)
+    try:
+        result = {}
+        for name in opened.attachments():
+            found = opened.attachment(name)
+            pages = [found.read(number) for number in reversed(range(len(found.pages)))][::-1]
+            assert [(page.digest, page.size) for page in found.pages] == [
+                (blake3(page).digest(), len(page)) for page in pages
+            ]
+            assert found.name == name
+            result[name] = pages
+        return result
     finally:
         opened.close()
 

@@ -105,7 +105,8 @@ class RestoreResult(shapes.Document):
 
 
 class PoolStats(shapes.Document):
-    """``pool stats``. ``ratio`` = logical / stored, ``nonZeroRatio`` = non-zero / stored, over all images."""
+    """``pool stats``. ``ratio`` = logical / (stored - attachment), ``nonZeroRatio`` = non-zero / the same, over all
+    images. ``attachmentBytes``: of what is stored, documents that images carry beside their disks."""
 
     kind: Literal["PoolStats"] = "PoolStats"
     unit: str
@@ -113,6 +114,7 @@ class PoolStats(shapes.Document):
     logical_bytes: int
     non_zero_bytes: int
     stored_bytes: int
+    attachment_bytes: int
     ratio: float | None
     non_zero_ratio: float | None
     segments: int
@@ -153,10 +155,11 @@ class CollectPreview(shapes.Document):
 
 
 class ScrubRange(shapes.Shape):
-    """A range of an image's disk that the pool cannot give back now."""
+    """A range of an image's disk, or of an attachment of that name, that the pool cannot give back now."""
 
     image: str
     disk: str
+    attachment: bool
     offset: int
     length: int
     message: str

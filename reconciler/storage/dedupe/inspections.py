@@ -22,9 +22,12 @@ class PoolStatistics:
     non_zero_bytes: int
     #: Of all containers.
     stored_bytes: int
-    #: ``logical_bytes`` / ``stored_bytes``, None for an empty pool.
+    #: Of ``stored_bytes``, pages of attachments and their lists that an image needs and no disk does.
+    attachment_bytes: int
+    #: ``logical_bytes`` / (``stored_bytes`` - ``attachment_bytes``), None for an empty pool: what lies beside the disks
+    #: is not among the bytes that are saved, so it is not among those that saving them cost.
     ratio: float | None
-    #: ``non_zero_bytes`` / ``stored_bytes``, None for an empty pool.
+    #: ``non_zero_bytes`` over the same, None for an empty pool.
     non_zero_ratio: float | None
     #: Data segments, a count.
     segments: int
@@ -67,13 +70,15 @@ def statistics(store: stores.Store, found: reclaims.Survey, reclaimable: int) ->
     history, mark, known = found.history, found.mark, store.index.known()
     waiting = condemnations.waiting_bytes(store)
     stored = waiting + sum(row.size for row in known.values())
+    of_disks = stored - mark.attachment_bytes
     return PoolStatistics(
         images=len(history.images),
         logical_bytes=mark.logical,
         non_zero_bytes=mark.non_zero,
         stored_bytes=stored,
-        ratio=mark.logical / stored if stored else None,
-        non_zero_ratio=mark.non_zero / stored if stored else None,
+        attachment_bytes=mark.attachment_bytes,
+        ratio=mark.logical / of_disks if of_disks > 0 else None,
+        non_zero_ratio=mark.non_zero / of_disks if of_disks > 0 else None,
         segments=sum(row.records for row in known.values() if row.kind == containers.DATA),
         containers=len(known),
         dead_bytes=waiting + found.dead_bytes,
@@ -86,7 +91,7 @@ def statistics(store: stores.Store, found: reclaims.Survey, reclaimable: int) ->
 def check(store: stores.Store, meter: meters.Meter) -> tuple[Finding, ...]:
     """Follow every image to its segments and prove every byte of every container. Raises ``Cancelled``."""
     found = [
-        Finding(object=image, message=f"disk {one.disk}: {one.length} bytes at {one.offset}: {one.message}")
+        Finding(object=image, message=f"{one.part}: {one.length} bytes at {one.offset}: {one.message}")
         for image, ranges in wounds.of_all(store, meter)[1].items()
         for one in ranges
     ]

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from reconciler.base import errors, extents, meters
-from reconciler.storage import units
-from reconciler.storage.dedupe import attachments, containers, manifests, recipes, stores
+from reconciler.storage import attachments, units
+from reconciler.storage.dedupe import attachments as pool_attachments
+from reconciler.storage.dedupe import containers, manifests, recipes, stores
 
 #: How often an image that misses something is looked at again before that is believed.
 _DOUBTS: Final = 4
@@ -54,20 +55,16 @@ class Wounds:
     def _of_attachment(self, image: str, attached: manifests.AttachmentRecipe) -> Iterable[units.Damage]:
         self._meter.check()
         try:
-            rows = attachments.decode_list(self._store.fetch_meta(attached.listing))
+            rows = pool_attachments.decode_list(self._store.fetch_meta(attached.listing))
         except containers.Damaged:
             self.readable = False
-            message = "the list of its pages is lost"
-            return [units.Damage(image=image, disk=attached.name, offset=0, length=attached.size, message=message)]
+            return [attachments.damage(image, attached.name, 0, attached.size, "the list of its pages is lost")]
         missing = self._not_there([row.fingerprint for row in rows])
         found: list[units.Damage] = []
         offset = 0
         for row in rows:
             if row.fingerprint in missing:
-                message = "its segments are lost"
-                found.append(
-                    units.Damage(image=image, disk=attached.name, offset=offset, length=row.size, message=message)
-                )
+                found.append(attachments.damage(image, attached.name, offset, row.size, "its segment is lost"))
             offset += row.size
         return found
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import threading
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -44,8 +43,7 @@ class Entry(NamedTuple):
 class _Place(NamedTuple):
     """Where a page lies."""
 
-    folder: Path
-    file: str
+    file: Path
     offset: int
     stored: int
 
@@ -130,19 +128,19 @@ class DirectoryAttachment:
     def __init__(self, *, unit: str, image: str, folder: Path, stored: formats.StoredAttachment, find: Finder) -> None:
         """``find`` leads to the bases. Raises ``ImageDamaged`` where the list cannot be read, ``UnitError``."""
         self.name = stored.name
+        self._files: dict[Path, io.FileIO] = {}
         self._unit, self._image = unit, image
         with files.unit_errors(unit):
             entries = read_list(folder, stored)
             self.pages = tuple(units.Page(digest=entry.digest, size=entry.size) for entry in entries)
             self._places = {
-                entry.digest: _Place(folder, stored.data, entry.offset, entry.stored)
+                entry.digest: _Place(folder / stored.data, entry.offset, entry.stored)
                 for entry in entries
                 if entry.stored
             }
             #: Why pages of the base are not found, where some are not.
             self._lost = self._follow({page.digest for page in self.pages} - self._places.keys(), stored, find)
-            self._files: dict[Path, io.FileIO] = {}
-        self._lock = threading.Lock()
+            self._open_files()
 
     def found(self) -> frozenset[bytes]:
         """The digests of the pages of which it is known where they lie."""
@@ -155,30 +153,35 @@ class DirectoryAttachment:
         if place is None:
             raise attachments.damaged(self._image, self.name, number, self._lost)
         try:
-            frame = os.pread(self._opened(place.folder / place.file), place.stored, place.offset)
+            frame = os.pread(self._files[place.file].fileno(), place.stored, place.offset)
             if zstandard.frame_content_size(frame) != page.size:
                 raise attachments.damaged(self._image, self.name, number, "its frame has a false length")
             data = zstandard.ZstdDecompressor().decompress(frame, max_output_size=page.size)
         except zstandard.ZstdError as error:
             raise attachments.damaged(self._image, self.name, number, error) from error
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or blocks.is_damage(error):
+            if blocks.is_damage(error):
                 raise attachments.damaged(self._image, self.name, number, error.strerror) from error
             raise errors.UnitError(f"storage unit {self._unit}: {error.strerror}: {place.file}") from error
         return attachments.proven(self._image, self.name, number, page, data)
 
     def close(self) -> None:
         """Close its files. Idempotent."""
-        with self._lock:
-            for file in self._files.values():
-                file.close()
+        for file in self._files.values():
+            file.close()
 
-    def _opened(self, path: Path) -> int:
-        with self._lock:
-            file = self._files.get(path)
-            if file is None:
-                file = self._files[path] = io.FileIO(path)
-            return file.fileno()
+    def _open_files(self) -> None:
+        """Open every file that holds a page, so that it is there even if its image is deleted."""
+        try:
+            for path in {place.file for place in self._places.values()}:
+                try:
+                    self._files[path] = io.FileIO(path)
+                except FileNotFoundError:
+                    self._lost = f"{path} is missing"
+            self._places = {digest: place for digest, place in self._places.items() if place.file in self._files}
+        except BaseException:
+            self.close()
+            raise
 
     def _follow(self, wanted: set[bytes], stored: formats.StoredAttachment, find: Finder) -> str:
         """Learn where pages that an image of the chain holds lie; why some are nowhere, if some are."""
@@ -195,7 +198,7 @@ class DirectoryAttachment:
                 return f"base {parent} cannot be used: {error.message}"
             for entry in entries:
                 if entry.stored and member is not None and entry.digest in wanted:
-                    self._places[entry.digest] = _Place(folder, member.data, entry.offset, entry.stored)
+                    self._places[entry.digest] = _Place(folder / member.data, entry.offset, entry.stored)
             wanted -= self._places.keys()
             parent = None if member is None else member.parent
         return "no image of the chain holds it"
