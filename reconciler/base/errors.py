@@ -22,7 +22,8 @@
     │   ├── ImageMissing                 the unit does not hold this image
     │   └── ImageDamaged                 stored bytes contradict their digests
     ├── TargetError                  1   a restore cannot write where it was told to
-    └── HookFailed                   1   a command around the backup failed
+    ├── HookFailed                   1   a command around the backup failed
+    └── EmulatorFailed               1   no machine could be started here, which says nothing about the image
 """
 
 from __future__ import annotations
@@ -165,5 +166,11 @@ class TargetError(HoldfastError):
 
 class HookFailed(HoldfastError):
     """A hook command ended with a failure or ran out of time."""
+
+    retryable = True
+
+
+class EmulatorFailed(HoldfastError):
+    """QEMU is missing, does not start, or died under its guest: nothing was learned about what was to be booted."""
 
     retryable = True
