@@ -15,6 +15,7 @@
     ├── NeverViolated                1   a deletion that one of the six nevers forbids
     ├── SourceError                  1   the machine or its disks cannot be read as promised
     │   └── SourceChanged                … while it was read; a retry may see it still
+    ├── GuestUnreadable              1   a file system inside a disk, or a file of it, cannot be read
     ├── UnitError                    1   a storage unit refuses
     │   ├── UnitOffline                  its folder or identity is missing
     │   ├── UnitReadOnly                 owned by another catalog, or not writable
@@ -122,6 +123,10 @@ class SourceError(HoldfastError):
 
 class SourceChanged(SourceError):
     """A disk changed, or was held open for writing, while it was read."""
+
+
+class GuestUnreadable(HoldfastError):
+    """A file system inside a disk, or one of its files, cannot be read: damaged, encrypted, or of an unknown kind."""
 
 
 class UnitError(HoldfastError):

@@ -49,9 +49,13 @@ class Conversation:
         space: bool = False,
         files: bool = False,
         quiesced: bool = False,
+        serve: bool = False,
         within: extents.Extents | None = None,
     ) -> None:
-        """``within``: the runs of files that changed elsewhere alone are not wanted; None where all are."""
+        """``within``: the runs of files that changed elsewhere alone are not wanted; None where all are.
+
+        ``serve``: the child goes on behind its first ``END`` and answers what ``ask`` asks.
+        """
         self._disk = disk
         self._limits = limits
         self._meter = meter
@@ -65,6 +69,7 @@ class Conversation:
             "space": space,
             "files": files,
             "quiesced": quiesced,
+            "serve": serve,
             "within": None if within is None else _coarse(within),
         }
         self._socket, theirs = socket.socketpair()
@@ -128,6 +133,16 @@ class Conversation:
             yield kind, payload
             self._deadline += time.monotonic() - start
 
+    def ask(self, *request: object) -> Iterator[tuple[int, bytes]]:
+        """The frames that answer a request, up to their ``END``; limits of time and reading count for each request.
+
+        An answer that is not taken to its end leaves a conversation that is of no use any more. Raises as ``frames``.
+        """
+        self._deadline = time.monotonic() + self._limits.seconds
+        self._served = 0
+        self._send(wires.pack_json(wires.REQUEST, list(request)))
+        return self.frames()
+
     def _answer(self, offset: int, length: int) -> None:
         if not 0 < length <= wires.MOST_READ or offset < 0 or offset + length > self._disk.size:
             raise Failed(f"its reader asked for {length} bytes at {offset}")
@@ -137,6 +152,9 @@ class Conversation:
         data = self._disk.pread(offset, length)
         if len(data) != length:
             raise errors.SourceError(f"disk {self._disk.name}: {len(data)} of {length} bytes at {offset} were read")
+        self._send(data)
+
+    def _send(self, data: disks.Buffer) -> None:
         view = memoryview(data)
         while view:
             try:

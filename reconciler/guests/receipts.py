@@ -6,18 +6,29 @@ reduction and nothing else; it cannot hand over a range outside the disk, an uno
 
 from __future__ import annotations
 
+import base64
 import itertools
 import operator
+import stat
 from array import array
 
 from reconciler.base import extents
-from reconciler.guests import scans, wires
+from reconciler.guests import nodes, scans, wires
 
 _TEXT = 1_000
 _SCHEMES = frozenset(("gpt", "mbr", "none", "lvm2"))
 _CODE = 60
 _FILE_KINDS = frozenset(("file", "directory", "symlink", "other"))
 _FLAGS = frozenset(("sparse", "compressed", "encrypted"))
+_FORMATS = {
+    0: "other",
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    **dict.fromkeys((stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK), "other"),
+}
+#: The largest ``st_mode``, user number, and device number.
+_MODE, _USER, _DEVICE = (1 << 16) - 1, (1 << 32) - 1, (1 << 63) - 1
 
 
 def _columns(payload: bytes, count: int) -> list[array[int]]:
@@ -126,10 +137,7 @@ def _file(row: object, size: int, volume: int) -> tuple[scans.File, bool]:
         raise wires.Broken("a file is described in impossible terms")
     if not isinstance(flags, list) or not _FLAGS.issuperset(map(str, flags)) or len(flags) > len(_FLAGS):
         raise wires.Broken("a file has unknown flags")
-    for value in times:
-        if type(value) is not int or not -wires.MOST_NUMBER <= value <= wires.MOST_NUMBER:
-            raise wires.Broken("a time is out of its bounds")
-    created, modified, changed, accessed = times
+    created, modified, changed, accessed = _moments(times)
     return scans.File(
         volume=volume,
         path=path,
@@ -148,6 +156,13 @@ def _file(row: object, size: int, volume: int) -> tuple[scans.File, bool]:
     ), more
 
 
+def _moments(values: list[object]) -> list[int]:
+    found = [value for value in values if type(value) is int and -wires.MOST_NUMBER <= value <= wires.MOST_NUMBER]
+    if len(found) != len(values):
+        raise wires.Broken("a time is out of its bounds")
+    return found
+
+
 def _extents(runs: object, size: int) -> tuple[tuple[int, int, int], ...]:
     if not isinstance(runs, list) or len(runs) % 3:
         raise wires.Broken("a file's runs are no rows")
@@ -157,3 +172,115 @@ def _extents(runs: object, size: int) -> tuple[tuple[int, int, int], ...]:
     if not all(length and place + length <= size for _, place, length in rows):
         raise wires.Broken("a run lies outside the disk")
     return rows
+
+
+def rows(payload: bytes) -> list[list[object]]:
+    """A batch of rows. Raises ``Broken``."""
+    value = wires.unpack_json(payload)
+    if not isinstance(value, list) or not all(isinstance(row, list) for row in value):
+        raise wires.Broken("a batch is not a list of rows")
+    return value
+
+
+def name(value: object) -> str:
+    """The name of a file in its directory. Raises ``Broken``."""
+    if not isinstance(value, str) or not value or "/" in value or not wires.proper(value):
+        raise wires.Broken("a file has no proper name")
+    return value
+
+
+def named(row: list[object]) -> tuple[str, int]:
+    """A name and the number behind it. Raises ``Broken``."""
+    if len(row) != 2:
+        raise wires.Broken("a name is not a pair")
+    return name(row[0]), number(row[1])
+
+
+def child(row: list[object], volume: int) -> tuple[str, nodes.Node] | None:
+    """A name and the node behind it; None where it leads to nothing. Raises ``Broken``."""
+    if not row:
+        raise wires.Broken("a child is none")
+    return (name(row[0]), node(row[1:], volume)) if len(row) > 1 else None
+
+
+def node(row: list[object], volume: int) -> nodes.Node:
+    """A file of the volume with the index ``volume``. Raises ``Broken``."""
+    if len(row) != 18:
+        raise wires.Broken("a node is not a row")
+    inode, form, size, links, mode, uid, gid, *moments, flags, streams, target, device, xattrs, problem, lost = row
+    if not isinstance(form, int) or form not in _FORMATS or (target is not None and not isinstance(target, str)):
+        raise wires.Broken("a node is described in impossible terms")
+    if not isinstance(flags, list) or not nodes.FLAGS.issuperset(map(str, flags)) or len(flags) > len(nodes.FLAGS):
+        raise wires.Broken("a node has unknown flags")
+    created, modified, changed, accessed = _moments(moments)
+    return nodes.Node(
+        volume=volume,
+        inode=number(inode),
+        kind=_FORMATS[form],
+        format=form,
+        size=number(size),
+        links=number(links),
+        mode=_small(mode, _MODE),
+        uid=_small(uid, _USER),
+        gid=_small(gid, _USER),
+        created=created,
+        modified=modified,
+        changed=changed,
+        accessed=accessed,
+        flags=tuple(map(str, flags)),
+        streams=tuple((_stream(key), number(length)) for key, length in _pairs(streams)),
+        target=target,
+        device=_small(device, _DEVICE),
+        xattrs=tuple((_stream(key), _bytes(value)) for key, value in _pairs(xattrs)),
+        problem=text(problem),
+        incomplete=text(lost),
+    )
+
+
+def _small(value: object, most: int) -> int | None:
+    if value is None:
+        return None
+    if number(value) > most:
+        raise wires.Broken("a number is out of its bounds")
+    return number(value)
+
+
+def _pairs(value: object) -> list[list[object]]:
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise wires.Broken("pairs are none")
+    return value
+
+
+def _stream(value: object) -> str:
+    if not isinstance(value, str) or not value or len(value) > wires.MOST_PATH or "\x00" in value:
+        raise wires.Broken("a stream has no proper name")
+    return value
+
+
+def _bytes(value: object) -> bytes:
+    try:
+        return base64.b64decode(str(value), validate=True)
+    except ValueError as error:
+        raise wires.Broken("a value is no bytes") from error
+
+
+def content(payload: bytes) -> tuple[int, int, bool]:
+    """Of a stream: its size, up to which byte its runs are told, and whether its bytes follow. Raises ``Broken``."""
+    value = wires.unpack_json(payload)
+    if not isinstance(value, list) or len(value) != 3 or not isinstance(value[2], bool):
+        raise wires.Broken("a stream is described in impossible terms")
+    size, until = number(value[0]), number(value[1])
+    if until > size:
+        raise wires.Broken("a stream ends before its runs")
+    return size, until, value[2]
+
+
+def stream_runs(payload: bytes, size: int, disk: int) -> list[array[int]]:
+    """The three columns of a stream of ``size`` bytes on a disk of ``disk`` bytes, in order. Raises ``Broken``."""
+    columns = _columns(payload, 3)
+    following = 0
+    for offset, place, length in zip(*columns, strict=True):
+        if offset < following or length <= 0 or offset + length > size or place < -1 or place + length > disk:
+            raise wires.Broken("a run of a stream lies outside of it or the disk")
+        following = offset + length
+    return columns

@@ -1,8 +1,9 @@
 """What passes between Holdfast and the child that parses a guest: frames over one socket, both directions.
 
-The child asks for bytes of the disk (``READ``) and gets exactly those; everything else goes one way, from the child:
-for each volume ``BEGIN``, then runs, ranges or files, then ``COMMIT``, and ``END`` at last. Shared by both ends, and
-all the two have in common. The child may have been taken over by what it parses, so the receiver trusts no length.
+The child asks for bytes of the disk (``READ``) and gets exactly those. Everything else it says goes one way: for each
+volume ``BEGIN``, then runs, ranges or files, then ``COMMIT``, and ``END`` at last. A child that serves a browser goes
+on: each ``REQUEST`` (JSON) is answered by frames up to an ``END``. Shared by both ends, and all the two have in common.
+The child may have been taken over by what it parses, so the receiver trusts no length.
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ WARNING = 9
 END = 10
 #: What the volume that began has handed over is void; its COMMIT still follows.
 ABANDON = 11
+#: To the child: a JSON list, the name of what is wanted and its arguments.
+REQUEST = 12
+#: Nodes, a JSON list of rows; in answer to ``list`` each with its name.
+NODES = 13
+#: Where a stream lies, a JSON object; its runs follow as ``EXTENTS``.
+CONTENT = 14
+#: Runs of a stream: three native 64-bit integers each: offset in the file, on the disk (-1: only the child can make
+#: the bytes), length.
+EXTENTS = 15
+#: Bytes of a stream.
+BYTES = 16
+#: The request cannot be answered; a JSON pair: ``missing``, ``refused`` or ``damaged``, and why.
+FAULT = 17
 
 
 class Broken(Exception):

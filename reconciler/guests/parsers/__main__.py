@@ -1,19 +1,22 @@
 """The child: takes the options from its command line, gives up what it does not need, and reads volume after volume.
 
 A volume that cannot be read costs that volume alone: what it handed over is void, a warning says why, and the next one
-follows. Whatever goes wrong beyond that ends the child, and the other end of the socket draws the conclusion.
+follows. Whatever goes wrong beyond that ends the child, and the other end of the socket draws the conclusion. One that
+serves a browser opens the volumes and then answers until it is ended.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
 import socket
 import sys
+from collections.abc import Callable
 
 from reconciler.guests import scans, wires
-from reconciler.guests.parsers import filesystems, outputs, stretches, volumes
+from reconciler.guests.parsers import filesystems, outputs, serving, stretches, volumes
 
 #: Bytes a child may write to its standard error, the one file it holds open for writing.
 _STDERR = 64 << 10
@@ -49,7 +52,7 @@ def _read(output: outputs.Output, stretch: stretches.Stretch) -> outputs.Facts |
     return facts
 
 
-def _volume(line: stretches.Line, found: volumes.Found, output: outputs.Output) -> bool:
+def _volume(line: stretches.Line, found: volumes.Found, read: Callable[[], outputs.Facts | None]) -> bool:
     """Read one volume. True if what it handed over stands."""
     volume: dict[str, object] = {
         "offset": found.stretch.pieces[0][0],
@@ -64,7 +67,7 @@ def _volume(line: stretches.Line, found: volumes.Found, output: outputs.Output) 
     line.send(wires.pack_json(wires.BEGIN, volume))
     stands = True
     try:
-        facts = _read(output, found.stretch)
+        facts = read()
     except Exception as error:  # noqa: BLE001  whatever a hostile volume provokes costs that volume alone
         stands = False
         facts = None
@@ -81,18 +84,10 @@ def _volume(line: stretches.Line, found: volumes.Found, output: outputs.Output) 
     return stands
 
 
-def main(arguments: list[str]) -> int:
-    """``arguments``: the number of the socket's descriptor, and the options as JSON."""
-    options = json.loads(arguments[1])
-    limits = scans.Limits(**options["limits"])
-    _confine(limits)
-    line = stretches.Line(socket.socket(fileno=int(arguments[0])))
-    disk = stretches.Disk(line, options["size"], options["within"])
+def _look(line: stretches.Line, found: list[volumes.Found], options: dict[str, bool], limits: scans.Limits) -> None:
+    """Hand over what was asked for of all volumes."""
     budget = outputs.Budget(limits=limits)
     first = 0
-    found, warnings = volumes.find(disk, options["sector"])
-    for code, message in warnings:
-        line.send(wires.pack_json(wires.WARNING, [code, message]))
     for volume in found:
         output = outputs.Output(
             line,
@@ -104,9 +99,29 @@ def main(arguments: list[str]) -> int:
             want_files=options["files"],
             quiesced=options["quiesced"],
         )
-        if _volume(line, volume, output):
+        if _volume(line, volume, functools.partial(_read, output, volume.stretch)):
             first = output.next_file
+
+
+def main(arguments: list[str]) -> int:
+    """``arguments``: the number of the socket's descriptor, and the options as JSON."""
+    options = json.loads(arguments[1])
+    limits = scans.Limits(**options["limits"])
+    _confine(limits)
+    line = stretches.Line(socket.socket(fileno=int(arguments[0])))
+    disk = stretches.Disk(line, options["size"], options["within"])
+    found, warnings = volumes.find(disk, options["sector"])
+    for code, message in warnings:
+        line.send(wires.pack_json(wires.WARNING, [code, message]))
+    if not options["serve"]:
+        _look(line, found, options, limits)
+        line.send(wires.pack(wires.END))
+        return 0
+    server = serving.Server(line, limits)
+    for volume in found:
+        _volume(line, volume, functools.partial(server.open, volume))
     line.send(wires.pack(wires.END))
+    server.serve()
     return 0
 
 

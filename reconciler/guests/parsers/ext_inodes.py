@@ -16,7 +16,8 @@ from reconciler.guests.parsers import ext_groups, stretches
 DIRECTORY, FILE, LINK = 0x4000, 0x8000, 0xA000
 _KINDS = {DIRECTORY: "directory", FILE: "file", LINK: "symlink"}
 
-ENCRYPTED, _EXTENTS, INLINE = 0x800, 0x80000, 0x10000000
+#: ``VALUE``: it holds the value of an extended attribute.
+ENCRYPTED, _EXTENTS, VALUE, INLINE = 0x800, 0x80000, 0x200000, 0x10000000
 _EXTENT_MAGIC = 0xF30A
 _UNWRITTEN = 32768
 _DEEPEST = 5

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reconciler.guests.parsers import ext_groups, ext_inodes, outputs, stretches
+from reconciler.guests.parsers import ext_attributes, ext_groups, ext_inodes, outputs, stretches
 
 _ROOT = 2
 _MOST_DIRECTORY = 1 << 30
@@ -26,15 +26,20 @@ class Names:
 
     def inode(self, number: int) -> bytes:
         """An inode in use. Raises ``Damaged`` and ``Truncated``."""
+        inode = self.raw(number)
+        if not inode[0] and not inode[1]:
+            raise ext_inodes.Damaged(f"inode {number} is not in use")
+        return inode
+
+    def raw(self, number: int) -> bytes:
+        """An inode, in use or not. Raises ``Damaged`` and ``Truncated``."""
         shape = self._shape
         group, index = divmod(number - 1, shape.group_inodes)
         if not 0 < number <= shape.inodes:
             raise ext_inodes.Damaged(f"there is no inode {number}")
-        at = self._groups[group].table * shape.block + index * shape.inode_size
-        inode = self._stretch.exactly(at, shape.inode_size)
-        if not inode[0] and not inode[1]:
-            raise ext_inodes.Damaged(f"inode {number} is not in use")
-        return inode
+        return self._stretch.exactly(
+            self._groups[group].table * shape.block + index * shape.inode_size, shape.inode_size
+        )
 
     def entry(self, path: str, number: int, inode: bytes) -> outputs.Entry:
         """One name. Raises ``Damaged`` and ``Truncated``."""
@@ -66,9 +71,24 @@ class Names:
     def children(self, number: int, inode: bytes) -> Iterator[tuple[int, str]]:
         """Inode numbers and names in a directory. Raises ``Damaged`` and ``Truncated``."""
         del number
+        for block in self._blocks(inode):
+            yield from self._parse(block)
+
+    def look(self, inode: bytes, name: str) -> int | None:
+        """The inode number of one name in a directory, None where there is none. Raises as ``children`` does."""
+        wanted = name.encode("utf-8", "surrogateescape")
+        for block in self._blocks(inode):
+            # Most blocks do not hold these bytes at all.
+            if wanted in block:
+                for number, text in self._parse(block):
+                    if text == name:
+                        return number
+        return None
+
+    def _blocks(self, inode: bytes) -> Iterator[bytes]:
         if ext_inodes.flags(inode) & ext_inodes.INLINE:
-            yield from self._parse(inode[44:100])
-            yield from self._parse(_inline_rest(inode))
+            yield inode[44:100]
+            yield ext_attributes.inline(inode)
             return
         block = self._shape.block
         total = 0
@@ -77,7 +97,7 @@ class Names:
                 total += block
                 if total > _MOST_DIRECTORY:
                     raise ext_inodes.Damaged("it is too long")
-                yield from self._parse(self._stretch.exactly(at * block, block))
+                yield self._stretch.exactly(at * block, block)
 
     def _parse(self, data: bytes) -> Iterator[tuple[int, str]]:
         at = 0
@@ -93,19 +113,3 @@ class Names:
             if number and name not in (b"", b".", b".."):
                 yield number, name.decode("utf-8", "surrogateescape")
             at += length
-
-
-def _inline_rest(inode: bytes) -> bytes:
-    """What an inline directory holds beyond the block map's place: the value of an attribute inside the inode."""
-    start = 128 + int.from_bytes(inode[128:130], "little")
-    if len(inode) < 160 or inode[start : start + 4] != b"\x00\x00\x02\xea":
-        return b""
-    first = at = start + 4
-    while at + 16 <= len(inode) and any(inode[at : at + 4]):
-        letters, group = inode[at], inode[at + 1]
-        offset = first + int.from_bytes(inode[at + 2 : at + 4], "little")
-        length = int.from_bytes(inode[at + 8 : at + 12], "little")
-        if group == 7 and inode[at + 16 : at + 16 + letters] == b"data":
-            return inode[offset : offset + length]
-        at += (16 + letters + 3) & ~3
-    return b""

@@ -8,7 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from reconciler.guests.parsers import exfat, ext, fat, ntfs, outputs, stretches, swaps, xfs
+from reconciler.guests import scans
+from reconciler.guests.parsers import (
+    exfat,
+    ext,
+    ext_nodes,
+    fat,
+    ntfs,
+    ntfs_nodes,
+    outputs,
+    served,
+    stretches,
+    swaps,
+    xfs,
+)
 
 _POWERS = frozenset(1 << bit for bit in range(5, 17))
 
@@ -19,6 +32,11 @@ _PARSERS: dict[str, Callable[[stretches.Stretch, outputs.Output], outputs.Facts]
     "ntfs": ntfs.parse,
     "swap": swaps.parse,
     "xfs": xfs.parse,
+}
+
+_SERVERS: dict[str, Callable[[stretches.Stretch, scans.Limits], served.FileSystem]] = {
+    "ext": ext_nodes.Files,
+    "ntfs": ntfs_nodes.Files,
 }
 
 
@@ -71,3 +89,19 @@ def parse(kind: str, stretch: stretches.Stretch, output: outputs.Output) -> outp
     """
     parser = _PARSERS.get(kind)
     return parser(stretch, output) if parser else None
+
+
+def serve(
+    kind: str, stretch: stretches.Stretch, limits: scans.Limits
+) -> tuple[served.FileSystem | None, outputs.Facts | None]:
+    """The volume opened for single files, None where it holds none, and what it says of itself.
+
+    Raises anything at all where the volume is damaged.
+    """
+    if kind == "swap":
+        return None, swaps.facts(stretch)
+    server = _SERVERS.get(kind)
+    if server is None:
+        return None, None
+    opened = server(stretch, limits)
+    return opened, opened.facts()

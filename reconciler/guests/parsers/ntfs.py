@@ -7,17 +7,12 @@ are handed over are set in it before it is.
 
 from __future__ import annotations
 
-import struct
-
-from reconciler.guests.parsers import bitmaps, ntfs_names, outputs, stretches
+from reconciler.guests.parsers import bitmaps, ntfs_names, ntfs_states, outputs, stretches
 from reconciler.guests.parsers import ntfs_records as records
 
-_LOG, _VOLUME, _BITMAP, _BAD = 2, 3, 6, 8
+_BITMAP, _BAD = 6, 8
 _PAGE_FILES = frozenset({"pagefile.sys", "swapfile.sys"})
 _HIBERNATED = "hiberfil.sys"
-_LOG_HEAD = 64 << 10
-_CLOSED, _NO_CLIENT = 0x0002, 0xFFFF
-_DIRTY = 0x0001
 
 
 def parse(stretch: stretches.Stretch, output: outputs.Output) -> outputs.Facts:
@@ -43,29 +38,15 @@ class _Reader:
         self._bitmap = self._load() if output.want_space else None
         self._used = self._load_used()
 
-    def _own(self, number: int, kind: int) -> records.Attribute | None:
-        """The unnamed attribute of one of the file system's own files, its parts joined."""
-        found = self._table.gather(number, self._table.record(number), (kind, records.LIST))
-        resident = [one for one in found if one.value is not None]
-        for one in (*resident, *records.streams(found)):
-            if one.kind == kind and not one.name:
-                return one
-        return None
-
-    def _content(self, one: records.Attribute, most: int) -> bytes:
-        if one.value is not None:
-            return one.value[:most]
-        return self._table.content(one.runs, 0, min(one.size, most))
-
     def _load(self) -> bitmaps.Bitmap:
         shape, limit = self._shape, self._output.limits.bitmap
-        bitmap = self._own(_BITMAP, records.DATA)
+        bitmap = self._table.own(_BITMAP, records.DATA)
         need = -(-shape.clusters // 8)
         if bitmap is None or bitmap.size < need:
             raise records.Damaged("the bitmap of NTFS is too short")
         if need > limit:
             raise outputs.TooMuch(f"a bitmap of more than {limit} bytes")
-        bits = bytearray(self._content(bitmap, need))
+        bits = bytearray(self._table.value(bitmap, need))
         found = bitmaps.Bitmap(bits, count=shape.clusters, unit=shape.cluster, base=0)
         found.claim(0, 8192)
         found.claim(shape.mirror * shape.cluster, 4 * max(shape.record, 1024))
@@ -73,8 +54,8 @@ class _Reader:
 
     def _load_used(self) -> bytes:
         """Which records of the table are in use as its own bitmap says."""
-        own = self._own(0, records.BITMAP)
-        return self._content(own, -(-self._table.count // 8)) if own is not None else b""
+        own = self._table.own(0, records.BITMAP)
+        return self._table.value(own, -(-self._table.count // 8)) if own is not None else b""
 
     def walk(self) -> None:
         """Hand over the runs of all files, in the table's order; note directories and what cannot be read."""
@@ -143,7 +124,7 @@ class _Reader:
         if own & _PAGE_FILES:
             for _, lcn, count in content[0].runs:
                 self._output.page_file(lcn * self._shape.cluster, count * self._shape.cluster)
-        if _HIBERNATED in own and self._content(content[0], 4).lower() == b"hibr":
+        if _HIBERNATED in own and self._table.value(content[0], 4).lower() == b"hibr":
             self._hibernated = True
 
     def list(self) -> None:
@@ -171,8 +152,7 @@ class _Reader:
 
     def facts(self) -> outputs.Facts:
         """Label and state of the volume; hands over its free space where its bitmap is believed."""
-        label = self._own(_VOLUME, records.LABEL)
-        unclean, dirty = self._state()
+        unclean, dirty = ntfs_states.state(self._table)
         reason = dirty or ("" if self._output.quiesced else unclean)
         if not reason and self._hibernated:
             reason = "a hibernated machine waits on it"
@@ -183,37 +163,8 @@ class _Reader:
                 self._output.free(offset, length)
         return outputs.Facts(
             filesystem="ntfs",
-            label=label.value.decode("utf-16-le", "replace") if label is not None and label.value else "",
+            label=ntfs_states.label(self._table),
             clean=not (dirty or unclean),
             reason=reason,
             cluster=self._shape.cluster,
         )
-
-    def _state(self) -> tuple[str, str]:
-        """Why its log is not closed, and why the volume as a whole is in doubt; empty where they are well."""
-        found = self._own(_VOLUME, records.FACTS)
-        value = found.value if found is not None else None
-        if value is None or len(value) < 12:
-            return "", "its state is not recorded"
-        dirty = "it is marked dirty" if int.from_bytes(value[10:12], "little") & _DIRTY else ""
-        log = self._own(_LOG, records.DATA)
-        return ("its log is missing" if log is None else _log(self._content(log, _LOG_HEAD))), dirty
-
-
-def _log(head: bytes) -> str:
-    """Why the log that starts with ``head`` is not closed; empty where it is, or was emptied."""
-    if head and not head.strip(b"\xff"):
-        return ""
-    newest, closed = -1, False
-    page = int.from_bytes(head[16:20], "little") if head[:4] in (b"RSTR", b"CHKD") else 4096
-    for at in (0, page):
-        if head[at : at + 4] not in (b"RSTR", b"CHKD") or len(head) < at + 512:
-            continue
-        area = at + int.from_bytes(head[at + 24 : at + 26], "little")
-        # Beyond this the end of a sector, which stands elsewhere, would be read as part of the area.
-        if area + 16 > at + 510:
-            continue
-        lsn, _, _, clients, flags = struct.unpack_from("<QHHHH", head, area)
-        if lsn > newest:
-            newest, closed = lsn, bool(flags & _CLOSED) or clients == _NO_CLIENT
-    return "" if closed else "its log is not closed"

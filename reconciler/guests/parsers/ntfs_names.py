@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from reconciler.guests.parsers import ntfs_links, outputs, texts
 from reconciler.guests.parsers import ntfs_records as records
-from reconciler.guests.parsers import outputs
 
 ROOT = 5
 #: The directory of the file system's own later files, and the first record that is not its own.
@@ -20,9 +20,6 @@ _DOS = 2
 #: Between 1601 and 1970, in the file system's unit of 100 nanoseconds.
 _EPOCH = 116_444_736_000_000_000
 _LARGEST = (1 << 63) - 1
-_SYSTEM = 0x4
-#: Tags of reparse points that other systems show as symbolic links: junctions, links, links of the Linux subsystem.
-_LINKS = frozenset({0xA0000003, 0xA000000C, 0xA000001D})
 _DEEPEST = 4096
 _WANTED = frozenset({records.STANDARD, records.LIST, records.NAME, records.DATA, records.REPARSE})
 
@@ -47,7 +44,7 @@ def names(found: list[records.Attribute]) -> list[Name]:
             raise records.Damaged("a name of it does not fit")
         if value[65] != _DOS:
             reference = int.from_bytes(value[:8], "little")
-            text = value[66 : 66 + 2 * value[64]].decode("utf-16-le", "surrogatepass")
+            text = texts.utf16(value[66 : 66 + 2 * value[64]])
             several.append(Name(reference & records.NUMBER, reference >> 48, text))
     return several
 
@@ -107,39 +104,20 @@ class Tree:
         return path
 
 
-def _special(found: list[records.Attribute]) -> str:
-    """``file``, ``symlink`` or ``other``: by reparse point, or as Interix and NTFS-3G mark them."""
-    attributes = 0
-    for one in found:
-        if one.kind == records.REPARSE and one.value is not None and len(one.value) >= 4:
-            return "symlink" if int.from_bytes(one.value[:4], "little") in _LINKS else "file"
-        if one.kind == records.STANDARD and one.value is not None and len(one.value) >= 36:
-            attributes = int.from_bytes(one.value[32:36], "little")
-    if attributes & _SYSTEM:
-        for one in found:
-            if one.kind == records.DATA and not one.name and one.value is not None:
-                head = one.value[:8]
-                if head == b"IntxLNK\x01":
-                    return "symlink"
-                if head in (b"IntxCHR\x00", b"IntxBLK\x00") or not head or head == b"\x01":
-                    return "other"
-    return "file"
-
-
 def entries(tree: Tree, number: int, record: bytearray, table: records.Table) -> list[outputs.Entry]:
     """Every name and stream of one file. Raises ``Damaged``; empty where no way leads to it."""
     found = table.gather(number, record, _WANTED)
     paths = [path for name in names(found) if (path := tree.path(name)) is not None]
     directory = bool(record[22] & records.DIRECTORY)
-    times = _times(found)
-    kind = "directory" if directory else _special(found)
+    moments = times(found)
+    kind = ntfs_links.kind(found, directory)
     resident = [one for one in found if one.value is not None]
     streams = [one for one in (*resident, *records.streams(found)) if one.kind == records.DATA]
     made: list[outputs.Entry] = []
     cluster = table.shape.cluster
     for path in paths:
         common = outputs.Entry(path=path, kind=kind, size=0, inode=number, links=max(len(paths), 1))
-        common.created, common.modified, common.changed, common.accessed = times
+        common.created, common.modified, common.changed, common.accessed = moments
         if directory or not any(not one.name for one in streams):
             common.resident = True
             made.append(common)
@@ -149,14 +127,15 @@ def entries(tree: Tree, number: int, record: bytearray, table: records.Table) ->
             entry = outputs.Entry(
                 path=path, kind="file" if one.name else kind, size=one.size, inode=number, links=common.links
             )
-            entry.created, entry.modified, entry.changed, entry.accessed = times
-            entry.stream, entry.resident, entry.flags = one.name, one.value is not None, _flags(one.flags)
-            entry.runs = _bytes(one, cluster)
+            entry.created, entry.modified, entry.changed, entry.accessed = moments
+            entry.stream, entry.resident, entry.flags = one.name, one.value is not None, flags(one.flags)
+            entry.runs = runs(one, cluster)
             made.append(entry)
     return made
 
 
-def _times(found: list[records.Attribute]) -> tuple[int, int, int, int]:
+def times(found: list[records.Attribute]) -> tuple[int, int, int, int]:
+    """Created, modified, changed and accessed, nanoseconds since 1970."""
     for one in found:
         if one.kind == records.STANDARD and one.value is not None and len(one.value) >= 32:
             created, modified, changed, accessed = struct.unpack_from("<QQQQ", one.value)
@@ -164,18 +143,19 @@ def _times(found: list[records.Attribute]) -> tuple[int, int, int, int]:
     return 0, 0, 0, 0
 
 
-def _flags(flags: int) -> tuple[str, ...]:
+def flags(bits: int) -> tuple[str, ...]:
+    """The words for an attribute's flags."""
     known = ((records.SPARSE, "sparse"), (records.COMPRESSED, "compressed"), (records.ENCRYPTED, "encrypted"))
-    return tuple(name for bits, name in known if flags & bits)
+    return tuple(name for bit, name in known if bits & bit)
 
 
-def _bytes(one: records.Attribute, cluster: int) -> list[tuple[int, int, int]]:
+def runs(one: records.Attribute, cluster: int) -> list[tuple[int, int, int]]:
     """The runs of a stream in bytes, without what was never written: that reads as zeros, whatever the clusters hold.
 
     A compressed stream's clusters are handed over whole; whoever unpacks them knows where it was written to.
     """
-    runs = [(vcn * cluster, lcn * cluster, count * cluster) for vcn, lcn, count in one.runs]
+    found = [(vcn * cluster, lcn * cluster, count * cluster) for vcn, lcn, count in one.runs]
     if one.flags & records.COMPRESSED or one.initialized >= one.size:
-        return runs
+        return found
     end = one.initialized
-    return [(offset, place, min(length, end - offset)) for offset, place, length in runs if offset < end]
+    return [(offset, place, min(length, end - offset)) for offset, place, length in found if offset < end]

@@ -13,19 +13,21 @@ import struct
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
-from reconciler.guests.parsers import stretches
+from reconciler.guests.parsers import stretches, texts
 
 #: Types of attributes.
-STANDARD, LIST, NAME, LABEL, FACTS, DATA, ALLOCATION, BITMAP, REPARSE = (
+STANDARD, LIST, NAME, LABEL, FACTS, DATA, INDEX, ALLOCATION, BITMAP, REPARSE, EXTENDED = (
     0x10,
     0x20,
     0x30,
     0x60,
     0x70,
     0x80,
+    0x90,
     0xA0,
     0xB0,
     0xC0,
+    0xE0,
 )
 #: Flags of an attribute.
 COMPRESSED, ENCRYPTED, SPARSE = 0x00FF, 0x4000, 0x8000
@@ -72,12 +74,15 @@ class Attribute(NamedTuple):
     flags: int
     #: The content where it lies in the record; None where it has clusters.
     value: bytes | None
-    #: The first of the stream's clusters that this part covers.
+    #: The first of the stream's clusters that this part covers, and the one behind the last.
     first: int
+    end: int
     #: Bytes of the content, and how many of them were ever written; the others read as zeros.
     size: int
     initialized: int
     runs: list[Run]
+    #: Clusters that are compressed together, as a power of two; 0 where none are.
+    unit: int = 0
 
 
 def shape(stretch: stretches.Stretch) -> Shape:
@@ -140,22 +145,18 @@ def attributes(record: bytearray, clusters: int, wanted: Container[int]) -> Iter
             raise Damaged(f"its attribute of type {kind:#x} does not fit")
         if clustered or kind in wanted:
             part = memoryview(record)[at : at + length]
-            name = _text(part[name_at : name_at + 2 * letters]) if letters else ""
+            name = texts.utf16(bytes(part[name_at : name_at + 2 * letters])) if letters else ""
             yield _clustered(part, kind, name, flags, clusters) if clustered else _resident(part, kind, name, flags)
         at += length
     if record[at : at + 4] != b"\xff\xff\xff\xff":
         raise Damaged("its attributes have no end")
 
 
-def _text(data: bytes | memoryview) -> str:
-    return bytes(data).decode("utf-16-le", "surrogatepass")
-
-
 def _resident(part: memoryview, kind: int, name: str, flags: int) -> Attribute:
     length, at = struct.unpack_from("<IH", part, 16)
     if at + length > len(part):
         raise Damaged(f"the content of its attribute of type {kind:#x} does not fit")
-    return Attribute(kind, name, flags, bytes(part[at : at + length]), 0, length, length, [])
+    return Attribute(kind, name, flags, bytes(part[at : at + length]), 0, 0, length, length, [])
 
 
 def _clustered(part: memoryview, kind: int, name: str, flags: int, clusters: int) -> Attribute:
@@ -165,7 +166,8 @@ def _clustered(part: memoryview, kind: int, name: str, flags: int, clusters: int
     runs, end = _runs(part, pairs, first, clusters)
     if end != (last + 1) & 0xFFFFFFFFFFFFFFFF:
         raise Damaged(f"the runs of its attribute of type {kind:#x} end at cluster {end}, not {last}")
-    return Attribute(kind, name, flags, None, first, size, min(initialized, size), runs)
+    unit = int.from_bytes(part[34:36], "little")
+    return Attribute(kind, name, flags, None, first, end, size, min(initialized, size), runs, unit)
 
 
 def _runs(part: memoryview, at: int, vcn: int, clusters: int) -> tuple[list[Run], int]:
@@ -227,16 +229,24 @@ class Table:
 
     def record(self, number: int, *, of: int | None = None) -> bytearray:
         """The mended record ``number``; with ``of``, one that extends that record. Raises ``Damaged``."""
-        size = self.shape.record
-        if not 0 <= number < self.count:
-            raise Damaged(f"it refers to record {number}, which does not exist")
-        data = self.content(self.runs, number * size, size)
-        if data[:4] != b"FILE" or not data[22] & IN_USE:
+        record = self.find(number)
+        if record is None:
             raise Damaged(f"it refers to record {number}, which is not in use")
-        record = mend(data)
         if of is not None and base(record) != of:
             raise Damaged(f"it refers to record {number}, which belongs to another file")
         return record
+
+    def find(self, number: int) -> bytearray | None:
+        """The mended record ``number``, None where it is not in use. Raises ``Damaged``."""
+        size = self.shape.record
+        if not 0 <= number < self.count:
+            return None
+        data = self.content(self.runs, number * size, size)
+        if not any(data[:4]) or (data[:4] == b"FILE" and not data[22] & IN_USE):
+            return None
+        if data[:4] != b"FILE":
+            raise Damaged(f"record {number} is none")
+        return mend(data)
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
         """The table in order, as the number of the first record and some records, not mended.
@@ -292,6 +302,21 @@ class Table:
             found += attributes(self.record(other, of=number), clusters, wanted)
         return found
 
+    def own(self, number: int, kind: int) -> Attribute | None:
+        """The unnamed attribute of one of the file system's own files, its parts joined. Raises ``Damaged``."""
+        found = self.gather(number, self.record(number), (kind, LIST))
+        resident = [one for one in found if one.value is not None]
+        for one in (*resident, *streams(found)):
+            if one.kind == kind and not one.name:
+                return one
+        return None
+
+    def value(self, one: Attribute, most: int) -> bytes:
+        """The first ``most`` bytes of an attribute that is not compressed. Raises ``Truncated``."""
+        if one.value is not None:
+            return one.value[:most]
+        return self.content(one.runs, 0, min(one.size, most))
+
     def _others(self, number: int, found: list[Attribute]) -> list[int]:
         """The numbers of the other records of a file, in the order in which its list names them."""
         lists = [one for one in found if one.kind == LIST]
@@ -332,5 +357,7 @@ def streams(found: list[Attribute]) -> list[Attribute]:
         runs = [run for one in several for run in one.runs]
         if any(before[0] + before[2] > after[0] for before, after in itertools.pairwise(runs)):
             raise Damaged("the parts of a stream overlap")
-        joined.append(several[0]._replace(runs=runs))
+        if any(before.end != after.first for before, after in itertools.pairwise(several)):
+            raise Damaged("a part of a stream is missing")
+        joined.append(several[0]._replace(runs=runs, end=several[-1].end))
     return joined

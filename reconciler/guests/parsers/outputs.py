@@ -54,7 +54,8 @@ class Budget:
             raise TooMuch(f"more than {self.limits.files} files")
 
 
-def _bounded(value: int) -> int:
+def bounded(value: int) -> int:
+    """A number that the other end believes: a damaged inode may name any moment and any size."""
     return max(-wires.MOST_NUMBER, min(value, wires.MOST_NUMBER))
 
 
@@ -231,9 +232,9 @@ class Output:
 
     def _append(self, entry: Entry, runs: list[int], *, more: bool) -> None:
         # A damaged inode may name any moment and any size.
-        times = [_bounded(moment) for moment in (entry.created, entry.modified, entry.changed, entry.accessed)]
+        times = [bounded(moment) for moment in (entry.created, entry.modified, entry.changed, entry.accessed)]
         name, stream, flags = entry.path, entry.stream[: wires.MOST_PATH], entry.flags
-        what = (name, entry.kind, max(_bounded(entry.size), 0), entry.inode, entry.links, stream, entry.resident)
+        what = (name, entry.kind, max(bounded(entry.size), 0), entry.inode, entry.links, stream, entry.resident)
         self._files.append([*what, *times, flags, runs, more])
         self._file_runs += len(runs) // 3 + len(name) // 16
         if len(self._files) >= _FILES or self._file_runs >= _FILE_RUNS:

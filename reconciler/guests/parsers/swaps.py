@@ -24,11 +24,22 @@ def page(stretch: stretches.Stretch) -> int:
 
 def parse(stretch: stretches.Stretch, output: outputs.Output) -> outputs.Facts:
     """Hand over all pages but the header's. A hibernated machine keeps its image here: then none is."""
+    facts, last = _head(stretch)
+    if output.want_space:
+        output.swap(facts.cluster, min(last * facts.cluster, stretch.size - facts.cluster))
+    return facts
+
+
+def facts(stretch: stretches.Stretch) -> outputs.Facts:
+    """What its header says. Raises ``Truncated``."""
+    return _head(stretch)[0]
+
+
+def _head(stretch: stretches.Stretch) -> tuple[outputs.Facts, int]:
+    """What the header says, and the number of the last page."""
     size = page(stretch)
     version, last = struct.unpack("<II", stretch.exactly(_HEAD, 8))
     if version != 1 or not last:
         raise stretches.Truncated("the swap header is of another version")
     label = stretch.exactly(_LABEL, 16).split(b"\x00", 1)[0].decode("utf-8", "replace")
-    if output.want_space:
-        output.swap(size, min(last * size, stretch.size - size))
-    return outputs.Facts(filesystem="swap", label=label, clean=True, reason="", cluster=size)
+    return outputs.Facts(filesystem="swap", label=label, clean=True, reason="", cluster=size), last

@@ -1,0 +1,76 @@
+"""Single files of a disk: everything a browser says of every file against what a mount says."""
+
+from __future__ import annotations
+
+import guest_builders as builders
+import guest_trees as trees
+import pytest
+
+from reconciler.base import errors
+from reconciler.guests import browsing, listings
+
+pytestmark = builders.needs_root
+
+MAKE = {
+    "ext4": ["mke2fs", "-q", "-F", "-t", "ext4"],
+    "ntfs": ["mkntfs", "-q", "-F", "-f"],
+}
+READ_ONLY = {"ext4": "ro", "ntfs": "ro,streams_interface=windows"}
+#: What a mount by ntfs-3g makes up.
+MADE_UP = {"ext4": (), "ntfs": ("mode", "uid", "gid", "xattrs", "created")}
+
+
+@pytest.fixture(scope="module", params=MAKE)
+def volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    image = builders.blank(tmp_path_factory.mktemp("browsed") / "volume.raw", 100 * builders.MIB)
+    builders.run(*MAKE[request.param], image)
+    with builders.mounted(image, kind=request.param) as root:
+        builders.fill(root, 7)
+    with builders.mounted(image, kind=request.param, options=READ_ONLY[request.param]) as root:
+        known = trees.folder(root)
+    return image, known, request.param
+
+
+def test_every_file_is_as_the_mount_shows_it(volume) -> None:
+    image, known, kind = volume
+    with builders.opened(image) as disk, browsing.browse(disk) as browser:
+        found = trees.browsed(browser, 0)
+        assert len(found) > 100
+        assert trees.compare(known, found, leave=MADE_UP[kind], slack=100 if kind == "ntfs" else 0) == []
+
+
+def test_paths_numbers_and_listings_lead_to_the_same_file(volume) -> None:
+    image, known, _ = volume
+    with builders.opened(image) as disk, browsing.browse(disk) as browser, listings.list_files(disk) as listing:
+        seen = 0
+        for file in listing:
+            node = browser.find(file.volume, file.path)
+            assert browser.node(file.volume, file.inode) == node
+            assert (node.inode, node.kind, node.modified) == (file.inode, file.kind, file.modified)
+            assert node.size == file.size or node.kind != "file"
+            seen += 1
+        assert seen >= len(known)
+        assert browser.volumes == listing.volumes
+        for path in ("nothing", "dir0/nothing", "dir0/../dir1", "nothing/at/all"):
+            with pytest.raises(errors.NotFound):
+                browser.find(0, path)
+
+
+def test_pieces_of_a_file_and_its_holes(volume) -> None:
+    image, _, _ = volume
+    with builders.opened(image) as disk, browsing.browse(disk) as browser:
+        for path in ("sparse.bin", "dir0/grown-a.bin"):
+            node = browser.find(0, path)
+            whole = browser.read(node, 0, 1 << 40)
+            assert len(whole) == node.size
+            for offset, length in ((0, 1), (4095, 2), (4_000_000, 5000), (node.size - 3, 10), (node.size, 5)):
+                assert browser.read(node, offset, length) == whole[offset : offset + length]
+            data = bytearray(node.size)
+            for extent in browser.extents(node):
+                assert extent.place is not None
+                data[extent.offset : extent.offset + extent.length] = disk.pread(extent.place, extent.length)
+            assert bytes(data) == whole
+        with pytest.raises(errors.GuestUnreadable):
+            browser.read(browser.root(0), 0, 1)
+        with pytest.raises(errors.NotFound):
+            browser.read(node, 0, 1, "none")
