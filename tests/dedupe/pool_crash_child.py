@@ -10,6 +10,7 @@ import pool_samples as samples
 from reconciler.base import meters
 
 KEPT = samples.noise(5 * samples.MIB, 1)
+ATTACHED = {"files": [samples.noise(50_000, number) for number in range(20, 30)]}
 WRITTEN = samples.patch(KEPT, samples.MIB, samples.noise(3 * samples.MIB, 2))
 
 
@@ -17,7 +18,7 @@ def main(root: Path, act: str) -> None:
     """Write image ``new`` on top of ``kept``, delete ``kept``, collect, or scrub."""
     pool = samples.open_pool(root, container_size=2 * samples.MIB)
     if act == "write":
-        samples.store(pool, "new", WRITTEN, parent="kept")
+        samples.store(pool, "new", WRITTEN, parent="kept", attached=ATTACHED)
     elif act == "delete":
         pool.delete("kept")
     elif act == "collect":

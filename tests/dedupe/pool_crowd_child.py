@@ -23,6 +23,7 @@ from reconciler.storage.dedupe import pools
 
 MIB = samples.MIB
 _BASE = samples.noise(3 * MIB, 9)
+_PAGES = [samples.noise(20_000, 50 + number) for number in range(12)]
 #: Small, so that a short life seals many.
 CONTAINER = MIB // 2
 #: Images that are kept at a time, about.
@@ -35,6 +36,21 @@ def content(image: str) -> bytes:
     dice = random.Random(number)
     data = samples.patch(_BASE, dice.randrange(0, 2 * MIB, 4096), dice.randbytes(MIB // 2))
     return data if dice.random() < 0.7 else dice.randbytes(MIB)
+
+
+def attached(image: str) -> dict[str, list[bytes]]:
+    """What it carries beside its disk: pages that many images share, some of its own, and part of its disk."""
+    dice = random.Random(image)
+    if dice.random() < 0.3:
+        return {}
+    own = [dice.randbytes(20_000) for _ in range(3)]
+    return {"files": [*dice.sample(_PAGES, 8), *own], "disk": [content(image)[: 64 << 10]]}
+
+
+def require_whole(pool: pools.DedupePool, image: str) -> None:
+    """The image gives back what it must hold. Raises ``UnitError``."""
+    assert samples.load(pool, image) == content(image), f"{image} reads back as something else"
+    assert samples.load_attached(pool, image) == attached(image), f"{image} carries something else"
 
 
 def acts(root: Path) -> tuple[set[str], set[str]]:
@@ -64,7 +80,7 @@ def _write(root: Path, pool: pools.DedupePool, dice: random.Random) -> None:
         parent = None
     # A writer beside which containers went is told so at its commit, and a parent may be deleted any time.
     with contextlib.suppress(errors.UnitError):
-        samples.store(pool, image, disks.MemoryDisk("d", data), parent=parent)
+        samples.store(pool, image, disks.MemoryDisk("d", data), parent=parent, attached=attached(image))
         say(root, f"stored {image}")
 
 
@@ -85,12 +101,11 @@ def _read(root: Path, pool: pools.DedupePool, dice: random.Random) -> None:
         return
     image = dice.choice(known)
     try:
-        found = samples.load(pool, image)
+        require_whole(pool, image)
     except errors.UnitError:
         if image in acts(root)[1]:
             return
         raise
-    assert found == content(image), f"{image} reads back as something else"
 
 
 def _collect(_root: Path, pool: pools.DedupePool, dice: random.Random) -> None:

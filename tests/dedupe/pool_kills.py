@@ -102,7 +102,7 @@ def settle(root: Path, score: Score) -> None:
         stored, deleting = child.acts(root)
         assert stored - deleting <= held, "an image was acknowledged and is gone"
         for image in held:
-            assert samples.load(pool, image) == child.content(image), f"{image} reads back as something else"
+            child.require_whole(pool, image)
         # The rest of a round that a kill interrupted, and a whole one: the page may have been spoiled behind the first.
         for _ in range(2):
             pool.scrub(meter=meters.Meter())
@@ -116,7 +116,7 @@ def settle(root: Path, score: Score) -> None:
         assert (stats.dead_bytes, stats.stored_bytes) == (0, samples.container_bytes(root))
         score.stored = len(stored)
         for image in held:
-            assert samples.load(pool, image) == child.content(image), f"{image} was lost by a collection"
+            child.require_whole(pool, image)
         # So that the thousandth round is no slower than the first.
         for image in sorted(held)[: -2 * child.KEPT]:
             child.say(root, f"deleting {image}")

@@ -127,6 +127,16 @@ def load(pool: pools.DedupePool, image: str) -> bytes:
         opened.close()
 
 
+def load_attached(pool: pools.DedupePool, image: str) -> dict[str, list[bytes]]:
+    """All pages of all attachments of an image."""
+    opened = pool.open(image)
+    try:
+        found = [opened.attachment(name) for name in opened.attachments()]
+        return {one.name: [one.read(number) for number in range(len(one.pages))] for one in found}
+    finally:
+        opened.close()
+
+
 def container_files(root: Path, kind: str = "") -> list[Path]:
     """Every container of a kind (``data``, ``meta-a``, ``meta-b``), all kinds by default."""
     suffixes = [kind] if kind else ["data", "meta-a", "meta-b"]

@@ -19,12 +19,7 @@ PAGES = [samples.noise(50_000, 100 + number) for number in range(40)]
 
 
 def load(pool: pools.DedupePool, image: str) -> list[bytes]:
-    opened = pool.open(image)
-    try:
-        found = opened.attachment("files")
-        return [found.read(number) for number in range(len(found.pages))]
-    finally:
-        opened.close()
+    return samples.load_attached(pool, image)["files"]
 
 
 def listing(pool: pools.DedupePool, image: str) -> bytes:

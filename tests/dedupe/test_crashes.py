@@ -24,6 +24,7 @@ _WRITE = [
     "pool.container-renamed:2",
     "pool.container-indexed",
     "pool.container-indexed:3",
+    "pool.attachment-placed",
     "pool.before-manifest",
     "pool.after-manifest",
 ]
@@ -99,8 +100,9 @@ def test_killed_while_writing(root: Path, opening: Callable[..., pools.DedupePoo
     _tidy(pool, root)
     if "new" not in visible:
         assert samples.container_bytes(root) == before
-        samples.store(pool, "new", child.WRITTEN, parent="kept")
+        samples.store(pool, "new", child.WRITTEN, parent="kept", attached=child.ATTACHED)
     assert samples.load(pool, "new") == child.WRITTEN
+    assert samples.load_attached(pool, "new") == child.ATTACHED
     assert samples.load(pool, "kept") == child.KEPT
 
 
@@ -111,7 +113,8 @@ def test_what_a_killed_writer_had_stored_is_found_by_the_next_attempt(
     samples.store(pool, "kept", child.KEPT)
     pool.close()
     _run(root, "write", "pool.before-manifest")
-    assert samples.store(opening(), "new", child.WRITTEN, parent="kept").reading.sent == 0
+    again = samples.store(opening(), "new", child.WRITTEN, parent="kept", attached=child.ATTACHED)
+    assert (again.reading.sent, again.commit.stored_bytes < 10_000) == (0, True)
 
 
 @pytest.mark.parametrize("point", _DELETE)
