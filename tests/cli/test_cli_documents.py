@@ -164,7 +164,7 @@ def test_validation_result_and_diagnostics(empty: Estate) -> None:
 def test_restore_result(converged: Estate, tmp_path: Path) -> None:
     document = converged.command.json("restore", "gamma", "--to", tmp_path / "out")
     assert keys(document) == names(
-        "apiVersion kind client image imageTime copy unit format target dryRun state wallSeconds disks"
+        "apiVersion kind client image imageTime copy unit format target dryRun notes state wallSeconds disks"
     )
     assert [keys(disk) for disk in document["disks"]] == [names("name path sizeBytes writtenBytes digest verified")] * 2
     assert (document["state"], document["dryRun"], document["format"]) == ("Verified", False, "raw")
