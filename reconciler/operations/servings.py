@@ -45,7 +45,9 @@ class Server:
         """Open the image and its disks."""
         order = self._order
         (copy,) = order["copies"]
-        unit = opening.open_folder(Path(copy["folder"]), Path(copy["cache"]) if copy["cache"] else None)
+        unit = opening.open_folder(
+            Path(copy["folder"]), Path(copy["cache"]) if copy["cache"] else None, memory=order["memory"]
+        )
         with contextlib.closing(unit):
             self._image = unit.open(copy["image"])
         names = order["disks"] or [record.name for record in self._image.label.disks]

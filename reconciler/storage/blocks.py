@@ -10,6 +10,7 @@ Shared by all unit types, so that equal disks have equal digests wherever they l
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import errno
 import threading
@@ -19,7 +20,7 @@ from concurrent import futures
 from blake3 import blake3
 
 from reconciler.base import digests, disks, errors, extents, meters
-from reconciler.storage import units
+from reconciler.storage import memories, pieces, units
 
 #: On the left of a comparison a bytearray compares with any buffer as fast as memory can be read.
 _ZEROS = bytearray(digests.BLOCK)
@@ -33,8 +34,12 @@ _READERS = 2
 #: Blocks that a worker of a ``ProvenDisk`` loads in one go, and stretches of them that are under way.
 _STRETCH = 8
 _STRETCHES = 3
-#: Blocks a ``ProvenDisk`` keeps for reads smaller than a block.
-_KEPT = 4
+#: Bytes of blocks a ``ProvenDisk`` keeps for reads smaller than a block, where nobody asks for more.
+_KEPT = 4 * digests.BLOCK
+#: Bytes of a read that is not worth a whole block, unless it goes on where another one ended.
+_SMALL = 128 << 10
+#: Ends of reads that are remembered.
+_ENDS = 16
 #: What the operating system says of a medium that lost bytes; anything else may be the way to it, and pass.
 _LOST = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.EILSEQ})
 
@@ -221,6 +226,8 @@ class BlockWalk:
 
 #: Loads blocks that are not zero: ascending indices -> their bytes, in order. Raises ``OSError`` or ``UnitError``.
 Loader = Callable[[Sequence[int]], Sequence[disks.Buffer]]
+#: A few bytes within one block that are proven by less than the block: offset, length -> bytes. Raises as a ``Loader``.
+Part = Callable[[int, int], disks.Buffer]
 
 
 class ProvenDisk(disks.Closing):
@@ -236,10 +243,15 @@ class ProvenDisk(disks.Closing):
         record: units.DiskRecord,
         block_digests: bytes,
         load: Loader,
+        part: Part | None = None,
+        peek: pieces.Peek | None = None,
         workers: futures.Executor | None = None,
         release: Callable[[], None] | None = None,
+        memory: memories.Memory[tuple[str, int]] | None = None,
     ) -> None:
-        """``workers`` load and prove the next blocks for a reader that goes forward; without them none are."""
+        """``workers`` load and prove the next blocks for a reader that goes forward; without them none are. ``part``
+        serves those who jump about, where a unit proves less than a block at a time; ``peek`` where it does not, and
+        can read less. ``memory`` keeps blocks by disk and index; without it a few are kept."""
         self.name = record.name
         self.size = record.size
         self.sector = record.sector
@@ -248,7 +260,10 @@ class ProvenDisk(disks.Closing):
         self._load = load
         self._release = release
         self._ahead = None if workers is None else _ReadAhead(self._stretch, workers, self._next_data)
-        self._kept: collections.OrderedDict[int, disks.Buffer] = collections.OrderedDict()
+        self._kept = memory or memories.Memory(_KEPT)
+        self._part_of = pieces.Pieces(peek, self._proven, record.size).part if peek is not None else part
+        self._loading: dict[int, futures.Future[disks.Buffer]] = {}
+        self._ends: collections.deque[int] = collections.deque(maxlen=_ENDS)
         self._lock = threading.Lock()
 
     def extents(self) -> extents.Extents:
@@ -295,12 +310,8 @@ class ProvenDisk(disks.Closing):
 
     def _proven(self, index: int) -> disks.Buffer:
         length = digests.block_length(index, self.size)
-        try:
+        with self._told(index):
             (data,) = self._load((index,))
-        except OSError as error:
-            if is_damage(error):
-                raise self._damaged(index, error.strerror or str(error)) from error
-            raise errors.UnitError(f"image {self._image}, disk {self.name}: {error.strerror}") from error
         if len(data) != length:
             raise self._damaged(index, f"{len(data)} of {length} bytes are there")
         if digests.digest(data) != entry(self._digests, index):
@@ -316,19 +327,59 @@ class ProvenDisk(disks.Closing):
         return {index: data for index, data in found if digests.digest(data) == entry(self._digests, index)}
 
     def _part(self, index: int, start: int, length: int) -> disks.Buffer:
-        with self._lock:
-            kept = self._kept.get(index)
-            if kept is not None:
-                self._kept.move_to_end(index)
+        kept = self._kept.get((self.name, index))
+        if kept is None and length <= _SMALL and not self._goes_on(index, start, length) and self._part_of is not None:
+            return self._small(index, start, length)
         if kept is None:
-            kept = self.block(index)
-            if length == len(kept):
-                return kept
-            with self._lock:
-                self._kept[index] = kept
-                if len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)
+            if length == digests.block_length(index, self.size):
+                return self.block(index)
+            kept = self._loaded(index)
         return kept if length == len(kept) else memoryview(kept)[start : start + length]
+
+    def _loaded(self, index: int) -> disks.Buffer:
+        """A block that is kept from now on; who asks while it is loaded waits for it."""
+        with self._lock:
+            kept, coming = self._kept.get((self.name, index)), self._loading.get(index)
+            if kept is not None:
+                return kept
+            if coming is None:
+                mine = self._loading[index] = futures.Future()
+        if coming is not None:
+            return coming.result()
+        try:
+            kept = self.block(index)
+            self._kept.put((self.name, index), kept)
+            mine.set_result(kept)
+            return kept
+        except BaseException as error:
+            mine.set_exception(error)
+            raise
+        finally:
+            with self._lock:
+                del self._loading[index]
+
+    def _goes_on(self, index: int, start: int, length: int) -> bool:
+        """Whether somebody read up to here before; notes where this read ends."""
+        offset = index * digests.BLOCK + start
+        found = offset in self._ends
+        self._ends.append(offset + length)
+        return found
+
+    def _small(self, index: int, start: int, length: int) -> disks.Buffer:
+        if self._part_of is None or self.is_hole(index):
+            return bytes(length)
+        with self._told(index):
+            return self._part_of(index * digests.BLOCK + start, length)
+
+    @contextlib.contextmanager
+    def _told(self, index: int) -> Iterator[None]:
+        """Turns what the operating system says into what it means for the image."""
+        try:
+            yield
+        except OSError as error:
+            if is_damage(error):
+                raise self._damaged(index, error.strerror or str(error)) from error
+            raise errors.UnitError(f"image {self._image}, disk {self.name}: {error.strerror}") from error
 
     def _damaged(self, index: int, cause: str) -> errors.ImageDamaged:
         return errors.ImageDamaged(

@@ -115,22 +115,29 @@ def prepare(unit: Declared, owner: str) -> identities.Identity:
         return identity
 
 
-def open_unit(unit: Declared, *, owner: str | None, cache: Path | None = None) -> units.StorageUnit:
-    """Open a unit that has its identity. Raises ``UnitOffline``, ``FormatTooNew`` or ``UnitError``."""
+def open_unit(
+    unit: Declared, *, owner: str | None, cache: Path | None = None, memory: int | None = None
+) -> units.StorageUnit:
+    """Open a unit that has its identity. ``memory``: bytes of decoded data to keep, for who reads at random.
+
+    Raises ``UnitOffline``, ``FormatTooNew`` or ``UnitError``.
+    """
     identity = identities.read(unit.path, unit.name)
     if identity.type == "DedupePool":
-        return pools.DedupePool(name=unit.name, root=unit.path, identity=identity, owner=owner, cache=cache)
-    return directory.DirectoryUnit(name=unit.name, root=unit.path, identity=identity, owner=owner)
+        return pools.DedupePool(
+            name=unit.name, root=unit.path, identity=identity, owner=owner, cache=cache, memory=memory
+        )
+    return directory.DirectoryUnit(name=unit.name, root=unit.path, identity=identity, owner=owner, memory=memory)
 
 
-def open_folder(path: Path, cache: Path | None = None) -> units.StorageUnit:
+def open_folder(path: Path, cache: Path | None = None, *, memory: int | None = None) -> units.StorageUnit:
     """Open a unit by its folder alone, for reading: no catalog, no manifest. Raises ``UnitOffline``.
 
-    ``cache``: folder of an estate's caches, for those who have one.
+    ``cache``: folder of an estate's caches, for those who have one; ``memory``: see ``open_unit``.
     """
     identity = identities.read(path, str(path))
     found = Declared(name=path.name or str(path), type=identity.type, path=path)
-    return open_unit(found, owner=None, cache=_own_cache(cache, identity, path))
+    return open_unit(found, owner=None, cache=_own_cache(cache, identity, path), memory=memory)
 
 
 def _own_cache(cache: Path | None, identity: identities.Identity, path: Path) -> Path | None:

@@ -54,6 +54,7 @@ FRAME: Final = HEADER.size + TRAILER.size
 _PROVE_STEP: Final = 4 << 20
 
 _local = threading.local()
+_decompressors: list[zstandard.ZstdDecompressor] = []
 
 
 class Damaged(Exception):
@@ -257,15 +258,19 @@ def decode(record: disks.Buffer, fingerprint: bytes, key: bytes | None) -> disks
 
 
 def _decompress(payload: memoryview, raw: int) -> bytes:
-    decompressor = _local.__dict__.get("decompressor")
-    if decompressor is None:
-        decompressor = _local.decompressor = zstandard.ZstdDecompressor()
+    # Lent out, not bound to threads: a server's threads have no memory of their own from one call to the next.
+    try:
+        decompressor = _decompressors.pop()
+    except IndexError:
+        decompressor = zstandard.ZstdDecompressor()
     try:
         if zstandard.frame_content_size(payload) != raw:
             raise Damaged("the segment's frame has a false length")
         return bytes(decompressor.decompress(payload, max_output_size=raw))
     except zstandard.ZstdError as error:
         raise Damaged(f"the segment cannot be decompressed: {error}") from error
+    finally:
+        _decompressors.append(decompressor)
 
 
 def prove(file: Path, pool: uuid.UUID) -> Footer:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from reconciler.base import digests, disks, errors, extents
-from reconciler.storage import attachments, blocks, units
+from reconciler.storage import attachments, blocks, memories, units
 from reconciler.storage.dedupe import attachments as pool_attachments
 from reconciler.storage.dedupe import containers, manifests, recipes, stores
 
@@ -102,6 +102,18 @@ class Recipe:
                 self._store.keep(fingerprint, segments[fingerprint])
         return [self._joined(one, *block, segments) for one, block in zip(pieces, ranges, strict=True)]
 
+    def part(self, offset: int, length: int) -> disks.Buffer:
+        """A few bytes within one page, from segments that are proven one by one, each of them as a whole.
+
+        Raises ``ImageDamaged``.
+        """
+        pieces = recipes.within(self.page(offset // recipes.PAGE), offset, length)
+        try:
+            segments = {piece.fingerprint: self._store.segment(piece.fingerprint) for piece in pieces}
+        except containers.Damaged as error:
+            raise self.damaged(offset // digests.BLOCK * digests.BLOCK, error) from error
+        return self._joined(pieces, offset, length, segments)
+
     def _joined(
         self, pieces: Sequence[recipes.Piece], offset: int, length: int, segments: Mapping[bytes, disks.Buffer]
     ) -> disks.Buffer:
@@ -158,6 +170,7 @@ class StoredPoolImage:
         self._recipes = {disk.name: Recipe(store, manifest.label.id, disk) for disk in manifest.disks}
         self._records = {record.name: record for record in manifest.label.disks}
         self._attached = {attached.name: attached for attached in manifest.attachments}
+        self._memory: memories.Memory[tuple[str, int]] = memories.Memory(store.settings.memory // 4)
         self._lock = threading.Lock()
         self._closed = False
 
@@ -180,7 +193,9 @@ class StoredPoolImage:
             record=self._records[name],
             block_digests=block_digests,
             load=recipe.blocks,
+            part=recipe.part,
             workers=self._store.workers,
+            memory=self._memory,
         )
 
     def changed(self, name: str, parent: str) -> extents.Extents | None:

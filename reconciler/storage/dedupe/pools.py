@@ -67,12 +67,13 @@ class DedupePool:
         cache: Path | None = None,
         *,
         container_size: int = containers.TARGET_SIZE,
+        memory: int | None = None,
     ) -> None:
         """Writable where ``owner`` (the caller's catalog) is the pool's and the file system allows it.
 
         ``cache``: local folder for the fingerprint index, ``root/index`` by default. A pool that is only read is never
         written to: without a ``cache`` that this process may write, its index is built in a temporary folder, from
-        every footer. Nothing is opened before it is needed.
+        every footer. Nothing is opened before it is needed. ``memory``: bytes of decoded segments to keep.
         """
         self.name = name
         self.root = root
@@ -86,7 +87,12 @@ class DedupePool:
             else "it belongs to another catalog"
         )
         self._settings = stores.Settings(
-            root=root, name=name, writable=not self._refusal, cache=cache, container_size=container_size
+            root=root,
+            name=name,
+            writable=not self._refusal,
+            cache=cache,
+            container_size=container_size,
+            memory=memory or stores.KEPT,
         )
         self._clock = clocks.from_environment()
         self._journal = journals.Journal(root, name, self._clock)

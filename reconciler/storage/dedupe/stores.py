@@ -6,7 +6,6 @@ in for segments, ``fetch`` the way out; both go by fingerprint alone and know no
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -20,14 +19,15 @@ from pathlib import Path
 from typing import Final
 
 from reconciler.base import clocks, disks, errors, files
+from reconciler.storage import memories
 from reconciler.storage.dedupe import appenders, containers, damages, headers, indexes, journals
 
 #: Segments further apart than this in a container are read in two reads.
 _GAP: Final = 64 << 10
 #: Bytes read at once.
 _RUN: Final = 4 << 20
-#: Bytes of decoded data segments kept.
-_KEPT: Final = 32 << 20
+#: Bytes of decoded data segments kept, where nobody asks for more.
+KEPT: Final = 32 << 20
 _META: Final = (containers.META_A, containers.META_B)
 
 
@@ -43,6 +43,8 @@ class Settings:
     cache: Path | None
     #: Bytes at which a container is closed.
     container_size: int = containers.TARGET_SIZE
+    #: Bytes of decoded segments to keep; each opened image keeps up to a quarter of that in whole blocks besides.
+    memory: int = KEPT
 
 
 class Store:
@@ -66,9 +68,7 @@ class Store:
         self.damages = damages.Damages()
         self._users: set[appenders.Claims] = set()
         self._generation = self._sequence = -1
-        self._kept: collections.OrderedDict[bytes, bytes] = collections.OrderedDict()
-        self._kept_bytes = 0
-        self._kept_lock = threading.Lock()
+        self._kept: memories.Memory[bytes] = memories.Memory(settings.memory)
         self._temporary: Path | None = None
         folder = settings.cache or settings.root / "index"
         if not settings.writable and (settings.cache is None or not indexes.usable(folder)):
@@ -282,12 +282,10 @@ class Store:
         """Data segments, each proven unless the caller does that. Raises ``containers.Damaged`` for one that is missing
         or false."""
         result: dict[bytes, disks.Buffer] = {}
-        with self._kept_lock:
-            for fingerprint in fingerprints:
-                kept = self._kept.get(fingerprint)
-                if kept is not None:
-                    self._kept.move_to_end(fingerprint)
-                    result[fingerprint] = kept
+        for fingerprint in fingerprints:
+            kept = self._kept.get(fingerprint)
+            if kept is not None:
+                result[fingerprint] = kept
         rest = [fingerprint for fingerprint in dict.fromkeys(fingerprints) if fingerprint not in result]
         if rest:
             result.update(self._fetch((containers.DATA,), rest, prove=prove))
@@ -295,12 +293,16 @@ class Store:
 
     def keep(self, fingerprint: bytes, segment: disks.Buffer) -> None:
         """Keep a data segment in memory for a while: only a part of it was wanted, the rest will be soon."""
-        with self._kept_lock:
-            if fingerprint not in self._kept:
-                self._kept[fingerprint] = bytes(segment)
-                self._kept_bytes += len(segment)
-            while self._kept_bytes > _KEPT:
-                self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+        # A view would keep all that was read with it.
+        self._kept.put(fingerprint, bytes(segment))
+
+    def segment(self, fingerprint: bytes) -> disks.Buffer:
+        """One data segment, proven, and kept in memory for a while. Raises ``containers.Damaged``."""
+        kept = self._kept.get(fingerprint)
+        if kept is None:
+            kept = self._fetch((containers.DATA,), [fingerprint])[fingerprint]
+            self._kept.put(fingerprint, kept)
+        return kept
 
     def locate(self, kind: int, fingerprints: Sequence[bytes]) -> list[indexes.Location | None]:
         """Where each segment lies in a container that is in place, None where that is not known.

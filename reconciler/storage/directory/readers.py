@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reconciler.base import digests, disks, errors, extents, files, meters
-from reconciler.storage import attachments, blocks, units
+from reconciler.storage import attachments, blocks, memories, units
 from reconciler.storage.directory import attachments as directory_attachments
 from reconciler.storage.directory import formats
 
@@ -28,7 +28,9 @@ Finder = Callable[[str], tuple[Path, formats.Document]]
 class DirectoryImage(disks.Closing):
     """An image opened for reading; see ``units.StoredImage``."""
 
-    def __init__(self, *, unit: str, folder: Path, document: formats.Document, find: Finder) -> None:
+    def __init__(
+        self, *, unit: str, folder: Path, document: formats.Document, find: Finder, memory: int | None = None
+    ) -> None:
         self.label = document.label
         self.base = document.base
         self._unit = unit
@@ -36,6 +38,7 @@ class DirectoryImage(disks.Closing):
         self._stored = {disk.name: disk for disk in document.disks}
         self._records = {record.name: record for record in document.label.disks}
         self._find = find
+        self._memory: memories.Memory[tuple[str, int]] | None = None if memory is None else memories.Memory(memory)
         self._lock = threading.Lock()
         self._attached = {attached.name: attached for attached in document.attachments}
         self._open: list[_Chain | directory_attachments.DirectoryAttachment] = []
@@ -49,7 +52,13 @@ class DirectoryImage(disks.Closing):
         with self._lock:
             self._open.append(chain)
         return blocks.ProvenDisk(
-            image=self.label.id, record=record, block_digests=block_digests, load=chain.load, release=chain.close
+            image=self.label.id,
+            record=record,
+            block_digests=block_digests,
+            load=chain.load,
+            peek=chain.peek if self._memory is not None else None,
+            release=chain.close,
+            memory=self._memory,
         )
 
     def changed(self, name: str, parent: str) -> extents.Extents | None:
@@ -169,6 +178,10 @@ class _Chain:
     def load(self, indices: Sequence[int]) -> list[bytes]:
         """The bytes of blocks as they lie there; the caller proves them. Raises ``OSError``."""
         return [self._load(index) for index in indices]
+
+    def peek(self, offset: int, length: int) -> bytes:
+        """Bytes within one block as they lie there. Raises ``OSError``."""
+        return os.pread(self._files[self._owners[offset // digests.BLOCK]].fileno(), length, offset)
 
     def _load(self, index: int) -> bytes:
         handle = self._files[self._owners[index]].fileno()

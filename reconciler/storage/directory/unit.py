@@ -24,8 +24,12 @@ class DirectoryUnit:
     #: Incrementals need their base.
     standalone = False
 
-    def __init__(self, *, name: str, root: Path, identity: identities.Identity, owner: str | None) -> None:
+    def __init__(
+        self, *, name: str, root: Path, identity: identities.Identity, owner: str | None, memory: int | None = None
+    ) -> None:
+        """``memory``: bytes of blocks that each open image keeps for who reads at random."""
         self.name = name
+        self._memory = memory
         self._root = root
         self._identity = identity
         self._writable = identity.owner == owner
@@ -66,7 +70,9 @@ class DirectoryUnit:
     def open(self, image_id: str) -> readers.DirectoryImage:
         """Open a committed image. Raises ``ImageMissing``, ``ImageDamaged`` or ``FormatTooNew``."""
         folder, document = self._find(image_id)
-        return readers.DirectoryImage(unit=self.name, folder=folder, document=document, find=self._find)
+        return readers.DirectoryImage(
+            unit=self.name, folder=folder, document=document, find=self._find, memory=self._memory
+        )
 
     def delete(self, image_id: str) -> None:
         """Take an image away by one rename, then remove its files. One that is gone already is no error."""
