@@ -18,7 +18,7 @@ from reconciler.cli import options, outputs, progress, restoreoptions, restorewo
 from reconciler.controller import choices
 from reconciler.intake import estates
 from reconciler.jobs import embedded, engines
-from reconciler.operations import failovers, restores
+from reconciler.operations import findings, restores
 from reconciler.sources import machinetargets
 from reconciler.storage import opening
 
@@ -199,7 +199,7 @@ def _from_catalog(
     with embedded.foreground(db, order, clock=clock) as context, sessions.cancelling(context.meter):
         # Only now does the row keep the copies that are still there.
         choice = choices.staying(db, choice)
-        record = failovers.recorder(db, clock, sessions.actor(), context.log, notes)
+        record = findings.recorder(db, clock, sessions.actor(), context.log, notes)
         details: dict[str, object] = {"copy": choice.copy, "unit": choice.unit, "reason": asked.reason or ""}
         try:
             with contextlib.closing(choice.open(chosen.caches, record)) as stored:

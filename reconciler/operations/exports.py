@@ -51,8 +51,6 @@ class Copy:
 
     #: Folder of the unit.
     folder: Path
-    #: The image's id.
-    image: str
     #: Folder of the estate's caches, None where there is no estate.
     cache: Path | None = None
 
@@ -61,7 +59,9 @@ class Copy:
 class Order:
     """What to serve, and how."""
 
-    #: Copies of one image, in order of preference.
+    #: The image's id.
+    image: str
+    #: Its copies, in order of preference; a read that one cannot give is given by the next.
     copies: tuple[Copy, ...]
     #: Names of disks, all of the image where empty; a writable export serves exactly one.
     disks: tuple[str, ...] = ()
@@ -81,13 +81,11 @@ class Order:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Trouble:
-    """What a client was told as an input/output error, or what made a copy be passed over."""
+    """What a client was told as an input/output error, or why a copy was passed over for the next."""
 
-    #: Reason code, such as ``ImageDamaged``.
-    code: str
-    message: str
-    #: Position in the order's copies of the one it concerns.
-    copy: int
+    error: errors.HoldfastError
+    #: Position in the order's copies of the one that was passed over; None where a client got the error.
+    copy: int | None
 
 
 class Export(contextlib.AbstractContextManager["Export"]):
@@ -151,7 +149,7 @@ class Export(contextlib.AbstractContextManager["Export"]):
             if answer is None:
                 raise self._failure(said.fileno())
         if "sizes" not in answer:
-            raise _refused(answer)
+            raise _error(answer)
         channel.settimeout(None)
         self.sizes = dict(answer["sizes"])
         threading.Thread(target=self._listen, args=(lines,), name="export-listener", daemon=True).start()
@@ -235,14 +233,20 @@ class Export(contextlib.AbstractContextManager["Export"]):
         order = self._order
         removed = [str(run), *([str(self.socket)] if self.socket is not None else [])]
         copies = [
-            {"folder": str(one.folder.absolute()), "image": one.image, "cache": str(one.cache) if one.cache else None}
+            {"folder": str(one.folder.absolute()), "cache": str(one.cache.absolute()) if one.cache else None}
             for one in order.copies
         ]
-        return {"copies": copies, "disks": list(order.disks), "memory": order.memory, "removed": removed}
+        return {
+            "image": order.image,
+            "copies": copies,
+            "disks": list(order.disks),
+            "memory": order.memory,
+            "removed": removed,
+        }
 
     def _listen(self, lines: Iterator[dict[str, Any]]) -> None:
         for line in lines:
-            self._told(Trouble(code=str(line["code"]), message=str(line["message"]), copy=int(line["copy"])))
+            self._told(Trouble(error=_error(line), copy=line["copy"]))
         self._ended.set()
         if not self._closing:
             _LOGGER.error("nbdkit, which served %s, has ended", ", ".join(self.sizes))
@@ -286,7 +290,7 @@ _INSTALL: Final = "install the Debian packages nbdkit and nbdkit-plugin-python"
 def serve(order: Order, *, told: Callable[[Trouble], None] | None = None) -> Export:
     """Serve disks of a stored image; clients may connect when this returns.
 
-    ``told`` hears, in a thread of its own, what clients are told as errors; by default that is logged. Raises what
+    ``told`` hears, in a thread of its own, what goes wrong; by default that is logged. Raises what
     opening the image raises (``NotFound``, ``ImageDamaged``, ``UnitOffline``), ``SourceError`` where nbdkit or its
     plugin is missing, ``TargetError`` or ``TargetExists`` for the socket.
     """
@@ -296,7 +300,7 @@ def serve(order: Order, *, told: Callable[[Trouble], None] | None = None) -> Exp
 
 
 def _log(trouble: Trouble) -> None:
-    _LOGGER.error("%s", trouble.message)
+    _LOGGER.error("%s", trouble.error)
 
 
 def _deserted(path: Path) -> bool:
@@ -324,7 +328,7 @@ _ERRORS: Final[Mapping[str, type[errors.HoldfastError]]] = {
 }
 
 
-def _refused(answer: Mapping[str, Any]) -> errors.HoldfastError:
+def _error(answer: Mapping[str, Any]) -> errors.HoldfastError:
     kind = _ERRORS.get(str(answer.get("code")), errors.SourceError)
     return kind(str(answer.get("message")), hint=answer.get("hint"))
 

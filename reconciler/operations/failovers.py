@@ -2,25 +2,23 @@
 
 Restores, mounts and browsing read through a ``FailoverImage``, so they need only one good copy of each block, wherever
 it lies. Every copy proves what it gives against its own list of digests, and a copy whose label tells of other disks
-than the first one's is passed over, so all of them give the same bytes. ``recorder`` writes into the catalog what was
-found on the way. Separate from ``storage``: a unit knows its own copies only.
+than the first one's is passed over, so all of them give the same bytes. ``findings`` writes into the catalog what was
+found on the way. Separate from ``storage``: a unit knows its own copies only. Servers of disks load this module, so it
+loads no catalog.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from reconciler.base import clocks, disks, errors, extents
-from reconciler.catalog import database, images
+from reconciler.base import disks, errors, extents
 from reconciler.storage import identities, units
 
-_LOGGER = logging.getLogger(__name__)
 _T = TypeVar("_T")
 #: What the next copy may make good. A disk that the image does not have, or a request to stop, it may not.
 _PASSING: Final = (errors.UnitError, errors.FormatTooNew, OSError)
@@ -67,30 +65,6 @@ class Failure:
     def __str__(self) -> str:
         said = self.error.message if isinstance(self.error, errors.HoldfastError) else str(self.error)
         return f"copy {self.source.number} on {self.source.unit} cannot be read: {said}"
-
-
-def recorder(
-    db: database.Database, clock: clocks.Clock, actor: str, log: Callable[[str], None], notes: list[str]
-) -> Callable[[Failure], None]:
-    """Records in the catalog what is wrong with a copy, says so by ``log``, and adds a sentence to ``notes``.
-
-    A catalog that refuses stops nothing: the copies are read on.
-    """
-
-    def record(failure: Failure) -> None:
-        found = failure.finding
-        notes.append(str(failure))
-        # Said even where the catalog is lost: whoever reads on must know from where.
-        _LOGGER.warning("%s", failure)
-        try:
-            log(str(failure))
-            if found is not None:
-                number, now = failure.source.number, clock.now()
-                images.mark_state(db, failure.image, number, found, now, actor, str(failure.error))
-        except (errors.CatalogError, errors.NotFound) as error:
-            _LOGGER.warning("not recorded: %s", error)
-
-    return record
 
 
 class FailoverImage:

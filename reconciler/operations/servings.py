@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reconciler.base import disks, errors, extents
+from reconciler.operations import failovers
 from reconciler.storage import opening, units
 
 #: What a client is told of zeros, in NBD's words: a hole (1) that reads as zero (2).
@@ -44,14 +45,28 @@ class Server:
     def open(self) -> None:
         """Open the image and its disks."""
         order = self._order
-        (copy,) = order["copies"]
-        unit = opening.open_folder(
-            Path(copy["folder"]), Path(copy["cache"]) if copy["cache"] else None, memory=order["memory"]
-        )
-        with contextlib.closing(unit):
-            self._image = unit.open(copy["image"])
+        sources = [self._source(number, copy) for number, copy in enumerate(order["copies"])]
+        if len(sources) == 1:
+            self._image = sources[0].open()
+        else:
+            self._image = failovers.FailoverImage(order["image"], sources, self._passed)
         names = order["disks"] or [record.name for record in self._image.label.disks]
         self.disks = {name: Served(self._image.disk(name)) for name in names}
+
+    def _source(self, number: int, copy: dict[str, Any]) -> failovers.Source:
+        """One copy; its number is its position in the order."""
+        folder, cache = Path(copy["folder"]), Path(copy["cache"]) if copy["cache"] else None
+        # What a pool's image keeps in whole blocks comes on top of its segments.
+        memory = self._order["memory"] * 4 // 5 // len(self._order["copies"])
+
+        def opened() -> units.StoredImage:
+            with contextlib.closing(opening.open_folder(folder, cache, memory=memory)) as unit:
+                return unit.open(self._order["image"])
+
+        return failovers.Source(number=number, unit=str(folder), path=folder, open=opened)
+
+    def _passed(self, failure: failovers.Failure) -> None:
+        self._tell(failure.error, failure.source.number)
 
     def ready(self) -> None:
         """Tell the starter, and end with it."""
@@ -68,11 +83,15 @@ class Server:
 
     def trouble(self, error: Exception) -> None:
         """Tell once what a client is told as an error."""
-        message = str(error)
-        if message not in self._told and len(self._told) < _MANY:
-            self._told.add(message)
-            code = error.code if isinstance(error, errors.HoldfastError) else type(error).__name__
-            self.say(code=code, message=message, copy=0)
+        if str(error) not in self._told and len(self._told) < _MANY:
+            self._told.add(str(error))
+            self._tell(error, None)
+
+    def _tell(self, error: Exception, copy: int | None) -> None:
+        message, code = str(error), type(error).__name__
+        if isinstance(error, errors.HoldfastError):
+            message, code = error.message, error.code
+        self.say(code=code, message=message, copy=copy)
 
     def close(self) -> None:
         """Release the image, with what it holds in temporary folders; and all else, where the starter is gone."""

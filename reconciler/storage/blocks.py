@@ -20,7 +20,7 @@ from concurrent import futures
 from blake3 import blake3
 
 from reconciler.base import digests, disks, errors, extents, meters
-from reconciler.storage import memories, pieces, units
+from reconciler.storage import memories, pieces, readaheads, units
 
 #: On the left of a comparison a bytearray compares with any buffer as fast as memory can be read.
 _ZEROS = bytearray(digests.BLOCK)
@@ -31,9 +31,6 @@ _HASHED_HOLES = 64 << 30
 #: Blocks read before they are asked for, and by how many threads: while one is hashed the next ones come.
 _READ_AHEAD = 4
 _READERS = 2
-#: Blocks that a worker of a ``ProvenDisk`` loads in one go, and stretches of them that are under way.
-_STRETCH = 8
-_STRETCHES = 3
 #: Bytes of blocks a ``ProvenDisk`` keeps for reads smaller than a block, where nobody asks for more.
 _KEPT = 4 * digests.BLOCK
 #: Bytes of a read that is not worth a whole block, unless it goes on where another one ended.
@@ -259,7 +256,7 @@ class ProvenDisk(disks.Closing):
         self._digests = block_digests
         self._load = load
         self._release = release
-        self._ahead = None if workers is None else _ReadAhead(self._stretch, workers, self._next_data)
+        self._ahead = None if workers is None else readaheads.ReadAhead(self._stretch, workers, self._next_data)
         self._kept = memory or memories.Memory(_KEPT)
         self._part_of = pieces.Pieces(peek, self._proven, record.size).part if peek is not None else part
         self._loading: dict[int, futures.Future[disks.Buffer]] = {}
@@ -386,49 +383,6 @@ class ProvenDisk(disks.Closing):
             f"image {self._image}, disk {self.name}: block at offset {index * digests.BLOCK} is damaged: {cause}",
             hint="use another copy of the image",
         )
-
-
-class _ReadAhead:
-    """Blocks for a reader that goes forward: workers get the next stretches meanwhile. Thread-safe."""
-
-    def __init__(
-        self,
-        get: Callable[[Sequence[int]], dict[int, disks.Buffer]],
-        workers: futures.Executor,
-        following: Callable[[int], int | None],
-    ) -> None:
-        """``following``: the first block from a number on that is asked for if the reader goes on."""
-        self._get, self._workers, self._following = get, workers, following
-        self._lock = threading.Lock()
-        self._expected: int | None = None
-        #: Blocks under way, ascending, each with its stretch.
-        self._coming: dict[int, futures.Future[dict[int, disks.Buffer]]] = {}
-
-    def take(self, index: int) -> disks.Buffer | None:
-        """A block that was read ahead; None where it was not, or could not be."""
-        with self._lock:
-            stretch = self._coming.pop(index, None)
-            forward = stretch is not None or index == self._expected
-            for passed in [number for number in self._coming if not forward or number < index]:
-                self._coming.pop(passed).cancel()
-            self._expected = self._following(index + 1)
-            if forward:
-                self._advance()
-        try:
-            return None if stretch is None else stretch.result().pop(index, None)
-        except futures.CancelledError:
-            # Somebody who reads elsewhere on the disk gave the stretch up meanwhile.
-            return None
-
-    def _advance(self) -> None:
-        last = max(self._coming, default=None)
-        coming = self._expected if last is None else self._following(last + 1)
-        while coming is not None and len(self._coming) <= (_STRETCHES - 1) * _STRETCH:
-            indices: list[int] = []
-            while coming is not None and len(indices) < _STRETCH:
-                indices.append(coming)
-                coming = self._following(coming + 1)
-            self._coming |= dict.fromkeys(indices, self._workers.submit(self._get, indices))
 
 
 def data_extents(block_digests: bytes, size: int) -> extents.Extents:

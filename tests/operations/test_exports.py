@@ -26,7 +26,7 @@ def unit(tmp_path: Path, request: pytest.FixtureRequest) -> samples.Unit:
 
 
 def _order(unit: samples.Unit, image: str = "img-1", **words: object) -> exports.Order:
-    return exports.Order(copies=(exports.Copy(folder=unit.folder, image=image),), **words)  # type: ignore[arg-type]
+    return exports.Order(image=image, copies=(exports.Copy(folder=unit.folder),), **words)  # type: ignore[arg-type]
 
 
 def _run(*words: object) -> str:
@@ -119,9 +119,23 @@ def test_damage_is_an_error_and_never_wrong_bytes(unit: samples.Unit, tmp_path: 
                 failed.append(offset)
         client.shutdown()
         assert export.alive
-    assert [(one.code, one.copy) for one in troubles] == [("ImageDamaged", 0)] * len(troubles)
+    assert [(type(one.error), one.copy) for one in troubles] == [(errors.ImageDamaged, None)] * len(troubles)
     assert failed
-    assert "image img-1, disk system.img: " in troubles[0].message
+    assert "image img-1, disk system.img: " in troubles[0].error.message
+
+
+def test_what_one_copy_lost_the_next_one_gives(tmp_path: Path) -> None:
+    data = samples.content(SIZE, 1)
+    (tmp_path / "system.img").write_bytes(data)
+    units = [samples.Unit.make(tmp_path / kind, kind) for kind in samples.TYPES]
+    for one in units:
+        one.store("img-1", {"system.img": data})
+    units[0].damage()
+    troubles: list[exports.Trouble] = []
+    copies = tuple(exports.Copy(folder=one.folder) for one in units)
+    with exports.serve(exports.Order(image="img-1", copies=copies), told=troubles.append) as export:
+        _run("qemu-img", "compare", "-f", "raw", "-F", "raw", export.uri, tmp_path / "system.img")
+    assert [(type(one.error), one.copy) for one in troubles] == [(errors.ImageDamaged, 0)]
 
 
 def test_over_tcp_at_a_free_port(unit: samples.Unit) -> None:
@@ -150,8 +164,8 @@ import sys, time
 from pathlib import Path
 from reconciler.operations import exports
 from reconciler.sources.nbd import bindings
-copy = exports.Copy(folder=Path(sys.argv[1]), image="img-1")
-export = exports.serve(exports.Order(copies=(copy,), disks=("system.img",), writable=True))
+copy = exports.Copy(folder=Path(sys.argv[1]))
+export = exports.serve(exports.Order(image="img-1", copies=(copy,), disks=("system.img",), writable=True))
 print(export.pid, export.socket, export.uri, flush=True)
 time.sleep(600)
 """
