@@ -6,6 +6,7 @@ that somebody else wrote to: every length, number and name is checked, and anyth
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import operator
 import struct
@@ -165,23 +166,20 @@ def _proper(folder: str) -> str:
     return folder
 
 
-def decode(names: bytes, values: bytes) -> list[entries.Entry]:
-    """Undo ``encode_names`` and ``encode_numbers``. Raises ``Malformed``."""
+def decode(names: bytes, values: bytes, wanted: Sequence[int] | None = None) -> list[entries.Entry]:
+    """Undo ``encode_names`` and ``encode_numbers``; ``wanted``: numbers of entries, rising, None for all.
+
+    Raises ``Malformed``.
+    """
     groups, text = split_names(names)
     fields = text[1:-1].split("\0") if len(text) > 1 else []
-    count = len(fields)
-    if len(values) != count * (1 + 8 * _NUMBERS):
-        raise Malformed("there are more or fewer numbers than names")
-    codes, at = values[:count], count
-    columns: list[array[int]] = []
-    for _ in range(_NUMBERS):
-        columns.append(integers(values[at : at + 8 * count], count))
-        at += 8 * count
+    codes, columns = _columns(values, len(fields))
+    if wanted is not None:
+        groups = _chosen(groups, wanted)
+        fields = [fields[number] for number in wanted]
+        codes = bytes(codes[number] for number in wanted)
+        columns = [array("q", (column[number] for number in wanted)) for column in columns]
     sizes, inodes, links, modified, created, changed = columns
-    if count and (max(codes) >= len(_FLAGS) << 3 or any(code & 7 >= len(_KINDS) for code in set(codes))):
-        raise Malformed("an entry is of no known kind")
-    if count and (min(sizes) < 0 or min(links) < 0):
-        raise Malformed("an entry has an impossible size")
     disks, volumes, paths, streams = _spread(groups, fields)
     rows = map(
         entries.Entry,
@@ -191,7 +189,7 @@ def decode(names: bytes, values: bytes) -> list[entries.Entry]:
         streams,
         [_KINDS[code & 7] for code in codes],
         sizes,
-        itertools.accumulate(inodes),
+        inodes,
         links,
         map(operator.xor, created, modified),
         modified,
@@ -199,6 +197,39 @@ def decode(names: bytes, values: bytes) -> list[entries.Entry]:
         [_FLAGS[code >> 3] for code in codes],
     )
     return list(rows)
+
+
+def _columns(values: bytes, count: int) -> tuple[bytes, list[array[int]]]:
+    """Kinds with flags, and the columns of numbers. Raises ``Malformed``."""
+    if len(values) != count * (1 + 8 * _NUMBERS):
+        raise Malformed("there are more or fewer numbers than names")
+    codes, at = values[:count], count
+    columns: list[array[int]] = []
+    for _ in range(_NUMBERS):
+        columns.append(integers(values[at : at + 8 * count], count))
+        at += 8 * count
+    if count and (max(codes) >= len(_FLAGS) << 3 or any(code & 7 >= len(_KINDS) for code in set(codes))):
+        raise Malformed("an entry is of no known kind")
+    if count and (min(columns[0]) < 0 or min(columns[2]) < 0):
+        raise Malformed("an entry has an impossible size")
+    try:
+        columns[1] = array("q", itertools.accumulate(columns[1]))
+    except OverflowError as error:
+        raise Malformed("an entry has an impossible inode") from error
+    return codes, columns
+
+
+def _chosen(groups: list[Group], wanted: Sequence[int]) -> list[Group]:
+    """The folders with as many names as are wanted of each."""
+    found: list[Group] = []
+    at = first = 0
+    for disk, volume, folder, count in groups:
+        first += count
+        end = bisect.bisect_left(wanted, first, at)
+        if end > at:
+            found.append((disk, volume, folder, end - at))
+        at = end
+    return found
 
 
 def _spread(groups: list[Group], fields: list[str]) -> tuple[list[str], list[int], list[str], list[str]]:
