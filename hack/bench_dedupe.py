@@ -58,7 +58,7 @@ def settings(*, quick: bool, runs: int, seed: int) -> Settings:
     if quick:
         large, amounts = (4 * GIB, 4000, 64 * MIB), (MIB, 8 * MIB, 24 * MIB)
         return Settings(
-            quick=True, runs=runs, seed=seed, scale=labs.QUICK, dailies=4, large=large, amounts=amounts, free=6 * GIB
+            quick=True, runs=runs, seed=seed, scale=labs.QUICK, dailies=2, large=large, amounts=amounts, free=6 * GIB
         )
     large, amounts = (100 * GIB, 200_000, 512 * MIB), (MIB, 16 * MIB, 48 * MIB, 96 * MIB, 192 * MIB)
     return Settings(
