@@ -126,8 +126,10 @@ _LIVES = hypothesis.settings(
 def soak_year(days: int, machines: int) -> int:
     """A year of the sample estate's nights; the exit code."""
     folder = Path(tempfile.mkdtemp(prefix="holdfast-year-"))
+    counts = {"daily": 14, "weekly": 8, "monthly": 12}
     try:
-        years.live(folder, years.sample(daily=14, weekly=8, monthly=12), machines=machines, days=days, tell=print)
+        year = years.live(folder, years.sample(**counts), machines=machines, days=days, tell=print)
+        assert days < 365 or year.counted("dedupe") == counts
     except BaseException:
         print(f"failed; the estate is {folder}")
         raise

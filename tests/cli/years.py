@@ -304,6 +304,11 @@ class Year:
                 assert there == days, f"{operation} of {client} at {self.days[-1]}"
         assert not found
 
+    def counted(self, operation: str) -> dict[str, int]:
+        """How many images of an operation each of its rules keeps today, by what was worked out here."""
+        kept = self.plot.expected(self.days)[operation].values()
+        return dict(Counter(word for words in kept for word in words))
+
     def require_success(self) -> None:
         """Every job of the whole life succeeded."""
         assert {job["state"] for job in self.items("jobs")} == {"Succeeded"}
