@@ -20,6 +20,18 @@ hypothesis.settings.register_profile("dev", deadline=None, suppress_health_check
 hypothesis.settings.load_profile("ci" if CI else "dev")
 
 
+#: Files with tests of half a minute and more: they begin first, so that no core is left waiting for the last of them.
+LONGEST = (
+    "test_bench_slice.py", "test_cli_year.py", "test_vsphere_faults.py", "test_crowds.py", "test_random_kills.py",
+    "test_state_machine.py", "test_retention_restic.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See ``LONGEST``."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def _refuse_skip(report: pytest.CollectReport | pytest.TestReport, name: str) -> None:
     """Under CI a skip is a failure: what cannot run there was never tested."""
     if CI and report.skipped and not hasattr(report, "wasxfail"):
