@@ -1,6 +1,9 @@
 """Running the installed ``holdfast`` command as a process of its own, as a user does.
 
 ``import holdfast_command`` works from every test; the fixture ``holdfast`` in ``conftest.py`` is a ready ``Command``.
+``start`` begins the installed script. So does ``run`` of a ``whole`` command and of one that crashes; any other ``run``
+is a fork of a process that has loaded the commands (``holdfast_forks``), because loading takes longer than most answers.
+With ``TESTS_START=whole`` in the environment every process is the installed script.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import holdfast_forks
 
 ROOT = Path(__file__).parents[1]
 _INSTALLED = Path(sys.executable).with_name("holdfast")
@@ -30,10 +35,12 @@ class Command:
     folder: Path
     #: Added to an environment without any ``HOLDFAST_`` variable.
     variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: Whether every process is the installed script from its first instruction on.
+    whole: bool = os.environ.get("TESTS_START") == "whole" or len(PROGRAM) > 1
 
     def using(self, *, folder: Path | None = None, **variables: str) -> Command:
         """The same with another folder, or with more variables."""
-        return Command(folder=folder or self.folder, variables={**self.variables, **variables})
+        return Command(folder=folder or self.folder, variables={**self.variables, **variables}, whole=self.whole)
 
     def at(self, clock: str) -> Command:
         """The same under a test clock: a time, or ``@FILE``."""
@@ -65,16 +72,26 @@ class Command:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end. Fails with its stderr unless it exits with ``code`` (None: any). ``text`` is its
         stdin."""
-        found = subprocess.run(
-            [*PROGRAM, *map(str, arguments)],
-            cwd=self.folder,
-            env=self.environment(),
-            text=True,
-            capture_output=True,
-            timeout=timeout,
-            check=False,
-            **({"stdin": subprocess.DEVNULL} if text is None else {"input": text}),
-        )
+        if self.whole or not holdfast_forks.fits(self.variables, text):
+            found = subprocess.run(
+                [*PROGRAM, *map(str, arguments)],
+                cwd=self.folder,
+                env=self.environment(),
+                text=True,
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+                **({"stdin": subprocess.DEVNULL} if text is None else {"input": text}),
+            )
+        else:
+            found = holdfast_forks.run(
+                PROGRAM[0],
+                [str(word) for word in arguments],
+                folder=self.folder,
+                environment=self.environment(),
+                text=text,
+                timeout=timeout,
+            )
         said = f"holdfast {' '.join(map(str, arguments))}: exit {found.returncode}\n{found.stdout}\n{found.stderr}"
         assert code is None or found.returncode == code, said
         return found

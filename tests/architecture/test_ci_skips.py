@@ -31,7 +31,7 @@ def test_sound(): ...
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
     """A small suite under this suite's own ``conftest``."""
-    for name in ("conftest.py", "holdfast_command.py", "postgres_server.py"):
+    for name in ("conftest.py", "holdfast_command.py", "holdfast_forks.py", "postgres_server.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path)
     (tmp_path / "test_some.py").write_text(_TESTS)
     (tmp_path / "test_module.py").write_text("import pytest\npytest.importorskip('no_such_module')\n")

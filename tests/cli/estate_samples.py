@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -131,7 +132,12 @@ def scanned(estate: Estate) -> int:
     """Bytes that the running jobs have read so far, as another process sees them."""
     if not (estate.state / "catalog.sqlite").exists():
         return 0
-    return sum(one["scannedBytes"] for one in estate.get("jobs", "--job-state", "Running"))
+    said = estate.command.run("get", "jobs", "--job-state", "Running", "-o", "json", code=None)
+    if said.returncode:
+        # The file is there a moment before there is a catalog in it.
+        assert "there is no catalog" in said.stderr, said.stderr
+        return 0
+    return sum(one["scannedBytes"] for one in json.loads(said.stdout)["items"])
 
 
 def replace(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -20,11 +21,12 @@ BUDGETS = {
 
 @pytest.mark.parametrize("arguments", BUDGETS, ids=" ".join)
 def test_start_up(converged: Estate, arguments: tuple[str, ...]) -> None:
+    command = dataclasses.replace(converged.command, whole=True)
     spent = []
     for _ in range(3):
         before = os.times()
         started = time.monotonic()
-        converged.command.run(*arguments)
+        command.run(*arguments)
         wall = time.monotonic() - started
         after = os.times()
         cpu = after.children_user + after.children_system - before.children_user - before.children_system
