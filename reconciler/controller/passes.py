@@ -263,10 +263,12 @@ class Controller:
         return not self.engine.live()
 
     def answer_requests(self, plan: actions.Plan) -> None:
-        """Finish backup requests whose work is over, one way or the other."""
+        """Finish the backup requests that ``plan`` knew of and whose work is over, one way or the other."""
         still_open = {request for action in plan.actions for request in (action.request, *action.requests)}
+        # What came after the turn looked is for the next turn: it stands in no action yet.
+        known = {one.id for one in self._situation.seen.requests} if self._situation is not None else set()
         for row in requests.pending(self.site.db, "Backup"):
-            if row.id not in still_open:
+            if row.id in known and row.id not in still_open:
                 requests.finish(self.site.db, row.id, handovers.backup_answer(self.site.db, row), self.site.clock.now())
 
     def answer_reloads(self, asked: Iterable[requests.RequestRow]) -> None:

@@ -101,3 +101,14 @@ def test_news_makes_a_new_plan(estate: estate_samples.Estate, news: str) -> None
             clock.moment += dt.timedelta(minutes=10)
         controller.reload()
         assert controller.plan()[0].actions is not before
+
+
+def test_a_request_that_came_after_the_plan_is_left_to_the_next_one(estate: estate_samples.Estate) -> None:
+    with seat(estate) as (controller, clock):
+        plan = controller.turn()
+        (client, *_) = (one["id"] for one in estate.get("clients"))
+        asked = {"policy": "nightly", "client": client}
+        request = requests.add(controller.site.db, "Backup", asked, clock.now(), "tester")
+        controller.answer_requests(plan)
+        assert [row.id for row in requests.pending(controller.site.db, "Backup")] == [request]
+        assert request in {one for action in controller.turn().actions for one in (action.request, *action.requests)}
