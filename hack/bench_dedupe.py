@@ -33,6 +33,7 @@ import labs
 MIB, GIB = 1 << 20, 1 << 30
 #: A machine of one disk, whose restore is timed.
 RESTORED = "fresh3"
+STEPS = ("first full", "second full", "day of change", "restore")
 Found = bench_rows.Found
 
 
@@ -104,10 +105,9 @@ class Rounds:
                 if isinstance(tool, bench_tools.Holdfast):
                     self.jobs_at_once.append(tool.most_jobs_at_once())
                     self.index_bytes = tool.index()
-                if self._goes_on(tool):
-                    self._note(tool, "second full", tool.backup(1))
+                self._note(tool, "second full", tool.backup(1))
             labs.change(machines, 1, self._chosen.seed)
-            for tool in filter(self._goes_on, tools):
+            for tool in tools:
                 self._note(tool, "day of change", tool.backup(2))
                 reading, path = tool.restore(RESTORED, self._work / "restored")
                 self._note(tool, "restore", reading)
@@ -115,10 +115,6 @@ class Rounds:
             shutil.rmtree(stores)
             shutil.rmtree(machines)
         shutil.rmtree(self._work / "restored")
-
-    def _goes_on(self, tool: bench_tools.Tool) -> bool:
-        """Of the others a quick run needs the bytes of a first full alone."""
-        return isinstance(tool, bench_tools.Holdfast) or not self._chosen.quick
 
     def _note(self, tool: bench_tools.Tool, step: str, reading: bench_runs.Reading) -> None:
         self.readings.setdefault(tool.name, {}).setdefault(step, []).append(reading)
@@ -139,9 +135,7 @@ class Rounds:
         at_once = min(self.jobs_at_once)
         note = f"{at_once} jobs at once; sampled every {bench_runs.INTERVAL:.2f} s over the process tree"
         second = self._lab.data / self.reading("holdfast", "second full").wall
-        restored = None
-        if not self._chosen.quick:
-            restored = self.reading("restic", "restore").wall / self.reading("holdfast", "restore").wall
+        restored = self.reading("restic", "restore").wall / self.reading("holdfast", "restore").wall
         return {
             "firstRate": Found(value=peer.wall / first.wall),
             "firstCpu": Found(value=first.user / peer.user),
@@ -273,7 +267,7 @@ def measure(lab_folder: Path, work: Path, chosen: Settings) -> dict[str, Any]:
         "steps": [
             {"tool": tool, "step": step, "storedBytes": rounds.bytes(tool, step), **_reading(rounds, tool, step, lab)}
             for tool in rounds.readings
-            for step in rounds.readings[tool]
+            for step in STEPS
         ],
         "days": days,
         "rows": bench_rows.document(found, quick=chosen.quick),

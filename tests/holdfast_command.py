@@ -3,6 +3,7 @@
 ``import holdfast_command`` works from every test; the fixture ``holdfast`` in ``conftest.py`` is a ready ``Command``.
 ``start`` begins the installed script. So does ``run`` of a ``whole`` command and of one that crashes; any other ``run``
 is a fork of a process that has loaded the commands (``holdfast_forks``), because loading takes longer than most answers.
+The tests of faults and of vCenters have whole ones.
 With ``TESTS_START=whole`` in the environment every process is the installed script.
 """
 

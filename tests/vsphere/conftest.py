@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import transport_samples
 import virtual_estates
+from holdfast_command import Command
 from transport_samples import Lab, Snapshot
 
 from reconciler.sources.vsphere.connections import sessions
@@ -34,3 +36,9 @@ def taken(session: sessions.Session) -> Iterator[Snapshot]:
     """One snapshot for all tests of a module that do not ask for another."""
     with transport_samples.snapshot(session) as taken:
         yield taken
+
+
+@pytest.fixture
+def holdfast(tmp_path: Path) -> Command:
+    """The installed script itself: the sessions of a process belong to the one that loaded them, and forks keep none."""
+    return Command(folder=tmp_path, whole=True)
