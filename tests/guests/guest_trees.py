@@ -92,7 +92,7 @@ def folder(root: Path, *, streams: Mapping[str, Collection[str]] | None = None) 
                 format=kind,
                 size=about.st_size if regular or linked else 0,
                 digest=_file(path) if regular else "",
-                target=os.fspath(path.readlink()) if linked else None,
+                target=os.readlink(path) if linked else None,  # noqa: PTH115  a Path would lose a slash at the end
                 device=about.st_rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else None,
                 same=firsts.setdefault(about.st_ino, where) if kind != stat.S_IFDIR else where,
                 links=about.st_nlink if kind != stat.S_IFDIR else 0,

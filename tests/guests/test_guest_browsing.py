@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import guest_builders as builders
+import guest_features as features
 import guest_trees as trees
 import pytest
 
@@ -12,23 +13,25 @@ from reconciler.guests import browsing, listings
 pytestmark = builders.needs_root
 
 MAKE = {
-    "ext4": ["mke2fs", "-q", "-F", "-t", "ext4"],
-    "ntfs": ["mkntfs", "-q", "-F", "-f"],
+    "ext4": ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096"],
+    "ext4-inline": ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "512", "-O", "inline_data,ea_inode"],
+    "ext3": ["mke2fs", "-q", "-F", "-t", "ext3", "-b", "2048"],
+    "ext2": ["mke2fs", "-q", "-F", "-t", "ext2", "-b", "1024", "-O", "^dir_index,^filetype", "-r", "1", "-I", "128"],
+    "xfs": ["mkfs.xfs", "-q", "-f", "-m", "bigtime=1,reflink=1"],
+    "xfs-1k": ["mkfs.xfs", "-q", "-f", "-b", "size=1024", "-n", "size=8192", "-m", "bigtime=0,reflink=1"],
 }
-READ_ONLY = {"ext4": "ro", "ntfs": "ro,streams_interface=windows"}
-#: What a mount by ntfs-3g makes up.
-MADE_UP = {"ext4": (), "ntfs": ("mode", "uid", "gid", "xattrs", "created")}
 
 
 @pytest.fixture(scope="module", params=MAKE)
 def volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    image = builders.blank(tmp_path_factory.mktemp("browsed") / "volume.raw", 100 * builders.MIB)
+    image = builders.blank(tmp_path_factory.mktemp("browsed") / "volume.raw", 340 * builders.MIB)
     builders.run(*MAKE[request.param], image)
-    with builders.mounted(image, kind=request.param) as root:
-        builders.fill(root, 7)
-    with builders.mounted(image, kind=request.param, options=READ_ONLY[request.param]) as root:
+    kind = request.param.split("-")[0]
+    with builders.mounted(image, kind=kind) as root:
+        features.linux(root, kind)
+    with builders.mounted(image, kind=kind, options="ro") as root:
         known = trees.folder(root)
-    return image, known, request.param
+    return image, known, kind
 
 
 def test_every_file_is_as_the_mount_shows_it(volume) -> None:
@@ -36,7 +39,7 @@ def test_every_file_is_as_the_mount_shows_it(volume) -> None:
     with builders.opened(image) as disk, browsing.browse(disk) as browser:
         found = trees.browsed(browser, 0)
         assert len(found) > 100
-        assert trees.compare(known, found, leave=MADE_UP[kind], slack=100 if kind == "ntfs" else 0) == []
+        assert trees.compare(known, found, leave=() if kind in ("ext4", "xfs") else ("created",)) == []
 
 
 def test_paths_numbers_and_listings_lead_to_the_same_file(volume) -> None:

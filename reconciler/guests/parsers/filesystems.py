@@ -11,9 +11,11 @@ from collections.abc import Callable
 from reconciler.guests import scans
 from reconciler.guests.parsers import (
     exfat,
+    exfat_nodes,
     ext,
     ext_nodes,
     fat,
+    fat_nodes,
     ntfs,
     ntfs_nodes,
     outputs,
@@ -21,6 +23,7 @@ from reconciler.guests.parsers import (
     stretches,
     swaps,
     xfs,
+    xfs_nodes,
 )
 
 _POWERS = frozenset(1 << bit for bit in range(5, 17))
@@ -35,8 +38,11 @@ _PARSERS: dict[str, Callable[[stretches.Stretch, outputs.Output], outputs.Facts]
 }
 
 _SERVERS: dict[str, Callable[[stretches.Stretch, scans.Limits], served.FileSystem]] = {
+    "exfat": exfat_nodes.Files,
     "ext": ext_nodes.Files,
+    "fat": fat_nodes.Files,
     "ntfs": ntfs_nodes.Files,
+    "xfs": xfs_nodes.Files,
 }
 
 

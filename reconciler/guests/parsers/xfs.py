@@ -89,7 +89,7 @@ class _Reader:
 
     def _try(self, number: int) -> xfs_inodes.Inode | None:
         try:
-            return self._at(number)
+            return xfs_inodes.at(self._stretch, self._shape, number)
         except self.errors as error:
             self._skip(number, error)
             return None
@@ -97,12 +97,6 @@ class _Reader:
     def _skip(self, number: int, error: Exception) -> None:
         self._damaged += 1
         self._output.warn("FileSkipped", f"inode {number} cannot be read: {error}")
-
-    def _at(self, number: int) -> xfs_inodes.Inode:
-        shape = self._shape
-        block, index = number >> shape.inode_bits, number & ((1 << shape.inode_bits) - 1)
-        place = shape.place(block) + index * shape.inode
-        return xfs_inodes.Inode(self._stretch, shape, number, self._stretch.exactly(place, shape.inode))
 
     def walk(self) -> None:
         """Hand over the runs of all inodes and of their extended attributes; claim the blocks of their maps."""
@@ -125,7 +119,7 @@ class _Reader:
 
     def inode(self, number: int) -> xfs_inodes.Inode:
         """An inode in use. Raises ``Damaged`` and ``Truncated``."""
-        found = self._at(number)
+        found = xfs_inodes.at(self._stretch, self._shape, number)
         if not found.used:
             raise xfs_shapes.Damaged(f"inode {number} is not in use")
         return found
@@ -154,7 +148,7 @@ class _Reader:
     def facts(self) -> outputs.Facts:
         """Label and state of the volume; hands over its free space where it is believed."""
         shape = self._shape
-        unclean = self._unclean()
+        unclean = xfs_shapes.unclean(self._stretch, shape)
         reason = "" if self._output.quiesced else unclean
         if shape.needs_repair:
             reason = "it needs repair"
@@ -165,8 +159,3 @@ class _Reader:
             for offset, length in self._bitmap.free():
                 self._output.free(offset, length)
         return outputs.Facts(filesystem="xfs", label=shape.label, clean=not unclean, reason=reason, cluster=shape.block)
-
-    def _unclean(self) -> str:
-        if not self._shape.log:
-            return "its log lies on another device"
-        return "" if xfs_shapes.log_is_empty(self._stretch, self._shape) else "its log needs recovery"

@@ -6,6 +6,7 @@ nothing a hostile volume says costs more than the runs it hands over.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -55,12 +56,17 @@ class Inode:
         self.kind = _KINDS.get(mode & 0xF000, "other")
         self.links = int.from_bytes(data[16:20], "big") if version > 1 else int.from_bytes(data[6:8], "big")
         self.size = int.from_bytes(data[56:64], "big")
+        #: Type and permissions, owner and group, and blocks held.
+        self.mode = mode
+        self.uid, self.gid = struct.unpack_from(">II", data, 8)
+        self.held = int.from_bytes(data[64:72], "big")
         self._core = 176 if self._v3 else 100
         self._fork = 8 * data[82]
-        self._attribute_format = data[83]
+        self.attribute_format = data[83]
         self._flags2 = int.from_bytes(data[120:128], "big") if self._v3 else 0
-        #: Whether its content lies on another device.
-        self.elsewhere = bool(int.from_bytes(data[90:92], "big") & _REALTIME)
+        #: Immutable, append-only and the like; and whether its content lies on another device.
+        self.flags = int.from_bytes(data[90:92], "big")
+        self.elsewhere = bool(self.flags & _REALTIME)
         #: Blocks that hold the maps, bytes of the volume; complete after the runs were read.
         self.own_blocks: list[int] = []
 
@@ -85,6 +91,15 @@ class Inode:
         end = self._core + self._fork if self._fork else len(self._data)
         return self._data[self._core : min(end, self._core + self.size)]
 
+    def attributes(self) -> bytes:
+        """What of its extended attributes, or of where they lie, the inode holds; empty where it has none."""
+        return self._data[self._core + self._fork :] if self._fork else b""
+
+    def device(self) -> int:
+        """The device numbers of a device node, as ``os.makedev`` packs them."""
+        packed = int.from_bytes(self._data[self._core : self._core + 4], "big")
+        return os.makedev(packed >> 18, packed & 0x3FFFF)
+
     def runs(self) -> Iterator[Run]:
         """The runs of the content in order, holes left out. Raises ``Damaged`` and ``Truncated``."""
         if self.elsewhere:
@@ -100,7 +115,7 @@ class Inode:
             return iter(())
         many = self._flags2 & _MANY
         count = int.from_bytes(self._data[76:80] if many else self._data[80:82], "big")
-        return self._read(self._data[self._core + self._fork :], self._attribute_format, count)
+        return self._read(self.attributes(), self.attribute_format, count)
 
     def _read(self, fork: bytes, kind: int, count: int) -> Iterator[Run]:
         if kind == EXTENTS:
@@ -155,6 +170,24 @@ class Inode:
         if self.resident:
             yield from self._short()
             return
+        for block in self._blocks():
+            yield from self._block(block)
+
+    def look(self, name: str) -> int | None:
+        """The number of one name in this directory, None where there is none. Raises as ``entries`` does."""
+        wanted = name.encode("utf-8", "surrogateescape")
+        if self.resident:
+            return next((number for number, text in self._short() if text == name), None)
+        for block in self._blocks():
+            # Most blocks do not hold these bytes at all.
+            if wanted in block:
+                for number, text in self._block(block):
+                    if text == name:
+                        return number
+        return None
+
+    def _blocks(self) -> Iterator[bytes]:
+        """The blocks of entries of this directory."""
         held, total = b"", 0
         size = self._shape.directory
         for run in self.runs():
@@ -166,7 +199,7 @@ class Inode:
             # A directory's block can be several of the volume's, which need not lie in a row.
             held += self._stretch.exactly(run.place, run.length)
             while len(held) >= size:
-                yield from self._block(held[:size])
+                yield held[:size]
                 held = held[size:]
 
     def _short(self) -> Iterator[tuple[int, str]]:
@@ -209,3 +242,10 @@ class Inode:
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
+
+
+def at(stretch: stretches.Stretch, shape: xfs_shapes.Shape, number: int) -> Inode:
+    """The inode ``number``, in use or not. Raises ``Damaged`` and ``Truncated``."""
+    block, index = number >> shape.inode_bits, number & ((1 << shape.inode_bits) - 1)
+    place = shape.place(block) + index * shape.inode
+    return Inode(stretch, shape, number, stretch.exactly(place, shape.inode))

@@ -54,6 +54,8 @@ class Shape:
     sparse: bool
     label: str
     needs_repair: bool
+    #: Inodes of the file system's own files.
+    own: frozenset[int]
 
     def group_length(self, group: int) -> int:
         """Blocks of one group; the last is shorter."""
@@ -62,6 +64,12 @@ class Shape:
     def byte(self, group: int, block: int) -> int:
         """Where a block of a group starts."""
         return (group * self.group_blocks + block) * self.block
+
+    def holds(self, inode: int) -> bool:
+        """Whether an inode of this number can lie on the volume."""
+        number = inode >> self.inode_bits
+        group, block = number >> self.group_bits, number & ((1 << self.group_bits) - 1)
+        return 0 <= group < self.groups and 0 < block < self.group_length(group)
 
     def place(self, number: int, count: int = 1) -> int:
         """Where ``count`` blocks from the file system's block ``number`` start, bytes. Raises ``Damaged``."""
@@ -118,6 +126,7 @@ def shape(stretch: stretches.Stretch) -> Shape:
         sparse=v5 and bool(incompat & _SPARSE),
         label=data[108:120].split(b"\0")[0].decode("utf-8", "replace"),
         needs_repair=v5 and bool(incompat & _NEEDS_REPAIR),
+        own=frozenset(int.from_bytes(data[at : at + 8], "big") for at in (64, 72, 160, 168, *((232,) if v5 else ()))),
     )
 
 
@@ -173,6 +182,13 @@ def records(
         if not count and right != _NONE:
             raise Damaged(f"block {number} of group {group} is empty")
         number = right
+
+
+def unclean(stretch: stretches.Stretch, shape: Shape) -> str:
+    """Why the volume is not clean, empty where it is. Raises ``Damaged`` and ``Truncated``."""
+    if not shape.log:
+        return "its log lies on another device"
+    return "" if log_is_empty(stretch, shape) else "its log needs recovery"
 
 
 def log_is_empty(stretch: stretches.Stretch, shape: Shape) -> bool:

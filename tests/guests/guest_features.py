@@ -1,0 +1,196 @@
+"""Files with everything a file system can say of a file: put into a mounted volume, for trees to be compared."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import guest_builders as builders
+
+#: Names that are legal on Linux and awkward everywhere else.
+ODD = (
+    b"x" * 255,
+    b"trailing dots...",
+    b"trailing space ",
+    b" ",
+    b"tab\tand\nline",
+    b"\x01\x02\x7f control",
+    "emoji \U0001f984 and é".encode(),
+    "e\u0301 decomposed".encode(),
+    b"not \xff\xfe utf-8",
+    b"quote\"'`$;*?[]{}\\",
+    b"-rf",
+    b"Case",
+    b"case",
+    b"...",
+)
+_VERSION, _NONE = 2, 0xFFFFFFFF
+_USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
+#: Of the flags that ``chattr`` sets.
+_GET, _SET, _IMMUTABLE, _APPEND = 0x80086601, 0x40086602, 0x10, 0x20
+_PUNCH_HOLE, _KEEP_SIZE = 2, 1
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """An access control list as the kernel takes it: (tag, permissions, user or group)."""
+    return struct.pack("<I", _VERSION) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+LIST = acl(
+    (_USER_OBJ, 6, _NONE),
+    (_USER, 4, 1001),
+    (_USER, 7, 70_000),
+    (_GROUP_OBJ, 4, _NONE),
+    (_GROUP, 5, 100_003),
+    (_MASK, 7, _NONE),
+    (_OTHER, 0, _NONE),
+)
+CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
+
+
+def odd_names(root: Path) -> None:
+    """Files and a folder with odd names."""
+    folder = root / "odd"
+    folder.mkdir()
+    for number, name in enumerate(ODD):
+        (folder / os.fsdecode(name)).write_bytes(name * number)
+    (folder / os.fsdecode(b"folder \xfe" * 9)).mkdir()
+
+
+def special_files(root: Path) -> None:
+    """Devices, pipes, sockets, and links of every length that is kept in another way."""
+    folder = root / "special"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe", 0o640)
+    for number, (major, minor) in enumerate(((1, 3), (8, 300), (300, 70_000))):
+        os.mknod(folder / f"block{number}", stat.S_IFBLK | 0o660, os.makedev(major, minor))
+        os.mknod(folder / f"character{number}", stat.S_IFCHR | 0o600, os.makedev(major, minor))
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = os.open(folder, os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{here}/socket")
+        os.close(here)
+    for length in (1, 15, 59, 60, 61, 155, 156, 400, 1000):
+        (folder / f"link{length}").symlink_to("t" * min(length, 255) + "/" + "u" * max(length - 256, 0))
+    (folder / "absolute").symlink_to("/nowhere/at all/é")
+
+
+def owners_and_times(root: Path) -> None:
+    """Owners beyond 16 bits, all bits of the mode, and moments far apart."""
+    folder = root / "owned"
+    folder.mkdir(mode=0o3775)
+    moments = (
+        0,
+        1,
+        1_999_999_999,
+        10**18 + 123_456_789,
+        -(10**17),
+        4_000_000_000 * 10**9 + 5,
+        2_147_483_647 * 10**9 + 3,
+    )
+    for number, moment in enumerate(moments):
+        path = folder / f"file{number}"
+        path.write_bytes(b"x" * number)
+        os.chown(path, 65_535 + number, 100_000 * number)
+        path.chmod((0o4755, 0o2711, 0o1600, 0o000, 0o777, 0o644, 0o6700)[number])
+        os.utime(path, ns=(moment, moment + 7))
+    os.chown(folder, 123_456, 654_321)
+    folder.chmod(0o3775)
+
+
+def attributes(root: Path, largest: int) -> None:
+    """Extended attributes, small and many and large, access control lists, capabilities."""
+    folder = root / "attributes"
+    folder.mkdir()
+    os.setxattr(folder, "system.posix_acl_default", LIST)
+    for number in range(12):
+        path = folder / f"file{number}"
+        path.write_bytes(b"y" * 10 * number)
+        for count in range(number % 7):
+            os.setxattr(path, f"user.{'n' * 9 * count}{number}", bytes([count]) * (count * 11))
+        if number % 3 == 0:
+            os.setxattr(path, "system.posix_acl_access", LIST)
+            os.setxattr(path, "trusted.é", b"")
+        if number % 4 == 1:
+            os.setxattr(path, "security.capability", CAPABILITY)
+    large = folder / "large"
+    large.write_bytes(b"z")
+    os.setxattr(large, "user.large", random.Random(1).randbytes(largest))
+    for number in range(9):
+        os.setxattr(large, f"user.more{number}", b"m" * (number * largest // 60))
+
+
+def flagged(root: Path) -> None:
+    """Files that ``chattr`` has marked."""
+    for name, bits in (("immutable", _IMMUTABLE), ("append", _APPEND)):
+        path = root / name
+        path.write_bytes(b"kept")
+        with path.open("rb") as file:
+            held = struct.unpack("I", fcntl.ioctl(file, _GET, bytes(8))[:4])[0]
+            fcntl.ioctl(file, _SET, struct.pack("Q", held | bits))
+
+
+def many_names(root: Path, count: int = 1500) -> None:
+    """A folder that grew large and lost every third file, so that its blocks have gaps."""
+    folder = root / "many"
+    folder.mkdir()
+    for number in range(count):
+        (folder / f"{'n' * (number % 90)}-{number}").write_bytes(b"x" * (number % 200))
+    for number in range(0, count, 3):
+        (folder / f"{'n' * (number % 90)}-{number}").unlink()
+
+
+def laid_out(root: Path, *, ahead: bool) -> None:
+    """Files in many pieces, with holes, and ``ahead`` of what was written."""
+    chosen = random.Random(5)
+    with (root / "torn.bin").open("wb") as torn:
+        for number in range(700):
+            torn.seek(number * 20_000)
+            torn.write(chosen.randbytes(3000))
+    with (root / "end.bin").open("wb") as end:
+        end.write(b"begin")
+        end.truncate(5_000_000)
+    if not ahead:
+        return
+    builders.run("fallocate", "-l", "3M", root / "ahead.bin")
+    builders.run("fallocate", "-n", "-o", "1M", "-l", "1M", root / "end.bin")
+    with (root / "ahead.bin").open("r+b") as file:
+        file.write(b"written" * 1000)
+        file.seek(2_000_000)
+        file.write(b"more" * 1000)
+    whole = root / "punched.bin"
+    whole.write_bytes(chosen.randbytes(1_000_000))
+    builders.run("fallocate", "-p", "-o", "100000", "-l", "500000", whole)
+
+
+def tried(what: Callable[[], object]) -> bool:
+    """Whether something that not every kernel can do was done."""
+    try:
+        what()
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL):
+            return False
+        raise
+    return True
+
+
+def linux(root: Path, kind: str) -> None:
+    """Everything, on ext or XFS."""
+    builders.fill(root, 7, count=60)
+    odd_names(root)
+    special_files(root)
+    owners_and_times(root)
+    attributes(root, {"xfs": 50_000, "ext2": 250}.get(kind, 600))
+    flagged(root)
+    many_names(root)
+    laid_out(root, ahead=kind in ("ext4", "xfs"))
+    if kind == "xfs":
+        builders.run("cp", "--reflink=always", root / "torn.bin", root / "shared.bin")
+        with (root / "shared.bin").open("r+b") as file:
+            file.write(b"own" * 3000)
