@@ -194,3 +194,87 @@ def linux(root: Path, kind: str) -> None:
         builders.run("cp", "--reflink=always", root / "torn.bin", root / "shared.bin")
         with (root / "shared.bin").open("r+b") as file:
             file.write(b"own" * 3000)
+
+
+def reparse(path: Path, tag: int, data: bytes) -> None:
+    """Make a reparse point of a file or folder on NTFS."""
+    os.setxattr(path, "system.ntfs_reparse_data", struct.pack("<IHH", tag, len(data), 0) + data)
+
+
+def _windows_link(shown: str, real: str, flags: int | None) -> bytes:
+    one, other = real.encode("utf-16-le"), shown.encode("utf-16-le")
+    head = struct.pack("<HHHH", 0, len(one), len(one) + 2, len(other))
+    return head + (struct.pack("<I", flags) if flags is not None else b"") + one + b"\0\0" + other + b"\0\0"
+
+
+#: What Windows makes of a file beside a file: path, tag, data, and where it leads or why it cannot be read.
+REPARSED = (
+    ("junction", 0xA0000003, _windows_link("C:\\Users\\é", "\\??\\C:\\Users\\é", None), "C:\\Users\\é"),
+    ("absolute", 0xA000000C, _windows_link("D:\\data", "\\??\\D:\\data", 0), "D:\\data"),
+    ("relative", 0xA000000C, _windows_link("..\\x\\y z", "..\\x\\y z", 1), "../x/y z"),
+    ("linux", 0xA000001D, b"\x02\0\0\0" + "/usr/bin/é".encode(), "/usr/bin/é"),
+    ("overlay", 0x80000017, struct.pack("<IIII", 1, 2, 1, 0), "CompactOS"),
+    ("deduplicated", 0x80000013, bytes(40), "deduplicated"),
+    ("unknown", 0x80001234, b"abc", "0x80001234"),
+)
+
+
+def ntfs(root: Path, cluster: int) -> dict[str, list[str]]:
+    """Everything, on NTFS; the names of the streams by path."""
+    builders.fill(root, 7, count=60)
+    chosen = random.Random(9)
+    folder = root / "odd"
+    folder.mkdir()
+    names = [name for name in ODD if b"\xff" not in name]
+    names += [("長" * 255).encode(), ("\U0001f984" * 127 + "z").encode(), b"lone \xed\xa0\x80 half", b"\xed\xb0\x80"]
+    for number, name in enumerate(names):
+        (folder / os.fsdecode(name)).write_bytes(name * number)
+    special_files(root)
+    many_names(root, 900)
+    laid_out(root, ahead=False)
+    for name in ("hard", "harder"):
+        (root / name).write_bytes(name.encode() * 100)
+    # So many names that the file's attributes need records of their own.
+    for number in range(60):
+        os.link(root / "hard", folder / f"{'a name of the file ' * 8}{number}")
+    streams = {"hard": ["Zone.Identifier", "größer"], "dir0": ["of a folder"], "dir0/grown-a.bin": ["large", "small"]}
+    for path, several in streams.items():
+        for number, name in enumerate(several):
+            (root / path).with_name(f"{(root / path).name}:{name}").write_bytes(chosen.randbytes(90_000 * number + 20))
+    links = [f"odd/{'a name of the file ' * 8}{number}" for number in range(60)]
+    streams.update(dict.fromkeys(links, streams["hard"]), **{"dir1/linked.bin": streams["dir0/grown-a.bin"]})
+    if cluster <= 4096:
+        packed(root / "packed")
+    for number, (name, tag, data, _) in enumerate(REPARSED):
+        path = root / "reparsed" / name
+        path.parent.mkdir(exist_ok=True)
+        if name == "junction":
+            path.mkdir()
+        else:
+            path.write_bytes(b"" if data[:1] not in (b"\x01", b"a", b"\0") or number < 4 else b"data of it" * 9)
+        reparse(path, tag, data)
+    return streams
+
+
+def packed(folder: Path) -> None:
+    """Files that NTFS compresses: well, hardly, in part, with holes, and written again in places."""
+    chosen = random.Random(11)
+    folder.mkdir()
+    os.setxattr(folder, "system.ntfs_attrib_be", b"\x00\x00\x08\x00")
+    text = b"".join(b"line %d of a text that repeats itself\n" % (number % 300) for number in range(30_000))
+    mixed = b"".join(bytes([chosen.randrange(4)]) * chosen.randrange(1, 60) for _ in range(9_000))
+    noise = chosen.randbytes(300_000)
+    for name, data in {
+        "text": text,
+        "mixed": mixed,
+        "noise": noise,
+        "both": text[:100_000] + noise[:100_000] + bytes(200_000) + text[:5] + mixed,
+        "zeros": bytes(1_000_000),
+        "small": b"little",
+        "one": text[:65_536],
+    }.items():
+        (folder / name).write_bytes(data)
+    with (folder / "holed").open("wb") as file:
+        for offset in (0, 300_000, 900_001):
+            file.seek(offset)
+            file.write(text[:70_000])

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import stat
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import blake3
@@ -73,8 +73,14 @@ def _births(root: Path) -> dict[str, int]:
     return births
 
 
-def folder(root: Path, *, streams: Mapping[str, Collection[str]] | None = None) -> dict[str, Seen]:
-    """Every path below a folder. ``streams``: names of streams by path, read as ``path:name``."""
+def folder(
+    root: Path,
+    *,
+    streams: Mapping[str, Collection[str]] | None = None,
+    born: Callable[[Path], int] | None = None,
+) -> dict[str, Seen]:
+    """Every path below a folder. ``streams``: names of streams by path, read as ``path:name``; ``born``: when a file
+    was made, where the system does not know."""
     births, firsts = _births(root), {}
     found: dict[str, Seen] = {}
     for above, names, files in os.walk(root):
@@ -102,7 +108,7 @@ def folder(root: Path, *, streams: Mapping[str, Collection[str]] | None = None) 
                 modified=about.st_mtime_ns,
                 changed=about.st_ctime_ns,
                 accessed=about.st_atime_ns,
-                created=births.get(where, 0),
+                created=born(path) if born is not None else births.get(where, 0),
                 xattrs=tuple(xattrs),
                 streams=tuple(
                     (key, _file(path.with_name(f"{path.name}:{key}"))) for key in sorted((streams or {}).get(where, ()))
@@ -126,8 +132,8 @@ def content(browser: browsing.Browser, node: nodes.Node, stream: str = "", *, pi
         yield browser.read(node, offset, min(piece, size - offset), stream)
 
 
-def browsed(browser: browsing.Browser, volume: int) -> dict[str, Seen]:
-    """Every path of a volume."""
+def browsed(browser: browsing.Browser, volume: int, *, whole: bool = True) -> dict[str, Seen]:
+    """Every path of a volume; ``whole``: nothing of it may be unreadable."""
     found: dict[str, Seen] = {}
     firsts: dict[int, str] = {}
     waiting = [("", browser.root(volume))]
@@ -135,13 +141,14 @@ def browsed(browser: browsing.Browser, volume: int) -> dict[str, Seen]:
         above, directory = waiting.pop()
         for name, node in browser.children(directory):
             where = f"{above}/{name}" if above else name
-            assert not node.problem and not node.incomplete, (where, node)
+            assert not whole or not node.problem, (where, node)
+            assert not node.incomplete, (where, node)
             if node.kind == "directory":
                 waiting.append((where, node))
             found[where] = Seen(
                 format=node.format,
                 size=node.size,
-                digest=_digest(content(browser, node)) if node.kind == "file" else "",
+                digest=_digest(content(browser, node)) if node.kind == "file" and not node.problem else "",
                 target=node.target,
                 device=node.device,
                 same=firsts.setdefault(node.inode, where) if node.kind != "directory" else where,

@@ -9,9 +9,11 @@ import subprocess
 from pathlib import Path
 
 import guest_builders as builders
+import guest_trees as trees
 import pytest
 
-from reconciler.guests import listings, scanning
+from reconciler.base import errors
+from reconciler.guests import browsing, listings, scanning
 
 pytestmark = builders.needs_root
 
@@ -22,6 +24,10 @@ FLAVOURS = {
     "fat32-1k": (150, ["mkfs.fat", "-F", "32", "-s", "2", "-n", "LABEL"]),
     "exfat": (150, ["mkfs.exfat", "-c", "4K", "-L", "LABEL"]),
 }
+
+
+#: What is known of every file of a volume, by its image.
+trees_known: dict[Path, dict[str, trees.Seen]] = {}
 
 
 @contextlib.contextmanager
@@ -43,6 +49,9 @@ def volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     builders.run(*command, image)
     with entered(image, kind, write=True) as root:
         builders.fill(root, 9, count=30 if size < 20 else 120, links=False)
+        (root / "many").mkdir()
+        for number in range(150):
+            (root / "many" / f"{'Many names ' * (number % 12)}{number}.TXT").write_bytes(b"x" * number)
     if kind == "vfat":
         # Holes, and files that are laid down into them.
         builders.run("mdel", "-i", image, *(f"::/dir{n % 7}/sub{n % 3}/file-{n}.bin" for n in range(3, 30, 4)))
@@ -52,7 +61,25 @@ def volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
                 (root / "late" / f"Late {number}.data").write_bytes(random.Random(number).randbytes(700_000))
     with entered(image, kind) as root:
         known = builders.known(root)
+        trees_known[image] = trees.folder(root)
     return image, known, kind
+
+
+def test_a_browser_gives_what_the_volume_holds(volume) -> None:
+    image, _, _ = volume
+    made_up = ("mode", "uid", "gid", "links", "changed", "accessed", "created")
+    with builders.opened(image) as disk, browsing.browse(disk) as browser, listings.list_files(disk) as listing:
+        found = trees.browsed(browser, 0)
+        assert trees.compare(trees_known[image], found, leave=made_up, slack=2_000_000_000) == []
+        for number, file in enumerate(listing):
+            node = browser.node(0, file.inode)
+            assert (node.size, node.kind, node.modified) == (file.size, file.kind, file.modified), file.path
+            assert number % 5 or browser.find(0, file.path) == node
+        assert browser.volumes == listing.volumes
+        with pytest.raises(errors.NotFound):
+            browser.find(0, "many/nothing")
+        with pytest.raises(errors.NotFound):
+            browser.node(0, 1)
 
 
 def test_every_file_is_listed_with_its_bytes(volume) -> None:

@@ -22,11 +22,11 @@ _FORMATS = {0x80000023: stat.S_IFSOCK, 0x80000024: stat.S_IFIFO, 0x80000025: sta
 _OVERLAY, _DEDUPLICATED, _CLOUD, _CLOUD_MASK = 0x80000017, 0x80000013, 0x9000001A, 0xFFFF0FFF
 #: Attributes of a file that is kept elsewhere and fetched when it is read.
 _ELSEWHERE = 0x1000 | 0x40000 | 0x400000
-_SYSTEM = 0x4
+_HIDDEN, _SYSTEM = 0x2, 0x4
 _INTERIX_LINK, _INTERIX = b"IntxLNK\x01", {b"IntxCHR\x00": stat.S_IFCHR, b"IntxBLK\x00": stat.S_IFBLK}
 _RELATIVE = 1
-#: Bytes of a link as Interix keeps it.
-_LONGEST = 8 + 2 * 4096
+#: Bytes of a link as Interix keeps it, and of a reparse point.
+_LONGEST, _LONGEST_POINT = 8 + 2 * 4096, 16 << 10
 
 
 class Special(NamedTuple):
@@ -47,18 +47,18 @@ def attributes(found: list[records.Attribute]) -> int:
     return 0
 
 
-def kind(found: list[records.Attribute], directory: bool) -> str:
+def kind(found: list[records.Attribute], directory: bool, table: records.Table) -> str:
     """``file``, ``directory``, ``symlink`` or ``other``."""
     names = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink"}
-    return names.get(special(found, directory, None).format, "other")
+    return names.get(special(found, directory, table).format, "other")
 
 
-def special(found: list[records.Attribute], directory: bool, table: records.Table | None) -> Special:
+def special(found: list[records.Attribute], directory: bool, table: records.Table) -> Special:
     """What a file is, from its attributes; ``table`` reads what lies outside of its record. Raises ``Damaged``."""
     usual = Special(stat.S_IFDIR if directory else stat.S_IFREG)
     for one in found:
         if one.kind == records.REPARSE:
-            value = one.value if one.value is not None else table.value(one, 16_384) if table is not None else b""
+            value = table.value(one, _LONGEST_POINT)
             return _reparse(value, found, usual) if len(value) >= 8 else usual
     return usual if directory or not attributes(found) & _SYSTEM else _interix(found, table, usual)
 
@@ -100,13 +100,13 @@ def _windows(value: bytes, at: int) -> str:
     return text.replace("\\", "/") if relative else text.removeprefix("\\??\\")
 
 
-def _interix(found: list[records.Attribute], table: records.Table | None, usual: Special) -> Special:
+def _interix(found: list[records.Attribute], table: records.Table, usual: Special) -> Special:
     for one in found:
         if one.kind != records.DATA or one.name:
             continue
         content = one.value
         if content is None:
-            if one.size > _LONGEST or table is None or one.flags & (records.COMPRESSED | records.ENCRYPTED):
+            if one.size > _LONGEST or one.flags & (records.COMPRESSED | records.ENCRYPTED):
                 return usual
             content = table.value(one, _LONGEST)
         head = content[:8]
@@ -115,10 +115,9 @@ def _interix(found: list[records.Attribute], table: records.Table | None, usual:
         if head in _INTERIX and len(content) >= 24:
             major, minor = struct.unpack_from("<I4xI", content, 8)
             return Special(_INTERIX[head], None, os.makedev(major, minor))
-        if not head:
-            return Special(stat.S_IFIFO)
-        if head == b"\x01":
-            return Special(stat.S_IFSOCK)
+        # System files of Windows itself are hidden, too.
+        if len(content) <= 1 and not attributes(found) & _HIDDEN:
+            return Special(stat.S_IFSOCK if content else stat.S_IFIFO)
     return usual
 
 

@@ -110,7 +110,7 @@ def entries(tree: Tree, number: int, record: bytearray, table: records.Table) ->
     paths = [path for name in names(found) if (path := tree.path(name)) is not None]
     directory = bool(record[22] & records.DIRECTORY)
     moments = times(found)
-    kind = ntfs_links.kind(found, directory)
+    kind = ntfs_links.kind(found, directory, table)
     resident = [one for one in found if one.value is not None]
     streams = [one for one in (*resident, *records.streams(found)) if one.kind == records.DATA]
     made: list[outputs.Entry] = []
