@@ -57,8 +57,18 @@ while :; do /bin/busybox getty -L 115200 ttyS0 vt100; done
 Firmware = Literal["bios", "uefi"]
 
 
-def build(disk: Path, nonce: str, *, firmware: Firmware = "bios", init: str | None = INIT) -> None:
-    """A raw disk of ``SIZE`` bytes, mostly holes; ``init``: what ``/sbin/init`` holds, None for a root without one."""
+def build(
+    disk: Path,
+    nonce: str,
+    *,
+    firmware: Firmware = "bios",
+    init: str | None = INIT,
+    loader: str = "EFI/BOOT/BOOTX64.EFI",
+) -> None:
+    """A raw disk of ``SIZE`` bytes, mostly holes.
+
+    ``init``: what ``/sbin/init`` holds, None for a root without one; ``loader``: where UEFI's lies.
+    """
     if not (PARTS / "vmlinuz").exists():
         raise SystemExit(f"{PARTS} holds no kernel; run hack/setup")
     with tempfile.TemporaryDirectory(dir=disk.parent, prefix=".tiny-") as name:
@@ -68,7 +78,7 @@ def build(disk: Path, nonce: str, *, firmware: Firmware = "bios", init: str | No
         _partition(disk, firmware)
         initrd = work / "initrd"
         initrd.write_bytes(initramfs())
-        _fill_boot(disk, initrd, firmware, work)
+        _fill_boot(disk, initrd, firmware, loader, work)
         _fill_root(disk, nonce, init, work / "root")
 
 
@@ -81,7 +91,7 @@ def _partition(disk: Path, firmware: Firmware) -> None:
     )  # fmt: skip
 
 
-def _fill_boot(disk: Path, initrd: Path, firmware: Firmware, work: Path) -> None:
+def _fill_boot(disk: Path, initrd: Path, firmware: Firmware, loader: str, work: Path) -> None:
     guests.run("mkfs.vfat", "-F", "16", "-n", "BOOT", "--offset", "2048", disk, str(BOOT_MIB * 1024))
     volume = f"{disk}@@{MIB}"
     guests.run("mcopy", "-i", volume, PARTS / "vmlinuz", initrd, "::")
@@ -93,9 +103,8 @@ def _fill_boot(disk: Path, initrd: Path, firmware: Firmware, work: Path) -> None
         with disk.open("r+b") as file:
             file.write(Path("/usr/lib/SYSLINUX/mbr.bin").read_bytes())
         return
-    guests.run("mmd", "-i", volume, "::EFI", "::EFI/BOOT", "::loader", "::loader/entries")
-    loader = PARTS / "systemd-bootx64.efi"
-    guests.run("mcopy", "-i", volume, loader, "::EFI/BOOT/BOOTX64.EFI")
+    guests.run("mmd", "-i", volume, "::EFI", f"::{Path(loader).parent}", "::loader", "::loader/entries")
+    guests.run("mcopy", "-i", volume, PARTS / "systemd-bootx64.efi", f"::{loader}")
     text.write_text(f"title tiny\nlinux /vmlinuz\ninitrd /initrd\noptions {_APPEND}\n")
     guests.run("mcopy", "-i", volume, text, "::loader/entries/tiny.conf")
 

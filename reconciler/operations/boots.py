@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from reconciler.base import meters
-from reconciler.operations import bootorders, emulators
+from reconciler.operations import bootorders, emulators, firmwares
 
 Drive = bootorders.Drive
 BootOrder = bootorders.BootOrder
@@ -34,7 +34,7 @@ _GATHERED: Final = 0.02
 #: Characters of the console that a message quotes.
 _QUOTED: Final = 120
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,512}(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
-_NOTHING: Final = re.compile(r"No bootable device|BdsDxe: No bootable option")
+_NOTHING: Final = re.compile(rf"No bootable device|BdsDxe: No bootable option|^{firmwares.NOTHING}$", re.MULTILINE)
 #: What a shutdown says of itself.
 _REASONS: Final = {
     "guest-shutdown": "the guest switched itself off",
@@ -58,6 +58,8 @@ class BootResult:
     screenshot: bytes | None
     #: What made it pass or fail, in a sentence without a full stop.
     message: str
+    #: Reads and writes of its disks that failed: with one, a machine that did not come up says little of its image.
+    disk_errors: int = 0
 
 
 def boot(drives: Sequence[Drive], order: BootOrder, meter: meters.Meter | None = None) -> BootResult:
@@ -82,6 +84,7 @@ def boot(drives: Sequence[Drive], order: BootOrder, meter: meters.Meter | None =
             console=trial.console.text(),
             screenshot=machine.screenshot(),
             message=message,
+            disk_errors=trial.disk_errors,
         )
 
 
@@ -128,10 +131,11 @@ class _Trial:
         self._down = re.compile(order.failure) if order.failure else None
         self._began = time.monotonic()
         self._asked = 0.0
+        self._pressed = False
         self._firmware = Console()
         self._answers = bytearray()
-        self._unread = 0
         self.console = Console()
+        self.disk_errors = 0
 
     @property
     def elapsed(self) -> float:
@@ -166,9 +170,14 @@ class _Trial:
 
     def _seen(self) -> tuple[bool, str] | None:
         text = self.console.fresh()
+        if firmwares.WAITING in text and not self._pressed:
+            self._pressed = True
+            self._machine.press(firmwares.KEY)
         found = self._up.search(text) if self._order.judge != "agent" else None
         if found is not None:
             return True, f"the console showed {_line(text, found)!r} after {self.elapsed:.1f} s"
+        if _NOTHING.search(text):
+            return False, self._nothing()
         failed = self._down.search(text) if self._down is not None else None
         if failed is not None:
             return False, f"the console showed {_line(text, failed)!r}"
@@ -182,7 +191,7 @@ class _Trial:
             elif event.name == "GUEST_PANICKED":
                 message = _REASONS["guest-panic"]
             elif event.name == "BLOCK_IO_ERROR":
-                self._unread += 1
+                self.disk_errors += 1
             elif event.name == "STOP" and message is None:
                 message = f"the machine stopped: {self._machine.state()}"
         if message is None:
@@ -195,8 +204,11 @@ class _Trial:
         if (seen := self._seen()) is not None:
             return seen
         if _NOTHING.search(self._firmware.text()):
-            message = f"the firmware ({self._order.firmware}) found no disk that it can start"
+            message = self._nothing()
         return False, message + self._reads()
+
+    def _nothing(self) -> str:
+        return f"the firmware ({self._order.firmware}) found no disk that it can start"
 
     def _late(self, left: float) -> tuple[bool, str] | None:
         if left > 0:
@@ -208,7 +220,7 @@ class _Trial:
         return False, f"{what} within {self._order.seconds:.0f} s{last}{self._reads()}"
 
     def _reads(self) -> str:
-        return f"; {self._unread} reads or writes of its disks failed" if self._unread else ""
+        return f"; {self.disk_errors} reads or writes of its disks failed" if self.disk_errors else ""
 
 
 def _line(text: str, found: re.Match[str]) -> str:

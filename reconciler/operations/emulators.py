@@ -9,6 +9,7 @@ anybody else or outlives a crash. A guest that shuts down or resets is held, so 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -18,12 +19,12 @@ import socket
 import subprocess
 import tempfile
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from reconciler.base import errors, guards
-from reconciler.operations import bootorders, qmp, screenshots
+from reconciler.operations import bootorders, firmwares, qmp, screenshots
 
 PROGRAM: Final = "qemu-system-x86_64"
 #: Seconds that QEMU may take to start, all of its disks opened, and to answer a question.
@@ -31,16 +32,12 @@ PATIENCE: Final = 60.0
 #: Bytes of a dumped screen: the most that the machine's graphics memory can show.
 _SCREEN: Final = 64 << 20
 _TAIL: Final = 2000
+#: Bytes that wait at most until we take them from the machine's serial port.
+_ROOM: Final = 1 << 20
+#: Number of the first set of descriptors, by which QEMU opens what it inherits.
+_SET: Final = 1
 _OPTION: Final = re.compile(r"-drive if=none,id=disk(\d+),.*\}: ")
 _SANDBOX: Final = "on,obsolete=deny,spawn=deny,resourcecontrol=deny"
-#: Code and variables of the firmware, where distributions put them.
-_UEFI: Final = (
-    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
-    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
-    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
-    ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
-)
 #: Disks that one controller of a bus takes: its device, its disks' device, and how many.
 _CONTROLLERS: Final[dict[bootorders.Bus, tuple[str, str, int]]] = {
     "scsi": ("virtio-scsi-pci", "scsi-hd", 64),
@@ -78,35 +75,34 @@ class Emulator:
             failing.callback(os.close, self._screen)
             control = _Line(failing)
             #: What the guest writes to its first serial port.
-            self.serial = _Line(failing)
+            self.serial = _Pipe(failing)
             #: What the firmware says of itself.
-            self.firmware = _Line(failing)
+            self.firmware = _Pipe(failing)
             #: To the guest agent; without one nobody answers.
             self.agent = _Line(failing)
-            lines = {"control": control, "serial": self.serial, "firmware": self.firmware, "agent": self.agent}
-            # QEMU takes a descriptor for writing only where it is open for writing alone.
-            canvas = os.open(f"/proc/self/fd/{self._screen}", os.O_WRONLY)
-            try:
-                lent = {name: line.theirs.fileno() for name, line in lines.items()}
-                self._process = subprocess.Popen(
-                    [program, *_machine(order), *_connections(lent, canvas), *_disks(drives, order), *_rights()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=self._said,
-                    stderr=self._said,
-                    pass_fds=(*lent.values(), canvas),
-                    env={"LC_ALL": "C", "PATH": os.defpath, "TMPDIR": tempfile.gettempdir()},
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise errors.EmulatorFailed(f"{program} cannot be started: {error.strerror or error}") from error
-            finally:
-                os.close(canvas)
-                for line in lines.values():
-                    line.theirs.close()
+            with contextlib.ExitStack() as theirs:
+                lent = {name: line.lend(theirs) for name, line in (("control", control), ("agent", self.agent))}
+                lent |= {
+                    name: pipe.lend(theirs) for name, pipe in (("serial", self.serial), ("firmware", self.firmware))
+                }
+                # QEMU takes a descriptor for what it is open for, and no more than that.
+                lent["screen"] = os.open(f"/proc/self/fd/{self._screen}", os.O_WRONLY)
+                theirs.callback(os.close, lent["screen"])
+                options = [*_machine(order), *_connections(lent), *_disks(drives, order), *_rights()]
+                if order.firmware == "uefi":
+                    script = theirs.enter_context(tempfile.TemporaryFile())
+                    script.write(firmwares.script_disk())
+                    script.flush()
+                    lent["script"] = os.open(f"/proc/self/fd/{script.fileno()}", os.O_RDONLY)
+                    theirs.callback(os.close, lent["script"])
+                    options += _uefi(lent["script"], len(drives) + 1)
+                self._process = self._started([program, *options], tuple(lent.values()))
             failing.callback(self._process.wait)
             failing.callback(self._process.kill)
-            guard = guards.guard(self._process.pid)
-            failing.callback(guard.communicate)
+            try:
+                failing.callback(guards.guard(self._process.pid).communicate)
+            except OSError as error:
+                raise errors.EmulatorFailed(f"nothing can look after {program}: {error.strerror or error}") from error
             # Under want of memory this one goes first, not the backup beside it.
             with contextlib.suppress(OSError):
                 Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("500")
@@ -120,6 +116,20 @@ class Emulator:
             #: ``kvm`` or ``tcg``: what runs the guest.
             self.accelerator = "kvm" if kvm.get("enabled") else "tcg"
             self._ending = failing.pop_all()
+
+    def _started(self, command: Sequence[str], lent: Sequence[int]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._said,
+                pass_fds=lent,
+                env={"LC_ALL": "C", "PATH": os.defpath, "TMPDIR": tempfile.gettempdir()},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise errors.EmulatorFailed(f"{command[0]} cannot be started: {error.strerror or error}") from error
 
     @property
     def pid(self) -> int:
@@ -144,10 +154,17 @@ class Emulator:
         except qmp.Refused as error:
             raise self._failure(str(error)) from error
 
+    def press(self, key: str) -> None:
+        """Press a key of its keyboard, as QEMU names it. Raises ``EmulatorFailed``."""
+        try:
+            self._qmp.execute("send-key", PATIENCE, keys=[{"type": "qcode", "data": key}])
+        except qmp.Refused as error:
+            raise self._failure(str(error)) from error
+
     def screenshot(self) -> bytes | None:
         """The machine's screen as a PNG; None where it has none to show."""
         try:
-            self._qmp.execute("screendump", PATIENCE, filename="/dev/fdset/1")
+            self._qmp.execute("screendump", PATIENCE, filename=f"/dev/fdset/{_SET}")
         except qmp.Refused:
             return None
         size = min(os.fstat(self._screen).st_size, _SCREEN)
@@ -183,14 +200,18 @@ def _worded(line: str, names: Sequence[str]) -> str:
 
 
 class _Line:
-    """A connection to the machine: our end without waiting, and the end that QEMU gets."""
+    """A connection to the machine in both directions: our end, which never waits, and the end that QEMU gets."""
 
     def __init__(self, failing: contextlib.ExitStack) -> None:
-        self.ours, self.theirs = socket.socketpair()
+        self.ours, self._theirs = socket.socketpair()
         failing.callback(self.ours.close)
-        failing.callback(self.theirs.close)
+        failing.callback(self._theirs.close)
         self.ours.setblocking(False)
         self.ended = False
+
+    def lend(self, theirs: contextlib.ExitStack) -> int:
+        """The descriptor of QEMU's end, closed here with ``theirs``."""
+        return theirs.enter_context(self._theirs).fileno()
 
     def fileno(self) -> int:
         """For ``select``."""
@@ -198,19 +219,52 @@ class _Line:
 
     def read(self) -> bytes:
         """What is there now, up to 64 KiB."""
-        try:
-            data = self.ours.recv(1 << 16)
-        except BlockingIOError:
-            return b""
-        except OSError:
-            data = b""
-        self.ended = not data
-        return data
+        data = _read(self.ours.fileno())
+        self.ended = data == b""
+        return data or b""
 
     def write(self, data: bytes) -> None:
         """Send what fits; the rest is dropped."""
         with contextlib.suppress(OSError):
             self.ours.send(data)
+
+
+class _Pipe:
+    """What the machine writes byte by byte. A socket has room for some hundred pieces, of whatever size; then a guest
+    that does not wait for its serial port loses letters.
+    """
+
+    def __init__(self, failing: contextlib.ExitStack) -> None:
+        self._ours, self._theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        failing.callback(os.close, self._ours)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._ours, fcntl.F_SETPIPE_SZ, _ROOM)
+        self.ended = False
+
+    def lend(self, theirs: contextlib.ExitStack) -> int:
+        """The descriptor of QEMU's end, closed here with ``theirs``."""
+        theirs.callback(os.close, self._theirs)
+        return self._theirs
+
+    def fileno(self) -> int:
+        """For ``select``."""
+        return self._ours
+
+    def read(self) -> bytes:
+        """What is there now, up to 64 KiB."""
+        data = _read(self._ours)
+        self.ended = data == b""
+        return data or b""
+
+
+def _read(number: int) -> bytes | None:
+    """What is there now, empty at the end; None while there is nothing."""
+    try:
+        return os.read(number, 1 << 16)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 def _installed() -> str:
@@ -233,29 +287,31 @@ def _machine(order: bootorders.BootOrder) -> Iterator[str]:
     # A machine that resets, also by a triple fault, or that finds nothing to start, is held as one that is off.
     yield from ("-boot", "strict=on,menu=off,reboot-timeout=0", "-action", "reboot=shutdown,shutdown=pause,panic=pause")
     yield from ("-device", "pvpanic", "-object", "rng-builtin,id=chance", "-device", "virtio-rng-pci,rng=chance")
-    if order.firmware == "uefi":
-        yield from _uefi()
     for option, value in (("-kernel", order.kernel), ("-initrd", order.initrd), ("-append", order.append)):
         if value:
             yield from (option, value)
 
 
-def _uefi() -> Iterator[str]:
-    for code, variables in _UEFI:
-        if Path(code).exists() and Path(variables).exists():
-            yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}")
-            yield from ("-drive", f"if=pflash,unit=1,format=raw,snapshot=on,file={variables}")
-            return
-    raise errors.EmulatorFailed("this machine has no UEFI firmware for guests", hint="install the package ovmf")
+def _uefi(script: int, place: int) -> Iterator[str]:
+    code, variables = firmwares.installed()
+    yield from ("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}")
+    yield from ("-drive", f"if=pflash,unit=1,format=raw,snapshot=on,file={variables}")
+    yield from ("-add-fd", f"fd={script},set={_SET + 3}")
+    yield from ("-drive", f"if=none,id=script,format=raw,readonly=on,cache=unsafe,file=/dev/fdset/{_SET + 3}")
+    # Without a place in the order the firmware would not look at it at all.
+    yield from ("-device", f"virtio-blk-pci,drive=script,bootindex={place}")
 
 
-def _connections(lent: dict[str, int], canvas: int) -> Iterator[str]:
-    for name, number in lent.items():
-        yield from ("-chardev", f"socket,id={name},fd={number}")
+def _connections(lent: Mapping[str, int]) -> Iterator[str]:
+    for name in ("control", "agent"):
+        yield from ("-chardev", f"socket,id={name},fd={lent[name]}")
+    for number, name in enumerate(("screen", "serial", "firmware"), _SET):
+        yield from ("-add-fd", f"fd={lent[name]},set={number}")
+        if name != "screen":
+            yield from ("-chardev", f"file,id={name},append=on,path=/dev/fdset/{number}")
     yield from ("-mon", "chardev=control,mode=control", "-serial", "chardev:serial")
     yield from ("-device", "isa-debugcon,iobase=0x402,chardev=firmware", "-device", "virtio-serial-pci")
     yield from ("-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0")
-    yield from ("-add-fd", f"fd={canvas},set=1")
 
 
 def _rights() -> Iterator[str]:

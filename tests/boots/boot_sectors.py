@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+#: What the real machine shows, for want of a better place that every module may import.
+NONCE = "c0ffee5eed"
 _START = 0x7C00
 _HALT = b"\xf4\xeb\xfd"
 #: Writes what it runs from to the second sector of its disk, by the firmware's call.
@@ -15,6 +17,11 @@ CRASH = b"\x0f\x01\x1e\x00\x05\xcc"
 OFF = b"\xba\x04\x06\xb8\x00\x20\xef"
 
 
+#: Sends 20,000 letters to the first serial port without asking it whether it is ready.
+BURST = (
+    b"\xfc\x8e\xc0\xbf\x00\x80\xb0x\xb9\x20\x4e\xf3\xaa"  # that many x into memory
+    b"\xba\xf8\x03\xb9\x20\x4e\xbe\x00\x80\xf3\x6e"  # and out
+)
 #: Waits for the first serial port and sends it one letter; in between the end of the text is looked for.
 _SEND = b"\x88\xc4\xba\xfd\x03\xec\xa8\x20\x74\xfb\x88\xe0\xba\xf8\x03\xee"
 _LOOP = b"\xac\x84\xc0\x74" + bytes([len(_SEND) + 2]) + _SEND + b"\xeb" + bytes([256 - len(_SEND) - 7])

@@ -10,11 +10,10 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "hack"))
 
+import boot_sectors
 import tiny_guests
 
 from reconciler.operations import emulators
-
-NONCE = "c0ffee5eed"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,9 +24,9 @@ def _needed() -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The disk of a machine that starts by itself under BIOS and shows ``NONCE``."""
+    """The disk of a machine that starts by itself under BIOS and shows its nonce."""
     if not (tiny_guests.PARTS / "vmlinuz").exists():
         pytest.skip("needs the kernel that hack/setup fetches")
     disk = tmp_path_factory.mktemp("tiny") / "system.img"
-    tiny_guests.build(disk, NONCE)
+    tiny_guests.build(disk, boot_sectors.NONCE)
     return disk
