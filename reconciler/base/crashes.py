@@ -63,6 +63,7 @@ POINTS: Final = (
     "reclaim.done",
     "restore.reading",
     "restore.before-rename",
+    "restore.extent-named",
     "machine.made",
     "machine.disk-written",
     "machine.proven",

@@ -10,16 +10,25 @@ import typer
 Client = Annotated[str, typer.Argument(metavar="CLIENT|IMAGE", help="A client; with --unit an image's id.")]
 Image = Annotated[str | None, typer.Option("--image", metavar="ID", help="This image; the newest by default.")]
 AsOf = Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="The newest image at or before TIME.")]
-Copy = Annotated[int | None, typer.Option("--copy", metavar="N", help="This copy; the fastest good one by default.")]
+Copy = Annotated[
+    int | None,
+    typer.Option("--copy", metavar="N", help="This copy alone; by default every good one, the fastest first."),
+]
 Disk = Annotated[list[str] | None, typer.Option("--disk", metavar="NAME", help="Only this disk; may be repeated.")]
 Unit = Annotated[Path | None, typer.Option("--unit", metavar="PATH", help="Restore from this unit's folder alone.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be restored; write nothing.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the audit log.")]
 
-To = Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Folder for the disks; made if need be.")]
+To = Annotated[
+    Path | None,
+    typer.Option("--to", metavar="DIR|DEVICE", help="Folder for the disks, made if need be, or a device for one."),
+]
 Form = Annotated[str, typer.Option("--format", help="raw, qcow2 or vmdk.")]
+Subformat = Annotated[
+    str | None, typer.Option("--subformat", help="With vmdk: sparse (the default), flat or streamOptimized.")
+]
 Staged = Annotated[bool, typer.Option("--staged", help="With --to: vmx, nvram and VMDKs that ESX registers.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite disks that are there already.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite disks that are there already, or a device.")]
 
 VCenter = Annotated[
     str | None, typer.Option("--vcenter", metavar="NAME", help="Make the machine again in this VCenter.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,6 +21,8 @@ from reconciler.storage import units
 
 _LOGGER = logging.getLogger(__name__)
 _P = TypeVar("_P")
+#: Told lines that somebody may want to read later.
+Log = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +32,12 @@ class Outcome:
     format: str
     target: str
     disks: tuple[results.RestoredDisk, ...]
+    subformat: str | None = None
+    #: Bytes of data to be written at most; None where that is not looked at.
+    bytes: int | None = None
+    #: Bytes of space that are needed at most, and found, at the target.
+    needed: int | None = None
+    free: int | None = None
     via: str | None = None
     identity: str | None = None
     phases: tuple[results.RestorePhase, ...] = ()
@@ -42,7 +50,7 @@ class Work(Protocol):
     def plan(self, stored: units.StoredImage) -> None:
         """Decide everything, write nothing. Raises ``HoldfastError``."""
 
-    def run(self, stored: units.StoredImage, meter: meters.Meter) -> None:
+    def run(self, stored: units.StoredImage, meter: meters.Meter, log: Log) -> None:
         """Do it. Raises ``HoldfastError``, leaving nothing behind."""
 
     def then(self) -> None:
@@ -53,30 +61,37 @@ class Work(Protocol):
 
 
 class Disks:
-    """Disks in a folder."""
+    """Disks in a folder, or one on a block device."""
 
-    def __init__(self, *, to: Path, names: list[str], format: str, force: bool) -> None:
-        self._to, self._names, self._format, self._force = to, names, format, force
+    def __init__(self, order: restores.Order) -> None:
+        self._order = order
         self._plan: restores.RestorePlan | None = None
         self._done: tuple[restores.Restored, ...] = ()
 
     def plan(self, stored: units.StoredImage) -> None:
-        """Choose disks and paths."""
-        self._plan = restores.prepare(
-            stored.label, names=self._names, folder=self._to, format=self._format, force=self._force
-        )
+        """Choose disks and paths, and judge the space."""
+        self._plan = restores.prepare(stored, self._order)
 
-    def run(self, stored: units.StoredImage, meter: meters.Meter) -> None:
+    def run(self, stored: units.StoredImage, meter: meters.Meter, log: Log) -> None:
         """Write and prove them."""
-        self._done = restores.restore(_planned(self._plan), stored, meter)
+        self._done = restores.restore(_planned(self._plan), stored, meter, log)
 
     def then(self) -> None:
         """Nothing."""
 
     def outcome(self) -> Outcome:
         """Paths and digests."""
-        disks = _restored(_planned(self._plan), self._done)
-        return Outcome(format=self._format, target=str(self._to.absolute()), disks=disks)
+        plan = _planned(self._plan)
+        return Outcome(
+            format=plan.format,
+            target=str(plan.folder.absolute()),
+            disks=_restored(plan, self._done),
+            subformat=plan.subformat,
+            bytes=plan.bytes,
+            needed=plan.needed,
+            free=plan.free,
+            notes=tuple(note for one in self._done for note in one.notes),
+        )
 
 
 class Staged:
@@ -93,9 +108,9 @@ class Staged:
         self._plan = stagings.prepare(stored.label, names=self._names, folder=self._to, force=self._force)
         self._notes = self._plan.notes
 
-    def run(self, stored: units.StoredImage, meter: meters.Meter) -> None:
+    def run(self, stored: units.StoredImage, meter: meters.Meter, log: Log) -> None:
         """Write and prove the disks, then what makes a machine of them."""
-        self._done, self._notes = stagings.stage(_planned(self._plan), stored, meter)
+        self._done, self._notes = stagings.stage(_planned(self._plan), stored, meter, log)
 
     def then(self) -> None:
         """Nothing."""
@@ -129,7 +144,7 @@ class Machine:
         now = clocks.from_environment().now()
         self._target = opening.machine_target(self._vcenter, label.configuration, wanted, now)
 
-    def run(self, stored: units.StoredImage, meter: meters.Meter) -> None:
+    def run(self, stored: units.StoredImage, meter: meters.Meter, log: Log) -> None:
         """Make, write, prove, name."""
         target, watch = _planned(self._target), _Watch(sum(record.size for record in self._records))
         try:
@@ -139,6 +154,8 @@ class Machine:
                 _LOGGER.warning("%s", note)
             raise
         self._phases = watch.ended()
+        for note in target.notes:
+            log(note)
         self._done = {one.record.name: one for one in done}
 
     def then(self) -> None:
@@ -158,6 +175,7 @@ class Machine:
                     path=f"{target.target}/{record.name}",
                     size_bytes=record.size,
                     written_bytes=self._done[record.name].sent if record.name in self._done else 0,
+                    resumed_bytes=0,
                     digest=record.digest,
                     verified=record.name in self._done,
                 )
@@ -203,12 +221,13 @@ def _restored(plan: restores.RestorePlan, restored: tuple[restores.Restored, ...
     done = {one.name: one for one in restored}
     return tuple(
         results.RestoredDisk(
-            name=record.name,
-            path=str(path.absolute()),
-            size_bytes=record.size,
-            written_bytes=done[record.name].written if record.name in done else 0,
-            digest=record.digest,
-            verified=record.name in done,
+            name=disk.record.name,
+            path=str(disk.path.absolute()),
+            size_bytes=disk.record.size,
+            written_bytes=done[disk.record.name].written if disk.record.name in done else 0,
+            resumed_bytes=done[disk.record.name].resumed if disk.record.name in done else 0,
+            digest=disk.record.digest,
+            verified=disk.record.name in done,
         )
-        for record, path in plan.disks
+        for disk in plan.disks
     )

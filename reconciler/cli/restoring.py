@@ -7,18 +7,26 @@ import dataclasses
 import datetime as dt
 import logging
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reconciler.api import vcenters
-from reconciler.api.documents import results
-from reconciler.base import clocks, errors, meters, quantities, times
-from reconciler.catalog import audits, configurations, database
-from reconciler.cli import options, outputs, progress, restoreoptions, restoreworks, sessions, settings
+from reconciler.base import clocks, errors, meters, times
+from reconciler.catalog import configurations, database
+from reconciler.cli import (
+    options,
+    outputs,
+    progress,
+    restoredocuments,
+    restoreoptions,
+    restorerecords,
+    restoreworks,
+    sessions,
+    settings,
+)
 from reconciler.controller import choices
 from reconciler.intake import estates
 from reconciler.jobs import embedded, engines
-from reconciler.operations import findings, restores
+from reconciler.operations import restores
 from reconciler.sources import machinetargets
 from reconciler.storage import opening
 
@@ -33,6 +41,7 @@ def restore(
     copy: restoreoptions.Copy = None,
     disk: restoreoptions.Disk = None,
     format: restoreoptions.Form = "raw",
+    subformat: restoreoptions.Subformat = None,
     staged: restoreoptions.Staged = False,
     vcenter: restoreoptions.VCenter = None,
     name: restoreoptions.Name = None,
@@ -59,7 +68,7 @@ def restore(
         "via": via, "replace": replace, "power_on": power_on,
     }  # fmt: skip
     asked = _Asked(
-        client=client, to=to, vcenter=vcenter, names=disk or [], format=format, staged=staged,
+        client=client, to=to, vcenter=vcenter, names=disk or [], format=format, subformat=subformat, staged=staged,
         machine={key: value for key, value in machine.items() if value},
         force=force, dry_run=dry_run, reason=reason, output=output,
     )  # fmt: skip
@@ -67,17 +76,19 @@ def restore(
     if unit is not None:
         if image or as_of or copy:
             raise errors.UsageError("--unit takes an image's id alone", hint="leave out --image, --as-of and --copy")
-        return _from_folder(unit, asked, asked.work(_declared(Path.cwd(), asked.vcenter)))
+        return _from_folder(unit, asked, asked.work(_declared(Path.cwd(), asked.vcenter), (unit,)))
     chosen = settings.of_state(state=state, catalog=catalog)
     moment = _moment(as_of)
     choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy))
     found = sessions.read(chosen, lambda db: _in_force(db, vcenter))
-    work = asked.work(found or _declared(chosen.estate, vcenter))
+    work = asked.work(found or _declared(chosen.estate, vcenter), tuple(one.path for one in choice.copies))
     if dry_run:
         notes: list[str] = []
+        rate = sessions.read(chosen, lambda db: choices.rate(db, choice.unit))
         with contextlib.closing(choice.open(chosen.caches, lambda failure: notes.append(str(failure)))) as stored:
             work.plan(stored)
-            outputs.emit(_document(choice, work, 0.0, notes, dry_run=True), output, _text)
+            found_document = restoredocuments.document(choice, work, notes=notes, rate=rate, dry_run=True)
+            outputs.emit(found_document, output, restoredocuments.text)
         return 0
     with sessions.writing(chosen) as db:
         return _from_catalog(db, chosen, choice, asked, work)
@@ -92,6 +103,7 @@ class _Asked:
     vcenter: str | None
     names: list[str]
     format: str
+    subformat: str | None
     staged: bool
     #: Options of a machine that were given.
     machine: dict[str, object]
@@ -101,9 +113,11 @@ class _Asked:
     output: options.Output
 
     @property
-    def target(self) -> str:
-        """Where it goes, in the words of the command line."""
-        return f"vcenter {self.vcenter}" if self.to is None else str(self.to.absolute())
+    def said(self) -> restorerecords.Said:
+        """What the records say was asked for, before anything is decided."""
+        target = f"vsphere:{self.vcenter}" if self.to is None else str(self.to.absolute())
+        form = "machine" if self.to is None else "staged" if self.staged else self.format
+        return restorerecords.Said(target=target, format=form, disks=tuple(self.names), subformat=self.subformat)
 
     def check(self) -> None:
         """Raises ``UsageError`` for words that contradict each other."""
@@ -124,11 +138,13 @@ class _Asked:
             raise errors.UsageError(
                 "--force, --staged and --format are for --to", hint="--replace takes the place of a machine"
             )
+        if self.subformat is not None and self.format != "vmdk":
+            raise errors.UsageError("--subformat is for --format vmdk")
         if self.staged and self.format != "raw":
             raise errors.UsageError("--staged makes VMDKs", hint="leave out --format")
 
-    def work(self, vcenter: vcenters.VCenter | None) -> restoreworks.Work:
-        """What is to be done."""
+    def work(self, vcenter: vcenters.VCenter | None, units: tuple[Path, ...]) -> restoreworks.Work:
+        """What is to be done; ``units``: folders of the units that are read."""
         if vcenter is not None:
             wanted = {key: value for key, value in self.machine.items() if key != "power_on"}
             power_on = bool(self.machine.get("power_on"))
@@ -136,7 +152,10 @@ class _Asked:
         to = self.to or Path()
         if self.staged:
             return restoreworks.Staged(to=to, names=self.names, force=self.force)
-        return restoreworks.Disks(to=to, names=self.names, format=self.format, force=self.force)
+        order = restores.Order(
+            to=to, disks=self.names, format=self.format, subformat=self.subformat, force=self.force, units=units
+        )
+        return restoreworks.Disks(order)
 
 
 def _moment(text: str | None) -> dt.datetime | None:
@@ -196,42 +215,22 @@ def _from_catalog(
         source_unit=choice.unit,
     )
     notes: list[str] = []
+    rate = choices.rate(db, choice.unit)
     with embedded.foreground(db, order, clock=clock) as context, sessions.cancelling(context.meter):
         # Only now does the row keep the copies that are still there.
         choice = choices.staying(db, choice)
-        record = findings.recorder(db, clock, sessions.actor(), context.log, notes)
-        details: dict[str, object] = {"copy": choice.copy, "unit": choice.unit, "reason": asked.reason or ""}
-        try:
-            with contextlib.closing(choice.open(chosen.caches, record)) as stored:
-                work.plan(stored)
-                with progress.metered(context.meter, f"restore {choice.client.name}"):
-                    work.run(stored, context.meter)
-        except BaseException as error:
-            said = {"code": getattr(error, "code", type(error).__name__), "error": str(error)}
-            _record(db, clock, "RestoreFailed", choice, {**details, "target": asked.target, "notes": notes, **said})
-            raise
-        outcome = work.outcome()
-        details |= {"target": outcome.target, "notes": [*outcome.notes, *notes]}
-        if outcome.via is not None:
-            details |= {"via": outcome.via, "identity": outcome.identity}
-        _record(db, clock, "Restored", choice, details)
+        record = restorerecords.Record(db, clock, choice, asked.said, asked.reason, context)
+        with record, contextlib.closing(choice.open(chosen.caches, record.failed)) as stored:
+            notes = record.notes
+            work.plan(stored)
+            with progress.metered(context.meter, f"restore {choice.client.name}"):
+                work.run(stored, context.meter, context.log)
+            record.done(work.outcome(), stored.source)
         work.then()
     seconds = time.monotonic() - started
-    outputs.emit(_document(choice, work, seconds, notes, dry_run=False), asked.output, _text)
+    found = restoredocuments.document(choice, work, seconds=seconds, notes=notes, rate=rate, dry_run=False)
+    outputs.emit(found, asked.output, restoredocuments.text)
     return 0
-
-
-def _record(
-    db: database.Database, clock: clocks.Clock, event: str, choice: choices.Choice, details: Mapping[str, object]
-) -> None:
-    """Who did it and why, in the audit log; a restore needs the catalog least when it is needed most."""
-    try:
-        with db.writing() as connection:
-            audits.record(
-                connection, now=clock.now(), actor=sessions.actor(), event=event, object=choice.image, details=details
-            )
-    except errors.CatalogError as error:
-        _LOGGER.error("the audit log does not say %s of %s: %s", event, choice.image, error)
 
 
 def _from_folder(folder: Path, asked: _Asked, work: restoreworks.Work) -> int:
@@ -244,58 +243,10 @@ def _from_folder(folder: Path, asked: _Asked, work: restoreworks.Work) -> int:
         choice = choices.of_folder(stored.label, folder)
         if not asked.dry_run:
             with sessions.cancelling(meter), progress.metered(meter, f"restore {asked.client}"):
-                work.run(stored, meter)
+                # There is no catalog whose log would take the lines; the notes are in the document.
+                work.run(stored, meter, _LOGGER.info)
                 work.then()
-    document = _document(choice, work, time.monotonic() - started, (), dry_run=asked.dry_run)
-    outputs.emit(document, asked.output, _text)
+    seconds = time.monotonic() - started
+    document = restoredocuments.document(choice, work, seconds=seconds, dry_run=asked.dry_run)
+    outputs.emit(document, asked.output, restoredocuments.text)
     return 0
-
-
-def _document(
-    choice: choices.Choice, work: restoreworks.Work, seconds: float, notes: Sequence[str], *, dry_run: bool
-) -> results.RestoreResult:
-    outcome = work.outcome()
-    return results.RestoreResult(
-        client=choice.client.slug,
-        image=choice.image,
-        image_time=choice.time,
-        copy_number=choice.copy,
-        unit=choice.unit,
-        format=outcome.format,
-        target=outcome.target,
-        dry_run=dry_run,
-        state="Planned" if dry_run else "Verified",
-        wall_seconds=round(seconds, 3),
-        disks=outcome.disks,
-        via=outcome.via,
-        identity=outcome.identity,
-        phases=outcome.phases,
-        notes=(*outcome.notes, *notes),
-    )
-
-
-def _text(document: results.RestoreResult) -> str:
-    verb = "would restore" if document.dry_run else "restored"
-    lines = [
-        f"{verb} {document.image} (copy {document.copy_number} on {document.unit}, {times.show(document.image_time)})"
-    ]
-    if document.via is not None:
-        lines.append(f"  {document.target}  by {document.via}, {document.identity} identity")
-    for disk in document.disks:
-        proof = "every block proven" if disk.verified else "not written"
-        shown = disk.name if document.via is not None else disk.path
-        lines.append(f"  {shown}  {quantities.show_size(disk.size_bytes)}  {proof}")
-    lines.extend(f"  {_phase(one)}" for one in document.phases)
-    lines.extend(f"  note: {note}" for note in document.notes)
-    if not document.dry_run and document.wall_seconds:
-        total = sum(disk.size_bytes for disk in document.disks)
-        rate = quantities.show_size(int(total / document.wall_seconds))
-        lines.append(f"{quantities.show_size(total)} in {quantities.show_seconds(document.wall_seconds)}, {rate}/s")
-    return "\n".join(lines)
-
-
-def _phase(phase: results.RestorePhase) -> str:
-    line = f"{phase.name} {quantities.show_seconds(phase.seconds)}"
-    if not phase.bytes or not phase.seconds:
-        return line
-    return f"{line}, {quantities.show_size(int(phase.bytes / phase.seconds))}/s"

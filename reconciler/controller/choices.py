@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import statistics
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from reconciler.base import errors, times
-from reconciler.catalog import database, images, inventories
+from reconciler.catalog import database, images, inventories, jobs
 from reconciler.operations import failovers
 from reconciler.planning import observed
 from reconciler.storage import opening, units
+
+#: Restores that an estimate looks through, and takes at most.
+_REMEMBERED: Final = 50
+_JUDGING: Final = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +158,15 @@ def _refusal(known: dict[str, inventories.KnownUnit], copy: images.CopyRow) -> s
     declared = opening.declared(unit.name, unit.type, unit.path, None, None)
     look = opening.look(declared, known_id=unit.id, owner=None)
     return look.message if look.state == "Offline" else None
+
+
+def rate(db: database.Database, unit: str) -> float | None:
+    """Bytes of data a second that the newest restores from a unit came to, their median; None without any."""
+    found: list[float] = []
+    for job in reversed(jobs.list_jobs(db, type="Restore", state="Succeeded", limit=_REMEMBERED)):
+        if job.source_unit == unit and job.reading.non_zero and job.wall_seconds:
+            found.append(job.reading.non_zero / job.wall_seconds)
+    return statistics.median(found[:_JUDGING]) if found else None
 
 
 def of_folder(label: units.ImageLabel, folder: Path) -> Choice:

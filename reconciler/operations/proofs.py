@@ -19,6 +19,8 @@ _STRETCH: Final = 64 << 20
 _STRETCHES: Final = 64
 #: Stretches that wait to be proven before the writer does.
 _BEHIND: Final = 2
+#: Stretches proven at once when nothing is written any more.
+_AT_END: Final = 2
 
 
 class Proof:
@@ -29,40 +31,52 @@ class Proof:
         self._target, self._size, self._meter = target, size, meter
         self._listed = digests.zero_list(size)
         self._stretch = max(_STRETCH, -(-size // _STRETCHES // digests.BLOCK) * digests.BLOCK)
-        self._worker = concurrent.futures.ThreadPoolExecutor(1, "proof")
+        self._workers = concurrent.futures.ThreadPoolExecutor(_AT_END, "proof")
         self._running: collections.deque[concurrent.futures.Future[None]] = collections.deque()
-        self._begun = self._proven = 0
+        self._begun = 0
+        #: Begins of stretches that could not be proven while others were written.
+        self._owed: list[int] = []
 
     def follow(self, written: int) -> None:
         """Nothing below ``written`` will be written any more. Raises what proving an earlier stretch raised."""
         while written - self._begun >= self._stretch:
             if len(self._running) >= _BEHIND:
                 self._running.popleft().result()
-            start, self._begun = self._begun, self._begun + self._stretch
-            self._running.append(self._worker.submit(self._prove, start, self._begun))
+            self._running.append(self._workers.submit(self._prove, self._begun))
+            self._begun += self._stretch
 
     def finish(self) -> str:
         """Flush the target and prove the rest; the ``blake3-1m`` digest. Raises ``TargetError``, ``SourceError`` or
         ``Cancelled``."""
-        while self._running:
-            self._running.popleft().result()
+        self._wait()
         self._target.flush()
         with contextlib.closing(self._target.read_back()) as disk:
-            self._digest(disk, self._proven, self._size)
+            for start in (*self._owed, *range(self._begun, self._size, self._stretch)):
+                self._running.append(self._workers.submit(self._digest, disk, start))
+            try:
+                self._wait()
+            finally:
+                self.close()
         return digests.disk_digest(self._listed)
 
     def close(self) -> None:
         """Stop. Idempotent."""
-        self._worker.shutdown(cancel_futures=True)
+        self._workers.shutdown(cancel_futures=True)
 
-    def _prove(self, start: int, end: int) -> None:
+    def _wait(self) -> None:
+        while self._running:
+            self._running.popleft().result()
+
+    def _prove(self, start: int) -> None:
         disk = self._target.settle()
-        if disk is not None:
-            with contextlib.closing(disk):
-                self._digest(disk, start, end)
-            self._proven = end
+        if disk is None:
+            self._owed.append(start)
+            return
+        with contextlib.closing(disk):
+            self._digest(disk, start)
 
-    def _digest(self, disk: disks.Disk, start: int, end: int) -> None:
+    def _digest(self, disk: disks.Disk, start: int) -> None:
+        end = min(start + self._stretch, self._size)
         _digest(disk, self._size, start, end, self._listed, self._meter)
 
 

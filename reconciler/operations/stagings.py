@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reconciler.base import meters
@@ -34,19 +34,19 @@ def prepare(label: units.ImageLabel, *, names: Sequence[str], folder: Path, forc
     chosen = tuple((record, folder / files.disks[record.name][1]) for record in records)
     left = [one.label for one in blueprint.disks if one.label not in files.disks]
     notes = (*blueprint.notes, *(f"{one} is not restored: the machine comes without it" for one in left))
-    plan = restores.RestorePlan(image=label.id, format="raw", folder=folder, force=force, disks=chosen)
+    plan = restores.planned(label, folder, chosen, force=force)
     return StagePlan(disks=plan, names=files, blueprint=blueprint, notes=notes)
 
 
 def stage(
-    plan: StagePlan, stored: units.StoredImage, meter: meters.Meter
+    plan: StagePlan, stored: units.StoredImage, meter: meters.Meter, log: Callable[[str], None]
 ) -> tuple[tuple[restores.Restored, ...], tuple[str, ...]]:
     """Write and prove the disks, then descriptors, nvram and the vmx. The disks, and all notes.
 
     Raises as ``restores.restore`` does; a folder that is not finished has no vmx.
     """
     staging.unregister(plan.disks.folder, plan.names)
-    done = restores.restore(plan.disks, stored, meter)
+    done = restores.restore(plan.disks, stored, meter, log)
     sizes = {one.name: one.size for one in done}
     said = staging.complete(plan.disks.folder, plan.names, plan.blueprint, sizes)
     return done, (*plan.notes, *said)

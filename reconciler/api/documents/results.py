@@ -59,6 +59,8 @@ class RestoredDisk(shapes.Shape):
     path: str
     size_bytes: int
     written_bytes: int
+    #: What an earlier attempt at the same restore had written, proven.
+    resumed_bytes: int
     digest: str
     verified: bool
 
@@ -69,6 +71,15 @@ class RestorePhase(shapes.Shape):
     name: str
     seconds: float
     bytes: int
+
+
+class RestoreCopy(shapes.Shape):
+    """One copy that is read, in the order in which they are; ``reason`` says why it stands there."""
+
+    number: int
+    unit: str
+    unit_type: str | None
+    reason: str
 
 
 class RestoreResult(shapes.Document):
@@ -85,10 +96,20 @@ class RestoreResult(shapes.Document):
     copy_number: Annotated[int, pydantic.Field(alias="copy")]
     unit: str
     format: str
+    subformat: str | None
     target: str
     dry_run: bool
     state: str
     wall_seconds: float
+    #: By the newest restores from the same unit.
+    estimated_seconds: float | None
+    #: Bytes of data, without what is known to be zero.
+    data_bytes: int | None
+    resumed_bytes: int
+    #: Of space at the target, at most, and what is there.
+    needed_bytes: int | None
+    free_bytes: int | None
+    copies: tuple[RestoreCopy, ...]
     disks: tuple[RestoredDisk, ...]
     via: str | None = None
     identity: str | None = None

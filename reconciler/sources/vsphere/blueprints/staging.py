@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from reconciler.base import errors, files
+from reconciler.sources.vmdk import descriptions
 from reconciler.sources.vsphere.blueprints import blueprints
-from reconciler.sources.vsphere.vmdk import descriptions
 
 _LINE: Final = re.compile(r"\s*(?P<key>[^#=\s][^=\s]*)\s*=\s*(?P<value>.*?)\s*", re.DOTALL)
 _SLOT: Final = re.compile(r"(scsi|sata|ide|nvme)\d+:\d+", re.IGNORECASE)

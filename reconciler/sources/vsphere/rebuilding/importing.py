@@ -8,10 +8,10 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from reconciler.base import disks, errors, meters
+from reconciler.sources.vmdk import streamoptimized
 from reconciler.sources.vsphere.blueprints import blueprints
 from reconciler.sources.vsphere.connections import faults, leases
 from reconciler.sources.vsphere.rebuilding import orders
-from reconciler.sources.vsphere.vmdk import streamoptimized
 
 #: Faults by which a server says that it has no such call.
 _UNKNOWN: Final = ("MethodNotFound", "NotSupported", "NotImplemented", "MethodDisabled")

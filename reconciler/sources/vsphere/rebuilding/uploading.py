@@ -13,10 +13,10 @@ from typing import Any, Final
 from pyVmomi import vim
 
 from reconciler.base import disks, errors, extents, meters, quantities
+from reconciler.sources.vmdk import descriptions
 from reconciler.sources.vsphere.connections import datastorefiles, properties
 from reconciler.sources.vsphere.inventory import listings
 from reconciler.sources.vsphere.rebuilding import orders, specs
-from reconciler.sources.vsphere.vmdk import descriptions
 
 _OBJECTS: Final = {"VSAN": "vSAN", "VVOL": "vVol", "PMEM": "PMem"}
 _PIECE: Final = 1 << 20

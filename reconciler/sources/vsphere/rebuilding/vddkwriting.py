@@ -9,7 +9,7 @@ import contextlib
 from typing import Any, Final
 
 from reconciler.base import disks, errors, extents, meters
-from reconciler.sources import targets
+from reconciler.sources.diskfiles import runs
 from reconciler.sources.vsphere.connections import properties
 from reconciler.sources.vsphere.inventory import devices
 from reconciler.sources.vsphere.rebuilding import orders
@@ -59,7 +59,7 @@ class Vddk:
                 )
             for offset, length in extents.pieces(disk.extents(), disks.READ_SIZE):
                 meter.check()
-                for place, run in targets.data_runs(disk.pread(offset, length), offset):
+                for place, run in runs.data_runs(disk.pread(offset, length), offset):
                     made.pwrite(place, run)
                     sent += len(run)
                     meter.add(sent=len(run))

@@ -24,9 +24,9 @@ from pyVmomi import vim
 
 from reconciler.base import disks, errors, extents, files
 from reconciler.sources.diskimages import raw
+from reconciler.sources.vmdk import streamoptimized
 from reconciler.sources.vsphere.connections import leases
 from reconciler.sources.vsphere.transports import ports
-from reconciler.sources.vsphere.vmdk import streamoptimized
 
 #: Pauses before a stream is asked for anew, in seconds.
 PAUSES: Final = (1.0, 5.0)

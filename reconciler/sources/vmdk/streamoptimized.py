@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from reconciler.base import disks, errors, extents, meters
-from reconciler.sources.vsphere.vmdk import graintables
+from reconciler.sources.vmdk import graintables
 
 SECTOR: Final = 512
 #: Bytes of one grain, and of what one table covers, in what is written here.

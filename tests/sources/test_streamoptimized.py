@@ -16,7 +16,7 @@ import pytest
 from hypothesis import strategies as st
 
 from reconciler.base import disks, errors, extents, meters
-from reconciler.sources.vsphere.vmdk import graintables, streamoptimized
+from reconciler.sources.vmdk import graintables, streamoptimized
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -270,7 +270,7 @@ import resource, sys
 sys.path.insert(0, "tests/vsphere")
 import test_streamoptimized as t
 from reconciler.base import meters
-from reconciler.sources.vsphere.vmdk import streamoptimized
+from reconciler.sources.vmdk import streamoptimized
 import tempfile
 GIB = 1 << 30
 class Even(t.Sparse):

@@ -1,0 +1,96 @@
+"""What ``holdfast restore`` prints: the plan of a dry run, and what a restore came to, as a document and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconciler.api.documents import results
+from reconciler.base import quantities, times
+from reconciler.cli import restoreworks
+from reconciler.controller import choices
+
+
+def document(
+    choice: choices.Choice,
+    work: restoreworks.Work,
+    *,
+    seconds: float = 0.0,
+    notes: Sequence[str] = (),
+    rate: float | None = None,
+    dry_run: bool,
+) -> results.RestoreResult:
+    """What is printed. ``seconds``: how long it took; ``rate``: bytes of data a second, by earlier restores."""
+    outcome = work.outcome()
+    expected = None if rate is None or outcome.bytes is None else round(outcome.bytes / rate, 1)
+    return results.RestoreResult(
+        client=choice.client.slug,
+        image=choice.image,
+        image_time=choice.time,
+        copy_number=choice.copy,
+        unit=choice.unit,
+        format=outcome.format,
+        subformat=outcome.subformat,
+        target=outcome.target,
+        dry_run=dry_run,
+        state="Planned" if dry_run else "Verified",
+        wall_seconds=round(seconds, 3),
+        estimated_seconds=expected,
+        data_bytes=outcome.bytes,
+        resumed_bytes=sum(disk.resumed_bytes for disk in outcome.disks),
+        needed_bytes=outcome.needed,
+        free_bytes=outcome.free,
+        copies=tuple(
+            results.RestoreCopy(number=one.number, unit=one.unit, unit_type=one.type, reason=one.why)
+            for one in choice.copies
+        ),
+        disks=outcome.disks,
+        via=outcome.via,
+        identity=outcome.identity,
+        phases=outcome.phases,
+        notes=(*outcome.notes, *notes),
+    )
+
+
+def text(document: results.RestoreResult) -> str:
+    """The same in words."""
+    verb = "would restore" if document.dry_run else "restored"
+    lines = [
+        f"{verb} {document.image} (copy {document.copy_number} on {document.unit}, {times.show(document.image_time)})"
+    ]
+    if document.via is not None:
+        lines.append(f"  {document.target}  by {document.via}, {document.identity} identity")
+    for disk in document.disks:
+        proof = "every block proven" if disk.verified else "not written"
+        shown = disk.name if document.via is not None else disk.path
+        lines.append(f"  {shown}  {quantities.show_size(disk.size_bytes)}  {proof}")
+    if document.dry_run:
+        lines += _plan(document)
+    if document.resumed_bytes:
+        lines.append(f"  {quantities.show_size(document.resumed_bytes)} were there already, by an earlier attempt")
+    lines.extend(f"  {_phase(one)}" for one in document.phases)
+    lines.extend(f"  note: {note}" for note in document.notes)
+    if not document.dry_run and document.wall_seconds:
+        total = sum(disk.size_bytes for disk in document.disks)
+        rate = quantities.show_size(int(total / document.wall_seconds))
+        lines.append(f"{quantities.show_size(total)} in {quantities.show_seconds(document.wall_seconds)}, {rate}/s")
+    return "\n".join(lines)
+
+
+def _plan(document: results.RestoreResult) -> list[str]:
+    """From where, how much, how long, and whether there is room."""
+    show = quantities.show_size
+    lines = [f"  from copy {one.number} on {one.unit}: {one.reason}" for one in document.copies]
+    if document.data_bytes is not None:
+        expected = document.estimated_seconds
+        how_long = "how long is not known yet" if expected is None else f"about {quantities.show_seconds(expected)}"
+        lines.append(f"  {show(document.data_bytes)} of data, {how_long}")
+    if document.needed_bytes is not None and document.free_bytes is not None:
+        lines.append(f"  needs {show(document.needed_bytes)} of the {show(document.free_bytes)} at the target")
+    return lines
+
+
+def _phase(phase: results.RestorePhase) -> str:
+    line = f"{phase.name} {quantities.show_seconds(phase.seconds)}"
+    if not phase.bytes or not phase.seconds:
+        return line
+    return f"{line}, {quantities.show_size(int(phase.bytes / phase.seconds))}/s"

@@ -1,0 +1,110 @@
+"""The record that a restore by command leaves: begun before the first byte, ended after the last one is proven.
+
+Who, what, from where, where to and why stand in the catalog and in the audit log, of restores that failed too. A
+catalog that refuses stops no restore: it is needed least when a restore is needed most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator
+from types import TracebackType
+
+from reconciler.base import clocks, digests, errors
+from reconciler.catalog import database, restores
+from reconciler.cli import restoreworks, sessions
+from reconciler.controller import choices
+from reconciler.jobs import engines
+from reconciler.operations import failovers, findings
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """What was asked for."""
+
+    target: str
+    format: str
+    subformat: str | None
+    disks: tuple[str, ...]
+
+
+class Record:
+    """A context manager around one restore: ``done`` says that it succeeded, an exception that it did not."""
+
+    def __init__(
+        self,
+        db: database.Database,
+        clock: clocks.Clock,
+        choice: choices.Choice,
+        said: Said,
+        reason: str | None,
+        context: engines.JobContext,
+    ) -> None:
+        #: What was found on the way, a sentence each.
+        self.notes: list[str] = []
+        #: To be told of copies that cannot be read.
+        self.failed = findings.recorder(db, clock, sessions.actor(), context.log, self.notes)
+        self._db, self._clock, self._choice = db, clock, choice
+        self._said, self._reason, self._job = said, reason or "", context.id
+        self._number: int | None = None
+        self._outcome: restoreworks.Outcome | None = None
+        self._source: failovers.Source | None = None
+
+    def done(self, outcome: restoreworks.Outcome, source: failovers.Source) -> None:
+        """It is proven; ``source`` is the copy that was read last."""
+        self._outcome, self._source = outcome, source
+
+    def __enter__(self) -> Record:
+        said, choice = self._said, self._choice
+        begun = restores.Begun(
+            name=None,
+            digest=digests.json_digest([choice.image, *dataclasses.astuple(said)]),
+            client_id=choice.client.id,
+            image=choice.image,
+            copy=choice.copy,
+            unit=choice.unit,
+            target=said.target,
+            format=said.format,
+            by=sessions.actor(),
+            reason=self._reason,
+            job=self._job,
+            at=self._clock.now(),
+        )
+        with _unstopped("that the restore begins"):
+            self._number = restores.begin(self._db, begun)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        details: dict[str, object] = {"notes": [*self.notes, *(self._outcome.notes if self._outcome else ())]}
+        if self._outcome is not None and self._outcome.via is not None:
+            details |= {"via": self._outcome.via, "identity": self._outcome.identity}
+        if error is not None:
+            details["code"] = getattr(error, "code", type(error).__name__)
+        source = self._source
+        with _unstopped("how the restore ended"):
+            if self._number is not None:
+                restores.end(
+                    self._db,
+                    self._number,
+                    state="Verified" if error is None else "Failed",
+                    now=self._clock.now(),
+                    message="" if error is None else str(error) or type(error).__name__,
+                    copy=None if source is None else source.number,
+                    unit=None if source is None else source.unit,
+                    disks=[disk.to_json() for disk in self._outcome.disks] if self._outcome else (),
+                    details=details,
+                )
+
+
+@contextlib.contextmanager
+def _unstopped(what: str) -> Iterator[None]:
+    try:
+        yield
+    except errors.CatalogError as error:
+        _LOGGER.error("the catalog does not say %s: %s", what, error)
