@@ -7,7 +7,7 @@ backup, duplicate, restore and verify are the same short walk between two ends.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
@@ -43,6 +43,14 @@ class Disk(Protocol):
 
     def close(self) -> None:
         """Release what reading holds. Idempotent."""
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """A disk that can give a long range as it has it, in parts, without putting them together first."""
+
+    def parts(self, offset: int, length: int) -> Iterator[tuple[int, Buffer]]:
+        """The parts of a range, ascending, each with its offset; what is between them is zero. Raises as ``pread``."""
 
 
 class Closing:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -209,6 +209,17 @@ class FailoverDisk(disks.Closing):
     def pread(self, offset: int, length: int) -> disks.Buffer:
         """Exactly ``length`` proven bytes. Raises what the preferred copy raised where no copy has them."""
         return self._image.attempt(lambda source, stored: self._opened(source, stored).pread(offset, length))
+
+    def parts(self, offset: int, length: int) -> Iterator[tuple[int, disks.Buffer]]:
+        """The proven parts of a range that are not zero, all of one copy. Raises as ``pread``."""
+
+        def of(source: Source, stored: units.StoredImage) -> list[tuple[int, disks.Buffer]]:
+            disk = self._opened(source, stored)
+            if isinstance(disk, disks.Parted):
+                return list(disk.parts(offset, length))
+            return [(offset, disk.pread(offset, length))]
+
+        yield from self._image.attempt(of)
 
     def _opened(self, source: Source, stored: units.StoredImage) -> disks.Disk:
         with self._lock:

@@ -124,14 +124,21 @@ class Transfer:
         written = 0
         for offset, length in extents.subtract(wanted, equal):
             self._meter.check()
-            data = memoryview(self._disk.pread(offset, length))
-            for start, size in extents.subtract(((offset, length),), held):
-                self._target.pwrite(start, data[start - offset : start - offset + size])
-            for start, size in extents.intersect(((offset, length),), held):
-                self._target.pwrite(start, data[start - offset : start - offset + size], over=True)
+            for start, data in self._read(offset, length):
+                # What is held is whole blocks, as are the parts, so its first byte tells of all of it.
+                self._target.pwrite(start, data, over=bool(extents.within(self._held, self._starts, start, 1)))
             written += length
         self._meter.add(non_zero=step.length, sent=written, stored=written)
         return Moved(written=written, resumed=step.length - written)
+
+    def _read(self, offset: int, length: int) -> Iterator[tuple[int, disks.Buffer]]:
+        """What the image holds there, in parts of at most a block each, all of it that is not zero."""
+        if isinstance(self._disk, disks.Parted):
+            yield from self._disk.parts(offset, length)
+            return
+        data = memoryview(self._disk.pread(offset, length))
+        for start, size in extents.pieces(((offset, length),), digests.BLOCK):
+            yield start, data[start - offset : start - offset + size]
 
     def _equal(self, held: extents.Extents) -> extents.Extents:
         """The blocks of what is held that are the image's already."""

@@ -275,20 +275,23 @@ class ProvenDisk(disks.Closing):
         if length and offset + length <= first * digests.BLOCK + digests.block_length(first, self.size):
             return self._part(first, offset - first * digests.BLOCK, length)
         result = bytearray(length)
-        pieces = (
-            (start // digests.BLOCK, start, step) for start, step in extents.pieces(((offset, length),), digests.BLOCK)
-        )
-        wanted = [piece for piece in pieces if not self.is_hole(piece[0])]
+        for start, data in self.parts(offset, length):
+            result[start - offset : start - offset + len(data)] = data
+        return result
+
+    def parts(self, offset: int, length: int) -> Iterator[tuple[int, disks.Buffer]]:
+        """The proven blocks of a range that are not zero, each with its offset. Raises as ``pread``."""
+        pieces = extents.pieces(((offset, length),), digests.BLOCK)
+        blocks = ((start // digests.BLOCK, start, step) for start, step in pieces)
+        wanted = [block for block in blocks if not self.is_hole(block[0])]
         for number in range(0, len(wanted), _STRETCH):
             some = wanted[number : number + _STRETCH]
             # Blocks that are wanted whole are loaded in one go; what is wrong with one is told when it comes alone.
             whole = [index for index, _, step in some if step == digests.block_length(index, self.size)]
             found = self._stretch(whole) if len(whole) > 1 else {}
             for index, start, step in some:
-                data = found.get(index)
-                part = self._part(index, start % digests.BLOCK, step) if data is None else data
-                result[start - offset : start - offset + step] = part
-        return result
+                data = found.pop(index, None)
+                yield start, self._part(index, start % digests.BLOCK, step) if data is None else data
 
     def close(self) -> None:
         """Drop the cache and release what loading holds."""
