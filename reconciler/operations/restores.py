@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from reconciler.base import errors, extents, memories, meters, quantities
+from reconciler.base import allocations, errors, extents, meters, quantities
 from reconciler.operations import proofs, transfers
 from reconciler.sources import targets
 from reconciler.storage import units
@@ -235,7 +235,7 @@ def restore(
         for disk in plan.disks:
             opened.append(_open(plan, disk))
         with (
-            memories.kept(),
+            allocations.kept(),
             concurrent.futures.ThreadPoolExecutor(transfers.WORKERS, "restore") as workers,
             concurrent.futures.ThreadPoolExecutor(_AT_ONCE, "disk") as threads,
         ):

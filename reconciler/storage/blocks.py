@@ -35,6 +35,8 @@ _READERS = 2
 _KEPT = 4 * digests.BLOCK
 #: Bytes of a read that is not worth a whole block, unless it goes on where another one ended.
 _SMALL = 128 << 10
+#: Blocks of a long read that are loaded in one go.
+_AT_ONCE = 8
 #: Ends of reads that are remembered.
 _ENDS = 16
 #: What the operating system says of a medium that lost bytes; anything else may be the way to it, and pass.
@@ -281,17 +283,22 @@ class ProvenDisk(disks.Closing):
 
     def parts(self, offset: int, length: int) -> Iterator[tuple[int, disks.Buffer]]:
         """The proven blocks of a range that are not zero, each with its offset. Raises as ``pread``."""
-        pieces = extents.pieces(((offset, length),), digests.BLOCK)
-        blocks = ((start // digests.BLOCK, start, step) for start, step in pieces)
-        wanted = [block for block in blocks if not self.is_hole(block[0])]
-        for number in range(0, len(wanted), _STRETCH):
-            some = wanted[number : number + _STRETCH]
+        cut = (
+            (start // digests.BLOCK, start, step) for start, step in extents.pieces([(offset, length)], digests.BLOCK)
+        )
+        wanted = [one for one in cut if not self.is_hole(one[0])]
+        for number in range(0, len(wanted), _AT_ONCE):
+            some = wanted[number : number + _AT_ONCE]
             # Blocks that are wanted whole are loaded in one go; what is wrong with one is told when it comes alone.
-            whole = [index for index, _, step in some if step == digests.block_length(index, self.size)]
+            whole = [index for index, _, step in some if self._is_news(index, step)]
             found = self._stretch(whole) if len(whole) > 1 else {}
             for index, start, step in some:
                 data = found.pop(index, None)
                 yield start, self._part(index, start % digests.BLOCK, step) if data is None else data
+
+    def _is_news(self, index: int, length: int) -> bool:
+        """Whether ``length`` bytes are all of a block, and it is not kept."""
+        return length == digests.block_length(index, self.size) and self._kept.get((self.name, index)) is None
 
     def close(self) -> None:
         """Drop the cache and release what loading holds."""

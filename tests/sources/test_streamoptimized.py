@@ -267,7 +267,7 @@ def test_tables_may_all_come_at_the_end() -> None:
 
 BIG = """
 import resource, sys
-sys.path.insert(0, "tests/vsphere")
+sys.path.insert(0, "tests/sources")
 import test_streamoptimized as t
 from reconciler.base import meters
 from reconciler.sources.vmdk import streamoptimized
