@@ -15,6 +15,8 @@ from reconciler.sources.diskimages import converted
 from reconciler.sources.nbd import bindings, qemu, requests, servers
 
 _LARGEST: Final = 8 << 20
+#: Bytes after which qemu writes down where they went, so that a kill leaves them to be found.
+_NOTED_EVERY: Final = 16 << 20
 _ALLOCATION: Final = "base:allocation"
 #: Seconds that a write or the final flush may take before the server counts as hung.
 _PATIENCE: Final = 1800.0
@@ -30,6 +32,7 @@ class ImageFile(written.WrittenFile):
         super().__init__(format, path, size, force=force, identity=identity)
         self._whole = -(-size // 512) * 512
         self._server: servers.NbdServer | None = None
+        self._unnoted = 0
         try:
             if self._file.continued:
                 self._continue()
@@ -111,6 +114,16 @@ class ImageFile(written.WrittenFile):
             for start in range(0, len(run), _LARGEST):
                 with temporaries.translated(self.path), self._open_server.connection() as handle:
                     handle.pwrite(run[start : start + _LARGEST], position + start)
+        self._note(len(data))
+
+    def _note(self, length: int) -> None:
+        with self._lock:
+            self._unnoted += length
+            if self._unnoted < _NOTED_EVERY:
+                return
+            self._unnoted = 0
+        with temporaries.translated(self.path), self._open_server.connection() as handle:
+            handle.flush()
 
     def _seal(self) -> None:
         server = self._open_server
