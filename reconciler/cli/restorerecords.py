@@ -82,6 +82,8 @@ class Record:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         details: dict[str, object] = {"notes": [*self.notes, *(self._outcome.notes if self._outcome else ())]}
+        if self._outcome is not None:
+            details["target"] = self._outcome.target
         if self._outcome is not None and self._outcome.via is not None:
             details |= {"via": self._outcome.via, "identity": self._outcome.identity}
         if error is not None:

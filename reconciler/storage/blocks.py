@@ -20,8 +20,11 @@ from concurrent import futures
 from blake3 import blake3
 
 from reconciler.base import digests, disks, errors, extents, meters
-from reconciler.storage import memories, pieces, readaheads, units
+from reconciler.storage import digestlists, memories, pieces, readaheads, units
 
+entry = digestlists.entry
+data_extents = digestlists.data_extents
+check_list = digestlists.check_list
 #: On the left of a comparison a bytearray compares with any buffer as fast as memory can be read.
 _ZEROS = bytearray(digests.BLOCK)
 #: Zeros fed to the plain digest at once where the disk has a hole: 16 MiB.
@@ -65,11 +68,6 @@ def is_zero(data: disks.Buffer) -> bool:
 def is_damage(error: OSError) -> bool:
     """Whether the bytes themselves are lost; else the unit cannot be reached as it should, which is no damage."""
     return error.errno in _LOST
-
-
-def entry(block_digests: bytes | bytearray | memoryview, index: int) -> bytes:
-    """The digest of block ``index`` in a list."""
-    return bytes(block_digests[index * digests.DIGEST_SIZE : (index + 1) * digests.DIGEST_SIZE])
 
 
 class BlockWalk:
@@ -283,18 +281,18 @@ class ProvenDisk(disks.Closing):
 
     def parts(self, offset: int, length: int) -> Iterator[tuple[int, disks.Buffer]]:
         """The proven blocks of a range that are not zero, each with its offset. Raises as ``pread``."""
-        cut = (
-            (start // digests.BLOCK, start, step) for start, step in extents.pieces([(offset, length)], digests.BLOCK)
-        )
-        wanted = [one for one in cut if not self.is_hole(one[0])]
-        for number in range(0, len(wanted), _AT_ONCE):
-            some = wanted[number : number + _AT_ONCE]
+        for group, many in extents.pieces([(offset, length)], _AT_ONCE * digests.BLOCK):
+            cut = [
+                one
+                for one in extents.pieces([(group, many)], digests.BLOCK)
+                if not self.is_hole(one[0] // digests.BLOCK)
+            ]
             # Blocks that are wanted whole are loaded in one go; what is wrong with one is told when it comes alone.
-            whole = [index for index, _, step in some if self._is_news(index, step)]
+            whole = [start // digests.BLOCK for start, step in cut if self._is_news(start // digests.BLOCK, step)]
             found = self._stretch(whole) if len(whole) > 1 else {}
-            for index, start, step in some:
-                data = found.pop(index, None)
-                yield start, self._part(index, start % digests.BLOCK, step) if data is None else data
+            for start, step in cut:
+                data = found.pop(start // digests.BLOCK, None)
+                yield start, data or self._part(start // digests.BLOCK, start % digests.BLOCK, step)
 
     def _is_news(self, index: int, length: int) -> bool:
         """Whether ``length`` bytes are all of a block, and it is not kept."""
@@ -404,34 +402,11 @@ class ProvenDisk(disks.Closing):
         )
 
 
-def data_extents(block_digests: bytes, size: int) -> extents.Extents:
-    """The blocks of a digest list that are not zero, as merged ranges."""
-    result: list[extents.Extent] = []
-    for index in range(digests.block_count(size)):
-        length = digests.block_length(index, size)
-        if entry(block_digests, index) != digests.zero_digest(length):
-            _extend(result, index * digests.BLOCK, length)
-    return tuple(result)
-
-
 def _extend(ranges: list[extents.Extent], offset: int, length: int) -> None:
     if ranges and sum(ranges[-1]) == offset:
         ranges[-1] = (ranges[-1][0], ranges[-1][1] + length)
     else:
         ranges.append((offset, length))
-
-
-def check_list(block_digests: bytes, record: units.DiskRecord, image: str) -> bytes:
-    """A stored digest list, proven against the record's digest. Raises ``ImageDamaged``."""
-    if (
-        len(block_digests) != digests.block_count(record.size) * digests.DIGEST_SIZE
-        or digests.disk_digest(block_digests) != record.digest
-    ):
-        raise errors.ImageDamaged(
-            f"image {image}, disk {record.name}: its list of block digests is damaged",
-            hint="use another copy of the image",
-        )
-    return block_digests
 
 
 def prove(disk: ProvenDisk, *, image: str, meter: meters.Meter) -> tuple[units.Damage, ...]:
