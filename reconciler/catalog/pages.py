@@ -67,8 +67,8 @@ class _Pages:
         self._offset = 0
 
     def add(self, key: str | None, line: bytes) -> None:
-        """One more line; without a key it begins a page."""
-        if key is None or self._size + len(line) > PAGE:
+        """One more line; ``key`` is None where it is no row."""
+        if self._size + len(line) > PAGE:
             self.close()
         self._lines.append(line)
         self._size += len(line)

@@ -155,7 +155,9 @@ def _policy(
     subject = f"BackupPolicy/{policy.name}"
     virtual = policy.spec.source.vmware
     need = None
-    if virtual is not None and not reached.get(virtual.vcenter, False):
+    if policy.spec.source.catalog is not None:
+        taken.note(subject, "selection", steps.skipped("the catalog itself, which is always there"))
+    elif virtual is not None and not reached.get(virtual.vcenter, False):
         taken.note(subject, "selection", steps.skipped(f"nobody is logged in at VCenter {virtual.vcenter}"))
     else:
         need = _machine(taken, subject, wanted, policy, owner, wish, meter)

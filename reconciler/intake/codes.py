@@ -63,6 +63,7 @@ RELEASED_LATER: Final = "HF422"
 SOURCE_CHOICE: Final = "HF423"
 VCENTER_SETTING: Final = "HF424"
 MACHINE_DISK: Final = "HF425"
+CATALOG_SETTING: Final = "HF430"
 RESTORE_SETTING: Final = "HF426"
 SERVICE_LEVEL: Final = "HF427"
 PROMISE_BROKEN: Final = "HF428"
@@ -121,6 +122,7 @@ MEANINGS: Final[dict[str, str]] = {
     SOURCE_CHOICE: "a policy has no source, or several, or settings of another one",
     VCENTER_SETTING: "settings of a VCenter that contradict each other or lack something",
     MACHINE_DISK: "a disk of a virtual machine that is to be read and left out at once",
+    CATALOG_SETTING: "a setting that means nothing for a policy whose source is the catalog",
     RESTORE_SETTING: "settings of a Restore that contradict each other or lack something",
     SERVICE_LEVEL: "a ServiceLevel that promises nothing, or selects nothing",
     PROMISE_BROKEN: "a ServiceLevel promises what a policy cannot keep",

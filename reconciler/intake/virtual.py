@@ -1,4 +1,4 @@
-"""What VCenters and the policies of virtual machines say that cannot be meant (HF423 to HF425); for ``meanings``."""
+"""What VCenters and the sources of policies say that cannot be meant (HF423 to HF425, HF430); for ``meanings``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def policy(item: findings.Located, spec: policies.BackupPolicySpec, found: findi
     source = spec.source
     choices = {"diskImages": source.disk_images, "vmware": source.vmware, "catalog": source.catalog}
     one_of(item, ("spec", "source"), choices, found, code=codes.SOURCE_CHOICE)
+    if source.catalog is not None:
+        _catalog(item, spec, found)
     if source.vmware is None:
         return
     path: documents.Path = ("spec", "source", "vmware")
@@ -57,6 +59,18 @@ def policy(item: findings.Located, spec: policies.BackupPolicySpec, found: findi
     if distrust is not None and not distrust:
         message = "the duration must be longer than nothing"
         found.error(codes.ZERO_DURATION, item, (*path, "cbtDistrust", "fullEvery"), message, "such as 30d")
+
+
+def _catalog(item: findings.Located, spec: policies.BackupPolicySpec, found: findings.Findings) -> None:
+    """A catalog is one moment of itself: nothing has to be frozen, and nothing in it is a guest's."""
+    said = {
+        "hooks": (spec.hooks is not None, "the catalog needs no hooks: it is read as of one moment"),
+        "freeSpace": (spec.free_space == "Skip", "the catalog has no free space to leave out"),
+        "exclude": (bool(spec.exclude), "the catalog holds nothing that could be left out"),
+    }
+    for field, (given, message) in said.items():
+        if given:
+            found.error(codes.CATALOG_SETTING, item, ("spec", field), message, f"remove {field}", key=True)
 
 
 def _disks(item: findings.Located, path: documents.Path, source: vcenters.VMware, found: findings.Findings) -> None:

@@ -96,7 +96,7 @@ def _back_up(
     site: sites.Site, order: BackupOrder, context: engines.JobContext, area: holding.Area | None, *, trusting: bool
 ) -> engines.Outcome:
     """One freeze, one image. Unless ``trusting``, nobody's word on changes is taken. Raises ``NotHeld`` as well."""
-    source = opening.Sources(order.vcenters, site.db.id).of(order.policy)
+    source = opening.Sources(order.vcenters, site.db.id, site.db).of(order.policy)
     with contextlib.ExitStack() as stack:
         reading = stack.enter_context(contextlib.closing(source.freeze(order.client_id, _asked(site, order, context))))
         now = site.clock.now()

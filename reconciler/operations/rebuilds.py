@@ -171,8 +171,8 @@ def _chosen(wish: Wish, found: Sequence[Candidate]) -> tuple[Candidate, ...]:
     if wish.image is not None:
         named = [one for one in found if one.kind == "Image" and one.place == wish.image]
         if not named:
-            known = [one for one in found if one.kind == "Image"]
-            listed = ", ".join(one.place for one in sorted(known, key=lambda one: one.at, reverse=True)[:_LISTED])
+            known = sorted({(one.at, one.place) for one in found if one.kind == "Image"}, reverse=True)
+            listed = ", ".join(place for _, place in known[:_LISTED])
             raise errors.NotFound(
                 f"no unit that is given holds a backup {wish.image} of the catalog",
                 hint=f"there are: {listed}" if listed else "there is none; leave out --image to use the newest dump",

@@ -9,8 +9,9 @@ from typing import Any
 
 from reconciler.api import policies, vcenters
 from reconciler.base import errors, meters
+from reconciler.catalog import database
+from reconciler.sources import catalogs, machines, machinetargets
 from reconciler.sources import hooks as commands
-from reconciler.sources import machines, machinetargets
 from reconciler.sources.diskimages import machines as diskimages
 from reconciler.sources.vsphere.blueprints import blueprints
 
@@ -18,10 +19,14 @@ from reconciler.sources.vsphere.blueprints import blueprints
 class Sources:
     """The sources of one look at the world: what several policies ask of one vCenter is asked once."""
 
-    def __init__(self, known: Mapping[str, vcenters.VCenter], owner: str = "nobody") -> None:
-        """``known``: the VCenters by name; ``owner``: id of the catalog whose snapshots are ours."""
+    def __init__(
+        self, known: Mapping[str, vcenters.VCenter], owner: str = "nobody", catalog: database.Database | None = None
+    ) -> None:
+        """``known``: the VCenters by name; ``owner``: id of the catalog whose snapshots are ours; ``catalog``: itself,
+        where it may have to be read."""
         self._vcenters = known
         self._owner = owner
+        self._catalog = catalog
         self._looks: Any = None
 
     def of(self, policy: policies.BackupPolicy) -> machines.Source:
@@ -44,6 +49,8 @@ class Sources:
             )
         if spec.vmware is not None:
             return self._virtual(policy.name, spec.vmware, commanded)
+        if spec.catalog is not None:
+            return catalogs.Catalog(self._owner, self._catalog)
         raise errors.SourceError(f"policy {policy.name} declares no source that this version can read")
 
     def _virtual(self, policy: str, wanted: vcenters.VMware, commanded: commands.Hooks | None) -> machines.Source:
