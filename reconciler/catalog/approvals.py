@@ -104,7 +104,13 @@ def promised_anew(connection: sa.Connection, lifecycle: str, operation: str, bef
     connection.execute(table.delete().where(*again))
 
 
-def came_back(connection: sa.Connection, client_id: str) -> None:
-    """Copies of a client came back with a unit: nobody has approved their expiry yet."""
-    table = tables.RELEASES
+def come_back(connection: sa.Connection, client_id: str) -> None:
+    """A copy of a client is about to come back with a unit: nobody has approved its expiry yet.
+
+    What came back earlier and was approved since is a copy like others, and must not wait again with it.
+    """
+    table, copy = tables.RELEASES, tables.COPIES
+    every = table.delete().where(table.c.before == promises.NONE, table.c.client_id == promises.ANY)
+    if connection.execute(every).rowcount:
+        connection.execute(copy.update().where(copy.c.imported.is_(True)).values(imported=False))
     connection.execute(table.delete().where(table.c.before == promises.NONE, table.c.client_id == client_id))

@@ -78,13 +78,13 @@ def import_image(
             take_image(connection, image)
         elif known not in histories.COMMITTED:
             return False
+        approvals.come_back(connection, image.client_id)
         number = take_copy(connection, image, unit, stored_bytes, base, now)
         if number is None:
             return False
         # It has a copy again, so decisions must see it again.
         connection.execute(tables.IMAGES.update().where(tables.IMAGES.c.id == image.id).values(spent=False))
         settle(connection, image.client_id, image.policy)
-        approvals.came_back(connection, image.client_id)
         object = f"copy/{image.id}/{number}"
         audits.record(connection, now=now, actor=actor, event="CopyImported", object=object, details={"unit": unit})
         return True

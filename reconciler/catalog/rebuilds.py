@@ -270,13 +270,12 @@ class _Labels:
 
     def _miss(self, row: sa.Row[Any], unit: str, unreadable: bool) -> None:
         """A copy that its unit does not hold."""
-        if row.state in ("Complete", "Damaged"):
-            if unreadable:
-                self._tally.damaged += 1
-                self._set(row, "Damaged", f"its label on {unit} cannot be read")
-            else:
-                self._tally.lost += 1
-                self._set(row, "Lost", f"{unit} was read and does not hold it")
+        if unreadable and row.state == "Complete":
+            self._tally.damaged += 1
+            self._set(row, "Damaged", f"its label on {unit} cannot be read")
+        elif not unreadable and row.state in ("Complete", "Damaged"):
+            self._tally.lost += 1
+            self._set(row, "Lost", f"{unit} was read and does not hold it")
         elif row.state == "Expiring":
             self._set(row, "Expired", f"{unit} was read and does not hold it")
         elif row.state == "Writing":

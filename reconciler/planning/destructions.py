@@ -188,9 +188,10 @@ def _releases(held: Sequence[_Held], consent: approvals.Consent) -> tuple[observ
     newest: dict[tuple[str, str, str, str], int] = {}
     for one in held:
         for before in one.ends:
-            key = (one.cause.lifecycle, one.cause.operation, before, one.client)
-            # Who came back has no promise to keep: one approval ends the waiting of all that are there.
-            up_to = configuration.EVERY_IMAGE if before == promises.NONE else one.sequence
+            key, up_to = (one.cause.lifecycle, one.cause.operation, before, one.client), one.sequence
+            if before == promises.NONE:
+                # Who came back has no promise to keep: one approval ends the waiting of all that are there.
+                key, up_to = (promises.ANY, promises.ANY, before, promises.ANY), configuration.EVERY_IMAGE
             newest[key] = max(newest.get(key, 0), up_to)
     return tuple(
         observed.Release(

@@ -336,11 +336,14 @@ class _Trial:
         decision: retention.Decision,
     ) -> tuple[Held | None, observed.Release | None]:
         """The promise that holds a copy; and the approval without which one would."""
-        if decision.code in ("Replaced", "Partial", "Drained") or copy.state == "Lost":
+        if copy.state == "Lost":
             return None, None
         client = self.history.series.client
         ended = self.judge.promises.released(client, image, operation) if copy.imported else None
         came = copy.imported and ended is None
+        if decision.code in ("Replaced", "Partial", "Drained"):
+            # No retention ever promised to keep these.
+            return (Held(image.lifecycle, operation, None, rule, None) if came else None), None
         holding: list[tuple[kinds.Retention, dt.datetime | None]] = []
         for promise, released in self.judge.promises.made(client, image, operation):
             if isinstance(promise, kinds.Keep):

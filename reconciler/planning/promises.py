@@ -18,6 +18,8 @@ from reconciler.planning import configuration, desired, lifecycles, observed, re
 _PROMISE_NOTHING: Final = (kinds.ExpireAfterCopy, kinds.CapacityManaged)
 #: How a release names copies that came back through adoption, whose promise nobody knows.
 NONE: Final = "null"
+#: In place of a lifecycle, an operation and a client: all of them. One approval ends the waiting of all that came back.
+ANY: Final = "*"
 
 
 def written(rule: kinds.Retention | None) -> str:
@@ -83,4 +85,6 @@ class Promises:
         if not self._releases:
             return None
         found = self._releases.get((image.lifecycle, operation, before, client))
+        if found is None and before == NONE:
+            found = self._releases.get((ANY, ANY, NONE, ANY))
         return found if found is not None and image.sequence <= found.up_to else None

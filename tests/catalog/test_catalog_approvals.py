@@ -10,7 +10,7 @@ import catalog_samples as samples
 import pytest
 
 from reconciler.api import lifecycles
-from reconciler.catalog import approvals, audits, database, fences, imports, leases
+from reconciler.catalog import approvals, audits, database, fences, images, imports, leases
 from reconciler.planning import configuration, observed, promises
 
 
@@ -39,6 +39,16 @@ def gold(period: str, **fields: Any) -> Any:
 def rule(period: str) -> str:
     """A Fixed rule as releases name it."""
     return promises.written(gold(period).spec.operations[0].retention)
+
+
+def found(number: int) -> imports.ImportedImage:
+    """What a label on a unit says."""
+    return imports.ImportedImage(
+        id=f"img-{number}", client_id=samples.CLIENT, client_name="oblVM1", client_slug="oblvm1",
+        source=samples.CLIENT, policy="obl", schedule="nightly", lifecycle="gold", operation="land", copy=1, type="Full",
+        state="Complete", time=samples.NOW, sequence=number, slot=samples.NOW, revision="main@sha1:1", parent=None,
+        changes="FullRead", consistency="Offline", owed=gold("7d").spec.written(),
+    )  # fmt: skip
 
 
 def events(db: database.Database) -> list[tuple[str, str]]:
@@ -126,11 +136,19 @@ def test_copies_that_come_back_later_wait_anew(db: database.Database) -> None:
     samples.see(db, "oblVM1", "oblVM2")
     kept = (release(before=rule("30d")), release(client="diskimages:/srv/guests/oblVM2"))
     approvals.release(db, (release(), *kept), samples.NOW, "tester")
-    label = imports.ImportedImage(
-        id="img-9", client_id=samples.CLIENT, client_name="oblVM1", client_slug="oblvm1", source=samples.CLIENT,
-        policy="obl", schedule="nightly", lifecycle="gold", operation="land", copy=1, type="Full", state="Complete",
-        time=samples.NOW, sequence=9, slot=samples.NOW, revision="main@sha1:1", parent=None, changes="FullRead",
-        consistency="Offline", owed=gold("7d").spec.written(),
-    )  # fmt: skip
+    label = found(9)
     assert imports.import_image(db, label, "fast", 1000, None, now=samples.NOW, actor="tester")
     assert set(approvals.releases(db)) == set(kept)
+
+
+def test_what_comes_back_waits_alone_once_what_came_before_was_approved(db: database.Database) -> None:
+    samples.see(db, "oblVM1")
+    for number in (1, 1, 2):
+        imports.import_image(db, found(number), "fast", 100, None, now=samples.NOW, actor="tester")
+    every = release(lifecycle=promises.ANY, operation=promises.ANY, client=promises.ANY)
+    approvals.release(db, [every], samples.NOW, "tester")
+    imports.import_image(db, found(3), "fast", 100, None, now=samples.NOW, actor="tester")
+    assert approvals.releases(db) == ()
+    assert {copy.image: copy.imported for copy in images.list_copies(db)} == {
+        "img-1": False, "img-2": False, "img-3": True,
+    }  # fmt: skip

@@ -93,3 +93,25 @@ def test_what_cannot_be_had_is_said_without_the_password(estate: samples.Estate)
     secret.run("plan", ".", "--out", saved)
     assert "s3cret" not in saved.read_text()
     secret.run("apply", saved)
+
+
+def test_a_lost_server_is_made_again_on_another_one(
+    estate: samples.Estate, catalog: str, postgres: postgres_server.Server
+) -> None:
+    estate.apply(clock=CLOCK)
+    known = [(one["id"], one["sequence"]) for one in estate.get("images")]
+    jobs, trail = len(estate.get("jobs")), len(estate.get("audit"))
+    words = ("catalog", "rebuild", "--from", "fast", "pool")
+    later = estate.at("2026-03-03T12:00:00Z")
+    assert "there is a catalog here" in later.run(*words, code=4).stderr
+    url = postgres.create(f"again{next(_NUMBERS)}")
+    (estate.folder / "holdfast.toml").write_text(f'catalog = "{url}"\n')
+    killed = later.crashing("rebuild.compared").run(*words, code=None)
+    assert killed.returncode == -signal.SIGKILL
+    done = later.json(*words)
+    assert (done["source"]["kind"], done["images"], done["copies"]) == ("Dump", 2, 4)
+    assert [(one["id"], one["sequence"]) for one in estate.get("images")] == known
+    assert (len(estate.get("jobs")), len(estate.get("audit"))) == (jobs, trail + 1)
+    # Numbers that the server counts up go on.
+    assert estate.apply(clock="2026-03-03T12:10:00Z")["succeeded"] == 4
+    assert len({one["id"] for one in estate.get("jobs")}) == jobs + 4

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, configuration, desired, expiry, foresights, observed, planner
+from reconciler.planning import actions, configuration, desired, expiry, foresights, observed, planner, promises
 
 ago, image, copy = samples.ago, samples.image, samples.copy
 FULLS = {"name": "daily", "type": "Full", "every": "24h"}
@@ -189,6 +189,25 @@ def test_one_approval_ends_the_waiting_of_all_copies_that_came_back() -> None:
     recorded = dataclasses.replace(state, releases=plan.releases)
     late = planner.plan(estate, recorded, samples.NOW + dt.timedelta(hours=23))
     assert "expire/img-4/1" in gone(late) and late.destruction.items == ()
+
+
+def test_it_ends_the_waiting_of_other_machines_and_operations_too() -> None:
+    estate = wanted(samples.FIXED_7D)
+    late = [image(20 + n, ago(days=7, hours=-2 - n), copy(imported=True)) for n in range(2)]
+    state = samples.seen(
+        estate,
+        samples.series(*days(10, imported=True)[:1], image(11, ago(hours=1))),
+        samples.series(*late, image(30, ago(hours=1)), client="diskimages:/srv/other"),
+    )
+    digest = planner.plan(estate, state, samples.NOW).destruction.digest
+    plan = planner.plan(estate, dataclasses.replace(state, approvals=(approval(digest, 1),)), samples.NOW)
+    assert gone(plan) == {"expire/img-1/1"}
+    (ended,) = plan.releases
+    assert (ended.client, ended.operation, ended.before) == (promises.ANY, promises.ANY, promises.NONE)
+    later = samples.NOW + dt.timedelta(hours=5)
+    assert not {"expire/img-20/1", "expire/img-21/1"} & gone(planner.plan(estate, state, later))
+    found = planner.plan(estate, dataclasses.replace(state, releases=plan.releases), later)
+    assert {"expire/img-20/1", "expire/img-21/1"} <= gone(found) and found.destruction.items == ()
 
 
 def test_what_a_never_forbids_stays_although_it_was_approved() -> None:

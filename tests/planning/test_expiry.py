@@ -316,6 +316,19 @@ def test_copies_that_came_back_with_a_unit_wait_for_an_approval() -> None:
     assert [item.image for item in plan.destruction.items] == ["img-1"]
 
 
+@pytest.mark.parametrize("why", ["Partial", "Damaged"])
+def test_what_no_retention_keeps_waits_too_if_it_came_back(why: str) -> None:
+    estate = wanted({"type": "Fixed", "period": "30d"})
+    for imported in (False, True):
+        old = image(1, ago(days=20), copy(imported=imported), state="Partial")
+        if why == "Damaged":
+            old = image(1, ago(days=11), copy(state="Damaged", imported=imported), copy(2))
+        state = samples.seen(estate, samples.series(old, image(2, ago(days=10)), image(3, ago(hours=1))))
+        plan = planner.plan(estate, state, samples.NOW)
+        expected = ("Blocked", "RebuiltCatalog") if imported else ("Due", "Partial" if why == "Partial" else "Replaced")
+        assert samples.states(plan)["expire/img-1/1"] == expected
+
+
 # -- inside the deleting transaction -----------------------------------------------------------------------------------
 
 
