@@ -234,3 +234,11 @@ def test_an_estate_with_warnings_alone_is_in_force(tmp_path: Path) -> None:
     loaded = intake_samples.load(tmp_path, file=intake_samples.changed(("[array, pool]", "[array]")))
     assert isinstance(loaded, estates.Loaded) and loaded.desired is not None
     assert [one.severity for one in loaded.diagnostics] == [diagnostics.Severity.WARNING]
+
+
+@pytest.mark.parametrize("line", ["@@hooks: {before: [/bin/true]}", "@@freeSpace: Skip", "@@exclude: [PageFile]"])
+def test_a_catalog_needs_nothing_that_guests_need(tmp_path: Path, line: str) -> None:
+    plain = 'diskImages: {path: /srv/guests, machines: "vm*", disks: ["*.img"]}'
+    assert intake_samples.load(tmp_path, file=intake_samples.changed((plain, "catalog: {}"))).diagnostics == ()
+    text = intake_samples.changed((plain, "catalog: {}")).rstrip() + f"\n  {line}\n"
+    intake_samples.expect(tmp_path, text, codes.CATALOG_SETTING)
