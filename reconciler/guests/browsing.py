@@ -125,6 +125,31 @@ class Browser:
         volume = node.volume
         return filter(None, self._rows(node, "children", lambda row: receipts.child(row, volume)))
 
+    def walk(self, node: nodes.Node) -> Iterator[tuple[str, nodes.Node]]:
+        """Everything below a directory with its path from there, directories before what they hold.
+
+        Every directory is entered once, whatever leads to it, so that no circle of a hostile volume is one. A directory
+        that cannot be read to its end comes with a ``problem`` a second time, behind what it holds. Raises
+        ``GuestUnreadable`` for ``node`` itself alone.
+        """
+        seen = {node.inode}
+        waiting = [("", node)]
+        while waiting:
+            above, directory = waiting.pop()
+            below: list[tuple[str, nodes.Node]] = []
+            try:
+                for name, child in self.children(directory):
+                    path = f"{above}/{name}" if above else name
+                    yield path, child
+                    if child.kind == "directory" and not child.problem and child.inode not in seen:
+                        seen.add(child.inode)
+                        below.append((path, child))
+            except (errors.GuestUnreadable, errors.NotFound) as error:
+                if directory is node:
+                    raise
+                yield above, dataclasses.replace(directory, problem=error.message)
+            waiting += reversed(below)
+
     def extents(self, node: nodes.Node, stream: str = "") -> Iterator[nodes.Extent]:
         """Where a stream may hold data, in order and apart. Raises as ``read`` does."""
         offset = 0

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import guest_builders as builders
 
-from reconciler.base import disks
-from reconciler.guests import listings, scanning
+from reconciler.base import disks, errors
+from reconciler.guests import browsing, listings, nodes, scanning
 
 _VALUES = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\x01")
 #: Seconds that no damage may cost: the seeds take a fraction of one.
 _LONGEST = 60.0
+#: Files of a damaged volume that are looked at one by one.
+_FILES = 60
 
 
 def seeds(folder: Path) -> dict[str, bytes]:
@@ -72,7 +77,7 @@ def damage(data: bytes, sectors: list[int], chosen: random.Random) -> bytes:
 
 
 def check(data: bytes) -> None:
-    """Look into a volume both ways. Raises ``AssertionError`` where a promise is broken."""
+    """Look into a volume in all ways. Raises ``AssertionError`` where a promise is broken."""
     disk = disks.MemoryDisk("fuzzed", data)
     scan = scanning.scan(disk, want_space=True)
     assert scan.seconds < _LONGEST, f"{scan.seconds:.0f} s"
@@ -89,6 +94,54 @@ def check(data: bytes) -> None:
         for file in listing:
             assert all(place >= 0 < size and place + size <= disk.size for _, place, size in file.extents)
         assert not [message for code, message in listing.warnings if code == "GuestUnreadable"]
+    browse(disk)
+
+
+def browse(disk: disks.Disk) -> None:
+    """Look at files of every volume, their bytes and pieces. Raises ``AssertionError`` where a promise is broken."""
+    with browsing.browse(disk) as browser:
+        for volume in range(len(browser.volumes)):
+            seen: set[int] = set()
+            waiting: list[nodes.Node] = []
+            with told():
+                waiting = [browser.root(volume)]
+            while waiting and len(seen) < _FILES:
+                node = waiting.pop()
+                if node.inode in seen:
+                    continue
+                seen.add(node.inode)
+                for stream, size in (("", node.size), *node.streams):
+                    with told():
+                        _read(browser, node, stream, size)
+                if node.kind == "directory":
+                    with told():
+                        for name, child in itertools.islice(browser.children(node), _FILES):
+                            assert name and "/" not in name
+                            waiting.append(child)
+                with told():
+                    assert browser.node(volume, node.inode).kind == node.kind
+
+
+def _read(browser: browsing.Browser, node: nodes.Node, stream: str, size: int) -> None:
+    offsets = {0, max(size - 100, 0), size // 2, size, 1 << 50}
+    for offset in offsets:
+        length = len(browser.read(node, offset, 70_000, stream))
+        assert length == max(min(70_000, size - offset), 0), (node, stream, offset, length)
+    end = 0
+    for extent in itertools.islice(browser.extents(node, stream), 10_000):
+        assert end <= extent.offset and extent.length > 0 and extent.offset + extent.length <= size
+        end = extent.offset + extent.length
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """What cannot be read is told in two ways alone, and never because the child died."""
+    start = time.monotonic()
+    try:
+        yield
+    except (errors.GuestUnreadable, errors.NotFound) as error:
+        assert "its reader" not in str(error), error
+    assert time.monotonic() - start < _LONGEST
 
 
 def rounds(made: dict[str, bytes], first: int, count: int) -> Iterator[tuple[str, int, Callable[[], bytes]]]:

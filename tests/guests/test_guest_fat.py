@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import re
+import struct
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import guest_builders as builders
 import guest_trees as trees
 import pytest
 
-from reconciler.base import errors
+from reconciler.base import disks, errors
 from reconciler.guests import browsing, listings, scanning
 
 pytestmark = builders.needs_root
@@ -142,3 +143,23 @@ def test_a_hostile_volume_never_crashes_or_hangs(volume) -> None:
             for file in listing:
                 assert all(place >= 0 and place + length <= disk.size for _, place, length in file.extents)
         assert scan.seconds < 60
+
+
+def test_exfat_reads_zeros_where_nothing_was_written(tmp_path: Path) -> None:
+    image = builders.blank(tmp_path / "volume.raw", 24 * builders.MIB)
+    builders.run("mkfs.exfat", "-c", "4K", image)
+    with builders.mounted(image, kind="exfat") as root:
+        (root / "ahead.bin").write_bytes(b"\xff" * 50_000)
+    data = bytearray(image.read_bytes())
+    at = data.index("ahead.bin".encode("utf-16-le")) // 32 * 32 - 64
+    # The stream's entry: how much of it is valid; then the sum over the group.
+    struct.pack_into("<Q", data, at + 32 + 8, 9_000)
+    total = 0
+    for number in range(32 * (data[at + 1] + 1)):
+        if number not in (2, 3):
+            total = ((total & 1) << 15 | total >> 1) + data[at + number] & 0xFFFF
+    struct.pack_into("<H", data, at + 2, total)
+    with browsing.browse(disks.MemoryDisk("exfat", bytes(data))) as browser:
+        node = browser.find(0, "ahead.bin")
+        assert browser.read(node, 0, 1 << 20) == b"\xff" * 9_000 + bytes(41_000)
+        assert sum(extent.length for extent in browser.extents(node)) == 9_000

@@ -8,9 +8,10 @@ import shutil
 from pathlib import Path
 
 import guest_builders as builders
+import guest_trees as trees
 import pytest
 
-from reconciler.guests import listings, scanning
+from reconciler.guests import browsing, listings, scanning
 
 pytestmark = builders.needs_root
 
@@ -108,7 +109,7 @@ def test_xfs_without_checksums_as_mkfs_fills_it(tmp_path: Path) -> None:
     """Kernels have begun to refuse this version; machines that run it are still out there."""
     tree = tmp_path / "tree"
     chosen = random.Random(3)
-    lines = ["/none", "0 0", "d--755 0 0"]
+    lines = ["/none", "0 0", "d--755 0 0", f"short l--777 0 0 one/{'s' * 30}", f"long l--777 0 0 two/{'l' * 900}"]
     for folder in ("one", "two"):
         (tree / folder).mkdir(parents=True)
         lines.append(f"{folder} d--755 0 0")
@@ -121,7 +122,12 @@ def test_xfs_without_checksums_as_mkfs_fills_it(tmp_path: Path) -> None:
     proto.write_text("\n".join([*lines, "$"]) + "\n")
     image = builders.blank(tmp_path / "volume.raw", 340 * builders.MIB)
     builders.run("mkfs.xfs", "-q", "-m", "crc=0", "-n", "size=16384", "-p", proto, image)
+    (tree / "short").symlink_to(f"one/{'s' * 30}")
+    (tree / "long").symlink_to(f"two/{'l' * 900}")
     known = builders.known(tree)
+    with builders.opened(image) as disk, browsing.browse(disk) as browser:
+        unset = ("mode", "modified", "changed", "accessed", "created")
+        assert trees.compare(trees.folder(tree), trees.browsed(browser, 0), leave=unset) == []
     with builders.opened(image) as disk, listings.list_files(disk) as listing:
         found = {file.path: file for file in listing}
         assert listing.warnings == () and set(found) == set(known)

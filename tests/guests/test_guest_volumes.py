@@ -8,9 +8,10 @@ import uuid
 from pathlib import Path
 
 import guest_builders as builders
+import guest_trees as trees
 import pytest
 
-from reconciler.guests import listings, scanning
+from reconciler.guests import browsing, listings, scanning
 
 pytestmark = builders.needs_root
 
@@ -173,6 +174,12 @@ def test_files_are_found_in_logical_volumes(tmp_path: Path, parts: tuple[Path, P
             with builders.opened(part) as other, listings.list_files(other) as alone:
                 expected = {file.path: builders.digest(builders.content(other, file)) for file in alone}
             assert own == expected
+        with browsing.browse(disk) as browser:
+            assert browser.volumes == listing.volumes
+            for number, volume in enumerate(browser.volumes):
+                part = parts[1] if volume.filesystem == "ext" else parts[0]
+                with builders.opened(part) as other, browsing.browse(other) as alone_too:
+                    assert trees.compare(trees.browsed(alone_too, 0), trees.browsed(browser, number)) == []
 
 
 def test_swap_keeps_its_header(tmp_path: Path) -> None:
