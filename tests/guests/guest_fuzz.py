@@ -21,7 +21,7 @@ _VALUES = (b"\x00", b"\xff", b"\x7f", b"\x80", b"\x01")
 #: Seconds that no damage may cost: the seeds take a fraction of one.
 _LONGEST = 60.0
 #: Files of a damaged volume that are looked at one by one.
-_FILES = 60
+_FILES = 30
 
 
 def seeds(folder: Path) -> dict[str, bytes]:
