@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from reconciler.base import meters
+from reconciler.base import errors, meters
 from reconciler.operations import bootorders, emulators, firmwares
 
 Drive = bootorders.Drive
@@ -66,14 +66,15 @@ def boot(drives: Sequence[Drive], order: BootOrder, meter: meters.Meter | None =
     """Start a machine from ``drives`` and wait for the verdict; nothing of it is left.
 
     Raises ``EmulatorFailed`` where QEMU or the firmware is not installed, does not start (a drive that cannot be opened
-    among it) or dies, and ``Cancelled``.
+    among it) or dies, ``UsageError`` for a pattern that is none, and ``Cancelled``.
     """
-    with emulators.Emulator(drives, order) as machine:
-        trial = _Trial(machine, order)
+    meter = meter or meters.Meter()
+    up, down = _compiled(order.pattern), _compiled(order.failure)
+    with emulators.Emulator(drives, order, meter) as machine:
+        trial = _Trial(machine, order, up, down)
         verdict = None
         while verdict is None:
-            if meter is not None:
-                meter.check()
+            meter.check()
             verdict = trial.look()
         passed, message = verdict
         seconds = trial.elapsed
@@ -86,6 +87,13 @@ def boot(drives: Sequence[Drive], order: BootOrder, meter: meters.Meter | None =
             message=message,
             disk_errors=trial.disk_errors,
         )
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise errors.UsageError(f"{pattern!r} is no pattern for a console: {error}") from error
 
 
 class Console:
@@ -124,11 +132,13 @@ def plain(data: bytes) -> str:
 class _Trial:
     """One machine between its start and the verdict."""
 
-    def __init__(self, machine: emulators.Emulator, order: BootOrder) -> None:
+    def __init__(
+        self, machine: emulators.Emulator, order: BootOrder, up: re.Pattern[str], down: re.Pattern[str]
+    ) -> None:
         self._machine = machine
         self._order = order
-        self._up = re.compile(order.pattern)
-        self._down = re.compile(order.failure) if order.failure else None
+        self._up = up
+        self._down = down
         self._began = time.monotonic()
         self._asked = 0.0
         self._pressed = False
@@ -178,7 +188,7 @@ class _Trial:
             return True, f"the console showed {_line(text, found)!r} after {self.elapsed:.1f} s"
         if _NOTHING.search(text):
             return False, self._nothing()
-        failed = self._down.search(text) if self._down is not None else None
+        failed = self._down.search(text) if self._order.failure else None
         if failed is not None:
             return False, f"the console showed {_line(text, failed)!r}"
         return None

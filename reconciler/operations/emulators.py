@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from reconciler.base import errors, guards
+from reconciler.base import errors, guards, meters
 from reconciler.operations import bootorders, firmwares, qmp, screenshots
 
 PROGRAM: Final = "qemu-system-x86_64"
@@ -65,8 +65,10 @@ def kvm_usable() -> bool:
 class Emulator:
     """A running machine. A context manager; leaving it ends the machine. Used by one thread."""
 
-    def __init__(self, drives: Sequence[bootorders.Drive], order: bootorders.BootOrder) -> None:
-        """Start it. Raises ``EmulatorFailed`` with QEMU's own words, leaving nothing behind."""
+    def __init__(
+        self, drives: Sequence[bootorders.Drive], order: bootorders.BootOrder, meter: meters.Meter | None = None
+    ) -> None:
+        """Start it. Raises ``EmulatorFailed`` with QEMU's own words, or ``Cancelled``, leaving nothing behind."""
         program = _installed()
         self._names = [drive.name for drive in drives]
         with contextlib.ExitStack() as failing:
@@ -106,7 +108,7 @@ class Emulator:
             # Under want of memory this one goes first, not the backup beside it.
             with contextlib.suppress(OSError):
                 Path(f"/proc/{self._process.pid}/oom_score_adj").write_text("500")
-            self._qmp = qmp.Client(control.ours)
+            self._qmp = qmp.Client(control.ours, (meter or meters.Meter()).check)
             try:
                 self._qmp.greet(PATIENCE)
                 kvm = self._qmp.execute("query-kvm", PATIENCE)

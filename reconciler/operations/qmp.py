@@ -14,13 +14,15 @@ import json
 import select
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 #: Bytes of one line; the longest that we ask for has a few hundred.
 _LINE: Final = 1 << 20
 #: Events kept until somebody takes them; older ones are let go.
 _EVENTS: Final = 256
+#: Seconds between checks whether anybody still wants the answer.
+_TICK: Final = 0.25
 
 
 class Refused(Exception):
@@ -40,9 +42,12 @@ class Event:
 class Client:
     """One connection, used by one thread. ``close`` is idempotent."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        """``connection``: our end of a stream; it is closed with the client."""
+    def __init__(self, connection: socket.socket, check: Callable[[], None]) -> None:
+        """``connection``: our end of a stream; it is closed with the client. ``check`` is called while we wait, and
+        ends that by raising.
+        """
         self._socket = connection
+        self._check = check
         self._socket.setblocking(False)
         self._buffer = bytearray()
         self._events: collections.deque[Event] = collections.deque(maxlen=_EVENTS)
@@ -104,10 +109,12 @@ class Client:
             self._wait(deadline)
 
     def _wait(self, deadline: float, *, writing: bool = False) -> None:
-        left = deadline - time.monotonic()
         ends = [self._socket]
-        if left <= 0 or not any(select.select([] if writing else ends, ends if writing else [], [], left)):
-            raise Refused("QEMU did not answer in time")
+        while (left := deadline - time.monotonic()) > 0:
+            self._check()
+            if any(select.select([] if writing else ends, ends if writing else [], [], min(left, _TICK))):
+                return
+        raise Refused("QEMU did not answer in time")
 
     def _read(self) -> None:
         """Take what is there."""

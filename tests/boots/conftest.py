@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "hack"))
+sys.path += [str(Path(__file__).resolve().parents[2] / name) for name in ("hack", "tests/operations")]
 
 import boot_sectors
 import tiny_guests

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boot_sectors
+import export_samples
 import pytest
 import tiny_guests
 from boot_samples import label
 from boot_sectors import NONCE
 
 from reconciler.base import errors, meters
-from reconciler.operations import bootguesses, bootorders, boots, emulators, firmwares
+from reconciler.operations import bootguesses, bootorders, boots, emulators, exports, firmwares
 
 
 def drive(where: Path | str, **more: Any) -> boots.Drive:
@@ -58,32 +57,20 @@ def size_of_png(data: bytes) -> tuple[int, int]:
     return width, height
 
 
-@contextlib.contextmanager
-def exported(disk: Path) -> Iterator[str]:
-    """The disk over NBD from a server that keeps what is written to itself."""
-    where = disk.with_suffix(".socket")
-    command = ["qemu-nbd", "--snapshot", "--format=raw", "--shared=2", "--persistent", f"--socket={where}", str(disk)]
-    server = subprocess.Popen(command)
-    try:
-        while not where.exists():
-            time.sleep(0.02)
-        yield f"nbd+unix:///?socket={where}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def test_a_real_machine_comes_up_from_an_export_and_shows_its_nonce(tiny: Path) -> None:
+def test_a_real_machine_comes_up_from_an_export_of_its_image_and_shows_its_nonce(tiny: Path, tmp_path: Path) -> None:
     """Judged by what is awaited by default, a login prompt."""
-    before = hashlib.sha256(tiny.read_bytes()).digest()
-    with exported(tiny) as where:
-        found = boot(where)
+    unit = export_samples.Unit.make(tmp_path / "pool", "DedupePool")
+    unit.store("img-1", {"system.img": tiny.read_bytes()})
+    copies = (exports.Copy(folder=unit.folder),)
+    served = exports.Order(image="img-1", copies=copies, disks=("system.img",), writable=True, temporary=tmp_path)
+    with exports.serve(served) as export:
+        found = boot(export.uri)
     assert found.passed and found.message.startswith("the console showed 'tiny login:' after"), found
     assert found.accelerator == ("kvm" if emulators.kvm_usable() else "tcg")
     assert f"{tiny_guests.READY} {NONCE}\n" in found.console
     assert found.screenshot is not None and size_of_png(found.screenshot) >= (640, 400)
     assert 0 < found.seconds < 120 and found.disk_errors == 0
-    assert hashlib.sha256(tiny.read_bytes()).digest() == before
+    assert unit.verify("img-1") == ()
     assert not children()
 
 
@@ -98,6 +85,16 @@ def test_under_uefi_a_loader_is_found_that_only_the_old_firmware_knew_and_the_ag
     found = boots.boot([drive(disk)], order)
     assert found.passed and found.message.startswith("the guest agent answered after"), found
     assert found.accelerator == "tcg"
+
+
+def test_kvm_runs_the_guest_where_the_machine_offers_it(tmp_path: Path) -> None:
+    disk = boot_sectors.disk(tmp_path / "d", b"up\r\n")
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        with pytest.raises(errors.EmulatorFailed, match="KVM"):
+            boot(disk, pattern="up", accelerator="kvm")
+        return
+    found = boot(disk, pattern="up", accelerator="kvm")
+    assert found.passed and found.accelerator == "kvm"
 
 
 def test_the_script_for_a_firmwares_shell_lies_on_a_sound_file_system(tmp_path: Path) -> None:
@@ -233,6 +230,23 @@ def test_a_drive_that_cannot_be_opened_is_not_the_guests_fault(tmp_path: Path) -
     assert not children()
 
 
+def test_a_pattern_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(errors.UsageError, match=r"'\(' is no pattern"):
+        boot(tmp_path / "none", pattern="(")
+
+
+def test_a_start_that_hangs_can_be_cancelled(tmp_path: Path) -> None:
+    """A server that takes connections and says nothing."""
+    meter = meters.Meter()
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(str(tmp_path / "mute"))
+        mute.listen()
+        threading.Timer(0.5, meter.cancel).start()
+        with pytest.raises(errors.Cancelled):
+            boots.boot([drive(f"nbd+unix:///?socket={tmp_path}/mute")], boots.BootOrder(), meter)
+    assert not children()
+
+
 def test_a_cancelled_boot_ends_the_machine(tmp_path: Path) -> None:
     meter = meters.Meter()
     threading.Timer(1.0, meter.cancel).start()
@@ -245,7 +259,7 @@ def test_a_cancelled_boot_ends_the_machine(tmp_path: Path) -> None:
 def test_a_killed_starter_leaves_no_machine(tmp_path: Path) -> None:
     disk = boot_sectors.disk(tmp_path / "d", b"up\r\n")
     code = (
-        "import sys; from reconciler.operations import bootguesses, bootorders, boots, emulators, firmwares\n"
+        "import sys; from reconciler.operations import bootguesses, bootorders, boots, emulators, exports, firmwares\n"
         "machine = emulators.Emulator([boots.Drive(name='d', where=sys.argv[1])], boots.BootOrder())\n"
         "print(machine.pid, flush=True); sys.stdin.read()"
     )
