@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from reconciler.api import lifecycles, policies, servicelevels, storage
 from reconciler.intake import codes, documents, findings, promises
 from reconciler.planning import calendars
+from reconciler.planning import servicelevels as levels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +78,7 @@ def check(objects: Sequence[findings.Located], found: findings.Findings) -> None
 def _level(item: findings.Located, level: servicelevels.ServiceLevel, estate: Estate, found: findings.Findings) -> None:
     """A promise is about some policy, and one that its policies can keep."""
     chosen = [one.object for one in estate.policies.values() if isinstance(one.object, policies.BackupPolicy)]
-    chosen = [policy for policy in chosen if promises.meant(level, policy)]
+    chosen = [policy for policy in chosen if levels.meant(level, policy)]
     if not chosen:
         message = "no BackupPolicy has these labels: the promise is about nothing"
         where = ("spec", "selector", "matchLabels")

@@ -74,12 +74,6 @@ def service_level(item: findings.Located, spec: servicelevels.ServiceLevelSpec, 
         found.error(codes.SERVICE_LEVEL, item, ("spec", "failureDomains"), message, "ask for as many copies at least")
 
 
-def meant(level: servicelevels.ServiceLevel, policy: policies.BackupPolicy) -> bool:
-    """Whether a ServiceLevel is about a policy."""
-    labels = policy.metadata.labels
-    return all(labels.get(key) == value for key, value in level.spec.selector.match_labels.items())
-
-
 def keeps(
     item: findings.Located,
     level: servicelevels.ServiceLevel,

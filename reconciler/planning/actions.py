@@ -90,6 +90,10 @@ class Action:
     request: str | None = None
     #: Backup: every request that it answers.
     requests: tuple[str, ...] = ()
+    #: Verify: Content, Files or Boot; None for a pool's scrub.
+    proof: str | None = None
+    #: Restore: digest of the manifest's spec, which it is done once for.
+    digest: str | None = None
     priority: int = 0
     #: Which attempt this would be, from 1.
     attempt: int = 1

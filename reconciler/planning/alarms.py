@@ -3,7 +3,8 @@
 ``controller.notifications`` sends them, ``holdfast status`` shows them; ``tellings`` says who has heard of which one.
 An alarm goes by what is no longer safe (the age of the last success, expiry that a brake holds), not by each failure on
 the way. Keys: ``Overdue``, ``Failing``, ``LostCopies``, ``DamagedCopies``, ``CopyOverdue``, ``ExpiryHeld``,
-``UnitFull``, ``SelectionShrunk``, ``SnapshotOld``, ``ConfigurationFrozen``, each followed by what it is about.
+``UnitFull``, ``SelectionShrunk``, ``SnapshotOld``, ``ServiceLevelMissed``, ``VerificationFailed``,
+``ConfigurationFrozen``, each followed by what it is about.
 """
 
 from __future__ import annotations
@@ -128,6 +129,25 @@ def _drift(plan: actions.Plan) -> Iterator[Alarm]:
                 title=f"a snapshot of {client} stands for too long",
                 message=f"{one.message}. It grows with what the machine writes until its datastore is full."
                 f" Next: holdfast explain client {client}.",
+            )
+        elif one.code == "ServiceLevelMissed":
+            level = one.object.removeprefix("ServiceLevel/")
+            series = one.message.partition(":")[0]
+            yield Alarm(
+                key=f"ServiceLevelMissed/{level}/{series}",
+                severity=WARNING,
+                title=f"{series} falls short of ServiceLevel {level}",
+                message=f"{one.message}. Next: holdfast explain policy {series.partition('/')[0]}.",
+            )
+        elif one.code == "VerificationFailed":
+            client = one.object.removeprefix("Client/")
+            kind = one.message.partition(" ")[0]
+            yield Alarm(
+                key=f"VerificationFailed/{client}/{kind}",
+                severity=CRITICAL,
+                title=f"the last backup of {client} that was tried cannot be relied on ({kind.lower()})",
+                message=f"{one.message}. The newest image that did not fail is kept beside it."
+                f" Next: holdfast get verifications --client {client}.",
             )
         elif one.code in ("LostCopies", "DamagedCopies"):
             unit = one.object.removeprefix("StorageUnit/")

@@ -1,16 +1,30 @@
 """Conditions of a series, in Kubernetes form: is the configuration in force, is the newest image recent, does it fail.
 
 Called by ``get clients`` and ``describe``. ``Protected`` goes by the age of the last success, not by the last failure:
-a failure alone shows as ``Failing``. ``Recoverable`` is unknown until images are verified.
+a failure alone shows as ``Failing``. ``Recoverable`` goes by what verifications found, and how long ago.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from typing import Final
 
 from reconciler.base import times
-from reconciler.planning import backups, configuration, desired, histories, nevers, observed, schedules
+from reconciler.planning import (
+    backups,
+    configuration,
+    desired,
+    histories,
+    nevers,
+    observed,
+    schedules,
+    servicelevels,
+    verifications,
+)
+
+#: How long after its time a verification may still be on its way.
+_SLACK: Final = dt.timedelta(hours=24)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,12 +51,9 @@ def conditions(
     return (
         _synced(effective, seen, series),
         _protected(effective, seen, history, now),
-        Condition(
-            type="Recoverable", status="Unknown", reason="NotVerified",
-            message="no image of the series has been verified", since=None,
-        ),
+        _recoverable(effective, seen, history, now),
         _failing(effective, seen, history, now),
-    )  # fmt: skip
+    )
 
 
 def _synced(effective: desired.Desired, seen: observed.Observed, series: observed.Series) -> Condition:
@@ -61,8 +72,10 @@ def _synced(effective: desired.Desired, seen: observed.Observed, series: observe
 def _protected(
     effective: desired.Desired, seen: observed.Observed, history: histories.History, now: dt.datetime
 ) -> Condition:
-    objective = nevers.Rules(effective, seen, now).objective(history.series.policy)
-    newest = next(history.newest(), None)
+    rules = nevers.Rules(effective, seen, now)
+    objective = rules.objective(history.series.policy)
+    # One that failed a verification is not the last good one.
+    newest = next((image for image in history.newest() if image.id not in rules.failed), None)
     if newest is None:
         if problem := _problem(seen, history.series):
             return Condition(type="Protected", status="False", reason=problem[0], message=problem[1], since=None)
@@ -77,9 +90,44 @@ def _protected(
         return Condition(
             type="Protected", status="False", reason="Overdue", message=words, since=newest.time + objective
         )
+    for level, missed in servicelevels.shortfalls(effective, rules.units, history, now):
+        words = f"{missed.message}, as ServiceLevel/{level} asks"
+        return Condition(type="Protected", status="False", reason=missed.code, message=words, since=None)
     return Condition(
         type="Protected", status="True", reason="Recent", message=f"newest image {when}", since=newest.time
     )
+
+
+def _recoverable(
+    effective: desired.Desired, seen: observed.Observed, history: histories.History, now: dt.datetime
+) -> Condition:
+    """Whether what is asked to be proven was proven, and lately; without such a wish, what was found last."""
+
+    def said(status: str, reason: str, message: str, since: dt.datetime | None) -> Condition:
+        return Condition(type="Recoverable", status=status, reason=reason, message=message, since=since)
+
+    asked = verifications.asked(effective, history.series.policy)
+    found = [(one, verifications.last(history, seen.verifications, one.kind, one.operation)) for one in asked]
+    known = [result for _, result in found if result is not None]
+    if not asked:
+        lasts = (verifications.last(history, seen.verifications, kind, None) for kind in verifications.KINDS)
+        known = [one for one in lasts if one is not None]
+    for result in known:
+        if result.state == "Failed":
+            words = f"{result.kind} of {result.image} failed: {result.message}"
+            return said("False", "VerificationFailed", words, result.at)
+    for one, maybe in found:
+        if maybe is None:
+            return said("Unknown", "NotVerified", f"{one.kind} is asked by {one.by}, and was never verified", None)
+        due = verifications.due(one, maybe, maybe.at)
+        if now - due > min(_SLACK, one.period.approximate):
+            words = f"{one.kind} was last verified {times.show_minutes(maybe.at)}; {one.by} asks for every {one.period}"
+            return said("False", "VerificationOverdue", words, due)
+    if not known:
+        return said("Unknown", "NotVerified", "no image of the series has been verified", None)
+    last = max(known, key=lambda result: result.at)
+    kinds = ", ".join(sorted({result.kind for result in known}))
+    return said("True", "Verified", f"{kinds} verified, the last {times.show_minutes(last.at)}", last.at)
 
 
 def _problem(seen: observed.Observed, series: observed.Series) -> tuple[str, str] | None:

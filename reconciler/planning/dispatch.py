@@ -2,11 +2,12 @@
 
 Called by the controller's loop with the due actions of a plan and the jobs that are alive. Limits: a unit's jobs
 (source and target; restores have one slot more), a policy's, a media server's, a VCenter's (``hypervisors``), one
-backup or removal of a snapshot per machine over all policies, and the room of a unit: each start reserves what it is
-expected to add, so that two large jobs do not both take the last space. Restores and removals of snapshots go first,
-then priority, then what has been due longest. An action that does not fit is passed over, not waited for, so that
-others with room go on. What small work is left over then joins a start of its kind as a batch, done one after another
-in that one slot: thousands of small images need no turn each. Deterministic: equal input, equal choice.
+backup, drill or removal of a snapshot per machine over all policies, one machine that is started, and the room of a
+unit: each start reserves what it is expected to add, so that two large jobs do not both take the last space. Restores
+and removals of snapshots go first, then priority, then what has been due longest. An action that does not fit is passed
+over, not waited for, so that others with room go on. What small work is left over then joins a start of its kind as a
+batch, done one after another in that one slot: thousands of small images need no turn each. Deterministic: equal input,
+equal choice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from reconciler.base import times
-from reconciler.planning import actions, desired, hypervisors, observed, placements
+from reconciler.planning import actions, desired, hypervisors, observed, placements, verifications
 
 #: A duplication of fewer bytes is small; a batch holds so many jobs, and so many bytes, at most.
 SMALL: Final = 8 << 30
@@ -28,6 +29,9 @@ BATCH_BYTES: Final = 100 << 30
 _NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 #: Work of which a machine bears one at a time.
 _ON_MACHINE = frozenset({actions.Type.BACKUP, actions.Type.REMOVE_SNAPSHOT})
+#: The ends of the addresses of drills.
+_DRILLS = tuple(f"/{kind.lower()}" for kind in (verifications.FILES, verifications.BOOT))
+_BOOT = f"/{verifications.BOOT.lower()}"
 _FIRST = frozenset({actions.Type.RESTORE, actions.Type.REMOVE_SNAPSHOT})
 
 
@@ -102,6 +106,16 @@ def _fitted(
         else:
             left.append(action)
     return floor, starts, left
+
+
+def _on_machine(work: observed.Job | actions.Action) -> bool:
+    """Whether a machine bears no other such work meanwhile."""
+    return work.type in _ON_MACHINE or (work.type == actions.Type.VERIFY and work.address.endswith(_DRILLS))
+
+
+def _boots(work: observed.Job | actions.Action) -> bool:
+    """Whether it starts a machine."""
+    return work.type == actions.Type.VERIFY and work.address.endswith(_BOOT)
 
 
 class _Batch:
@@ -186,6 +200,8 @@ class _Floor:
         self._arriving: set[tuple[str, str]] = set()
         self._batches: set[str] = set()
         self._begun = 0
+        #: Machines that are being started: each takes memory that nobody set aside.
+        self._boots = 0
 
     def occupy(self, job: observed.Job) -> None:
         """Count a job that is alive."""
@@ -201,22 +217,26 @@ class _Floor:
         if job.batch is not None and job.batch in self._batches:
             return
         self._batches.add(job.batch or "")
-        self._take(touched, job.type, job.policy, job.client, job.media_server or placements.LOCAL)
+        self._take(touched, job, job.media_server or placements.LOCAL, job.client)
 
-    def _take(self, units: set[str], type: str, policy: str | None, client: str | None, server: str) -> None:
+    def _take(self, units: set[str], work: observed.Job | actions.Action, server: str, client: str | None) -> None:
+        type, policy = work.type, work.policy
         counter = self._restores if type == actions.Type.RESTORE else self._on_unit
         counter.update(units)
         if policy is not None and type in (actions.Type.BACKUP, actions.Type.DUPLICATE):
             self._of_policy[policy] += 1
-        if client is not None and type in _ON_MACHINE:
+        if client is not None and _on_machine(work):
             self._machines.add(client)
+        self._boots += _boots(work)
         if type == actions.Type.BACKUP:
             self._hypervisors.take(policy, client)
         self._on_server[server] += 1
 
     def fit(self, action: actions.Action) -> Start | None:
         """Start ``action`` if every limit allows it, and count it; None if it has to wait."""
-        if action.type in _ON_MACHINE and action.client_id in self._machines:
+        if _on_machine(action) and action.client_id in self._machines:
+            return None
+        if _boots(action) and self._boots:
             return None
         if not self._policy_allows(action):
             return None
@@ -236,7 +256,7 @@ class _Floor:
             server = placements.LOCAL if removes else self._server(touched)
             if server is None:
                 continue
-            self._take(touched, action.type, action.policy, action.client_id, server)
+            self._take(touched, action, server, action.client_id)
             if unit is not None and action.type in (actions.Type.BACKUP, actions.Type.DUPLICATE):
                 # A little later each time: the starts of one turn are an order, too.
                 self._begun += 1

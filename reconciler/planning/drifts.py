@@ -3,7 +3,8 @@
 Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemoved``, ``SelectionShrunk``,
 ``EmptySelection``, ``UnprotectedClient``, ``DoublyMatched``, ``DisksLeftOut``, ``NeverSucceeded``, ``SuspensionEnds``,
 ``SuspensionOver``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
-``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``, ``VCenterGone``; those of snapshots are in ``snapshots``,
+``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``, ``VCenterGone``, ``ServiceLevelMissed``,
+``VerificationFailed``; those of snapshots are in ``snapshots``,
 Approvals have theirs in ``approvals``, holds and rulings in ``rulings``, ``CannotMakeSpace`` is in ``evictions``.
 ``planner`` calls these functions with what it has gathered.
 """
@@ -14,7 +15,7 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from reconciler.base import digests, times
-from reconciler.planning import actions, backups, desired, histories, observed
+from reconciler.planning import actions, backups, desired, histories, observed, verifications
 
 #: A selection that lost a third of its clients, and at least this many, is drift.
 _GUARDED = 3
@@ -257,3 +258,19 @@ def failing(policy: str, slug: str, found: backups.Failing) -> actions.Drift:
     """A series that fails."""
     message = f"{found.message} ({found.reason})" if found.reason == "WindowTooShort" else found.message
     return actions.Drift(code="Failing", object=f"BackupPolicy/{policy}/{slug}", message=message)
+
+
+def missed(level: str, policy: str, slug: str, reason: actions.Reason) -> actions.Drift:
+    """A promise of a ServiceLevel that one series does not keep."""
+    message = f"{policy}/{slug}: {reason.message}"
+    return actions.Drift(code="ServiceLevelMissed", object=f"ServiceLevel/{level}", message=message)
+
+
+def unproven(history: histories.History, seen: observed.Observed, slug: str) -> Iterator[actions.Drift]:
+    """Verifications of one series whose last word is that they failed."""
+    for kind in verifications.KINDS:
+        found = verifications.last(history, seen.verifications, kind, None)
+        if found is not None and found.state == "Failed":
+            when = times.show_minutes(found.at)
+            message = f"{kind} of {found.image} (copy {found.copy}) failed {when}: {found.message}"
+            yield actions.Drift(code="VerificationFailed", object=f"Client/{slug}", message=message)

@@ -4,8 +4,9 @@
 objective; 2 a copy that still owes a child; 3 a copy in use; 4 a locked one; 5 the last good copy of a held image;
 6 a copy that another copy on its unit needs as base. A retired client has no first never, a waived copy no second.
 ``expiry`` asks when planning and again, through ``expiry.check_delete``, inside the catalog's deleting transaction.
-There is no ServiceLevel yet: the objective is twice the longest gap of the policy's most frequent schedule, and nothing
-is recent enough for a policy that nobody knows.
+The objective is that of the policy's ServiceLevels; without one it is twice the longest gap of the most frequent
+schedule, and nothing is recent enough for a policy that nobody knows. An image that failed a verification is not the
+last good one: the newest that did not fail stays beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from reconciler.planning import (
     observed,
     placements,
     rulings,
+    servicelevels,
+    verifications,
 )
 
 #: Copy states that still hold something of the image.
@@ -40,6 +43,8 @@ class Rules:
         self.register = rulings.Register(wanted, seen)
         self.book = lifecycles.Book(wanted, seen.owed, self.register.waived, self.register.orders())
         self.units = placements.Units(wanted, seen)
+        #: Ids of images that failed a verification.
+        self.failed = verifications.failed(seen.verifications)
         self._objectives: dict[str, dt.timedelta] = {}
         self._seen = seen
         self._unordered: Rules | None = None
@@ -61,7 +66,8 @@ class Rules:
                 for one in (known.spec.schedules if known is not None else ())
                 if (gap := calendars.interval(one.cron, one.every, one.time_zone)) is not None
             ]
-            self._objectives[policy] = 2 * min(gaps, default=dt.timedelta())
+            asked = servicelevels.objective(self.wanted, policy)
+            self._objectives[policy] = asked or 2 * min(gaps, default=dt.timedelta())
         return self._objectives[policy]
 
 
@@ -182,7 +188,7 @@ def _find_protected(rules: Rules, history: histories.History) -> dict[str, str]:
         wrong = frozenset()
     newest: list[observed.Image] = []
     for image in history.newest():
-        if image.id in wrong:
+        if image.id in wrong or image.id in rules.failed:
             continue
         newest.append(image)
         if len(newest) == 3:
@@ -194,7 +200,9 @@ def _find_protected(rules: Rules, history: histories.History) -> dict[str, str]:
     complete = next((i for i in sound if any(c.state in _REMAINS for c in i.copies)), None)
     right = (i for i in history.newest() if i.id not in wrong)
     reachable = next((i for i in right if any(not rules.units.offline(c.unit) for c in history.good(i))), None)
-    for image_or_none in (complete, *newest[:1], reachable):
+    # A verification may fail for reasons that are not the image's: the newest stays whatever it found.
+    untested = next((i for i in history.newest() if i.id not in wrong), None)
+    for image_or_none in (complete, *newest[:1], untested, reachable):
         if image_or_none is not None:
             result[image_or_none.id] = "the series' newest complete image"
     return result

@@ -27,6 +27,7 @@ from reconciler.planning import (
     destructions,
     dispatch,
     drifts,
+    drills,
     duplications,
     evictions,
     expirations,
@@ -36,8 +37,10 @@ from reconciler.planning import (
     identities,
     lifecycles,
     observed,
+    restorations,
     schedules,
     scrubs,
+    servicelevels,
     snapshots,
 )
 
@@ -115,6 +118,8 @@ class _Pass:
         self.judge = expiry.Judge(self.wanted, seen, now)
         self.ledger = expirations.Ledger(self.wanted, seen, self.judge.units, now)
         self.copier = duplications.Desk(self.judge, self.wanted, seen, now, promised=self.judge.promised)
+        self.drills = drills.Desk(self.wanted, seen, self.judge.units, now, self.horizon)
+        self.restores = restorations.Desk(self.judge, self.wanted, seen, now)
         self.problems: list[diagnostics.Diagnostic] = []
         self.questions: list[actions.Question] = []
         self.drift: list[actions.Drift] = []
@@ -153,6 +158,7 @@ class _Pass:
             self.actions.extend(self._machine(policy, client, None))
         self._make_room()
         self.actions.extend(self.ledger.reclaim())
+        self.actions.extend(self.restores.asked(self.slugs))
         self.actions.extend(scrubs.scrubs(self.wanted, self.seen, self.judge.units, self.now, self.horizon))
         self.actions.extend(snapshots.removals(self.wanted, self.seen, self.slugs, self.now))
         self._imageless()
@@ -240,10 +246,16 @@ class _Pass:
         self.actions.extend(made)
         self.owings.add(history, made)
         self._age(series.policy, series.client, history)
-        used = _used(history, made)
+        used = {**_used(history, made), **self.restores.look(history)}
         self.used.update(used)
         verdicts = self.judge.verdicts(history, until=self.horizon, used=used)
         self.actions.extend(self.ledger.expire(history, verdicts, slug))
+        leaving = {(one.image.id, one.copy.number) for one in verdicts if one.state == "Due"}
+        proofs = self.drills.answer(history, slug)
+        self.actions.extend(one for one in proofs if (one.image, one.copy) not in leaving)
+        for level, reason in servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now):
+            self.drift.append(drifts.missed(level, series.policy, slug, reason))
+        self.drift.extend(drifts.unproven(history, self.seen, slug))
         self._count(series, history)
 
     def _age(self, policy: str, client: str, history: histories.History | None) -> None:

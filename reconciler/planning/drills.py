@@ -1,0 +1,173 @@
+"""Verify actions for copies: their digests read again, their files opened, their machine started, as often as asked.
+
+``content`` is about every copy of an operation (of any operation, where a ServiceLevel asks): each is due a period
+after it was made or last proven. ``files`` and ``boot`` are drills of a series: its newest copy that can be read is
+tried at once, then a period after the last trial; where that one failed, as soon as there is a newer image. One that
+found a copy wanting is done all the same: what it found is a fact, and the next backup is the cure.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Final
+
+from reconciler.planning import actions, desired, histories, observed, placements, retries, verifications
+
+_WORDS: Final = {
+    verifications.CONTENT: "every digest is read again",
+    verifications.FILES: "its volumes are opened and files are read",
+    verifications.BOOT: "the machine is started",
+}
+
+
+class Desk:
+    """The verifications of every series of one plan."""
+
+    def __init__(
+        self,
+        wanted: desired.Desired,
+        seen: observed.Observed,
+        units: placements.Units,
+        now: dt.datetime,
+        horizon: dt.datetime,
+    ) -> None:
+        self._wanted = wanted
+        self._seen = seen
+        self._units = units
+        self._now = now
+        self._horizon = horizon
+        self._live = {job.address for job in seen.jobs}
+        self._asked: dict[str, tuple[verifications.Asked, ...]] = {}
+
+    def answer(self, history: histories.History, slug: str) -> Iterator[actions.Action]:
+        """What is to be verified of one series."""
+        policy = history.series.policy
+        if policy not in self._asked:
+            self._asked[policy] = verifications.asked(self._wanted, policy)
+        made: dict[str, actions.Action] = {}
+        for asked in self._asked[policy]:
+            found = self._content if asked.kind == verifications.CONTENT else self._drill
+            for action in found(history, slug, asked):
+                known = made.get(action.address)
+                # Two may ask for the same proof: the earlier one speaks.
+                if known is None or (action.at or self._now) < (known.at or self._now):
+                    made[action.address] = action
+        yield from made.values()
+
+    def _content(self, history: histories.History, slug: str, asked: verifications.Asked) -> Iterator[actions.Action]:
+        shapes = [
+            shape
+            for shape in history.images.kinds
+            if any(part.state in observed.GOOD and _meant(asked, part.operation) for part in shape.parts)
+        ]
+        for place in history.images.where(shapes):
+            image = history.images[place]
+            results = {
+                one.copy: one for one in self._seen.verifications.get(image.id, ()) if one.kind == verifications.CONTENT
+            }
+            for copy in image.copies:
+                if copy.state not in observed.GOOD or not _meant(asked, copy.operation):
+                    continue
+                # Making a copy proved it: a backup by what it read, a duplicate by reading it back.
+                begun = verifications.due(asked, _made(image, copy), copy.created_at)
+                at = verifications.due(asked, results.get(copy.number), begun)
+                if at <= self._horizon:
+                    yield self._action(history, slug, asked, image, copy, at)
+
+    def _drill(self, history: histories.History, slug: str, asked: verifications.Asked) -> Iterator[actions.Action]:
+        chosen = self._newest(history, asked)
+        if chosen is None:
+            return
+        image, copy = chosen
+        result = verifications.last(history, self._seen.verifications, asked.kind, asked.operation)
+        at = verifications.due(asked, result, copy.created_at)
+        if result is not None and result.state == "Failed" and _later(history, image, result):
+            at = min(at, copy.created_at)
+        if at <= self._horizon:
+            yield self._action(history, slug, asked, image, copy, at)
+
+    def _newest(
+        self, history: histories.History, asked: verifications.Asked
+    ) -> tuple[observed.Image, observed.Copy] | None:
+        """The newest image with a copy that is meant and can be read, and that copy; one that is online first."""
+        offline: tuple[observed.Image, observed.Copy] | None = None
+        for image in history.newest():
+            copies = [copy for copy in history.good(image) if _meant(asked, copy.operation)]
+            online = [copy for copy in copies if not self._units.offline(copy.unit)]
+            if online:
+                return image, min(online, key=lambda one: (self._units.standalone(one.unit), one.number))
+            if copies and offline is None:
+                offline = image, copies[0]
+        return offline
+
+    def _action(
+        self,
+        history: histories.History,
+        slug: str,
+        asked: verifications.Asked,
+        image: observed.Image,
+        copy: observed.Copy,
+        at: dt.datetime,
+    ) -> actions.Action:
+        place = address(image.id, copy.number, asked.kind)
+        attempts = self._seen.attempts.get(place)
+        state, until, reason = self._state(place, self._units.refuses_read(copy.unit), attempts, at)
+        return actions.Action(
+            address=place,
+            type=actions.Type.VERIFY,
+            state=state,
+            at=until,
+            reason=reason or _reason(asked),
+            policy=history.series.policy,
+            schedule=image.schedule,
+            client=slug,
+            client_id=history.series.client,
+            image=image.id,
+            copy=copy.number,
+            operation=copy.operation,
+            source_unit=copy.unit,
+            bytes=image.size_bytes,
+            proof=asked.kind,
+            attempt=retries.number(attempts),
+            # Proofs wait for the work that makes what they prove.
+            priority=-1000,
+        )
+
+    def _state(
+        self, place: str, refusal: actions.Reason | None, attempts: observed.Attempts | None, at: dt.datetime
+    ) -> tuple[actions.State, dt.datetime | None, actions.Reason | None]:
+        if place in self._live:
+            return actions.State.DUE, at, actions.Reason(code="Running", message="it is running")
+        if at > self._now:
+            return actions.State.PLANNED, at, None
+        if refusal is not None:
+            return actions.State.BLOCKED, at, refusal
+        resting = retries.resting(attempts, self._now)
+        return (actions.State.WAITING, *resting) if resting is not None else (actions.State.DUE, at, None)
+
+
+def address(image: str, copy: int, kind: str) -> str:
+    """The address of one verification of one copy."""
+    return f"verify/{image}/{copy}/{kind.lower()}"
+
+
+def _meant(asked: verifications.Asked, operation: str) -> bool:
+    return asked.operation is None or asked.operation == operation
+
+
+def _made(image: observed.Image, copy: observed.Copy) -> observed.Verification:
+    return observed.Verification(
+        image=image.id, copy=copy.number, kind=verifications.CONTENT, state="Passed", at=copy.created_at
+    )
+
+
+def _later(history: histories.History, image: observed.Image, result: observed.Verification) -> bool:
+    """Whether an image came after the one that a result is about."""
+    before = history.by_id(result.image)
+    return before is None or image.sequence > before.sequence
+
+
+def _reason(asked: verifications.Asked) -> actions.Reason:
+    words = f"{asked.by} asks that {_WORDS[asked.kind]} every {asked.period}"
+    return actions.Reason(code=f"Verify{asked.kind}", message=words)

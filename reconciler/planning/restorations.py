@@ -1,0 +1,143 @@
+"""Restore actions: each ``Restore`` of the manifests is done once per digest of its spec.
+
+``planner`` shows every series to a ``Desk``, which remembers the best image for each restore that is still to be made,
+and asks it for the actions at the end. What was restored stays restored: a manifest that goes, or an image that
+expires afterwards, undoes nothing. One that fails is tried again for as long as its manifest stands.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+from reconciler.api import restores
+from reconciler.base import digests, times
+from reconciler.planning import actions, desired, histories, nevers, observed, retries
+
+
+def digest(item: restores.Restore) -> str:
+    """What a restore is done once for."""
+    return digests.json_digest(item.written()["spec"])
+
+
+def address(name: str, digest: str) -> str:
+    """The address of a restore."""
+    return f"restore/{name}@{digest.removeprefix('blake3:')[:12]}"
+
+
+class Desk:
+    """The restores that are still to be made, and what there is to make them from."""
+
+    def __init__(self, rules: nevers.Rules, wanted: desired.Desired, seen: observed.Observed, now: dt.datetime) -> None:
+        self._rules = rules
+        self._seen = seen
+        self._now = now
+        done = {(one.name, one.digest) for one in seen.restores if one.state == "Verified"}
+        self._open = {
+            name: (item, found)
+            for name, item in sorted(wanted.restores.items())
+            if not wanted.is_orphaned("Restore", name) and (name, found := digest(item)) not in done
+        }
+        self._clients = {name: _client(seen, item.spec.client) for name, (item, _) in self._open.items()}
+        self._wanted = frozenset(id for id in self._clients.values() if id is not None)
+        self._best: dict[str, tuple[tuple[object, ...], observed.Image, observed.Copy, str]] = {}
+
+    def look(self, history: histories.History) -> dict[tuple[str, int], str]:
+        """Consider the images of one series: copies that restores would read, as (image id, number) -> address."""
+        used: dict[tuple[str, int], str] = {}
+        for name, (item, found) in self._open.items() if history.series.client in self._wanted else ():
+            if self._clients[name] == history.series.client:
+                chosen = self._consider(name, item.spec, history)
+                if chosen is not None:
+                    used[chosen] = address(name, found)
+        return used
+
+    def _consider(self, name: str, spec: restores.RestoreSpec, history: histories.History) -> tuple[str, int] | None:
+        """The copy of this series that is the best so far, if one is."""
+        found: tuple[str, int] | None = None
+        wrong = self._rules.register.orders()
+        for place in reversed(range(len(history.images))):
+            image = history.images[place]
+            if spec.image is not None and image.id != spec.image:
+                continue
+            if spec.image is None and (
+                image.state != "Complete" or (spec.as_of is not None and image.time > spec.as_of)
+            ):
+                continue
+            good = [
+                copy
+                for copy in history.good(image)
+                if (spec.copy_number in (None, copy.number)) and self._rules.units.refuses_read(copy.unit) is None
+            ]
+            if not good:
+                continue
+            rank = (image.id not in wrong, image.time, image.sequence)
+            if name not in self._best or rank > self._best[name][0]:
+                best = min(good, key=lambda one: (self._rules.units.standalone(one.unit), one.number))
+                self._best[name] = (rank, image, best, history.series.policy)
+                found = (image.id, best.number)
+            if rank[0]:
+                break
+        return found
+
+    def asked(self, slugs: dict[str, str]) -> Iterator[actions.Action]:
+        """One Restore for each that is to be made; ``slugs``: by client id."""
+        live = {job.address for job in self._seen.jobs}
+        for name, (item, found) in self._open.items():
+            place = address(name, found)
+            attempts = self._seen.attempts.get(place)
+            client = self._clients[name]
+            chosen = self._best.get(name)
+            state, at, reason = self._state(item, client, chosen is not None, attempts)
+            if place in live:
+                reason = actions.Reason(code="Running", message="it is running")
+                state, at = actions.State.DUE, self._now
+            yield actions.Action(
+                address=place,
+                type=actions.Type.RESTORE,
+                state=state,
+                at=at,
+                reason=reason,
+                policy=chosen[3] if chosen else None,
+                client=slugs.get(client, item.spec.client) if client else item.spec.client,
+                client_id=client,
+                image=chosen[1].id if chosen else item.spec.image,
+                copy=chosen[2].number if chosen else item.spec.copy_number,
+                source_unit=chosen[2].unit if chosen else None,
+                bytes=chosen[1].size_bytes if chosen else None,
+                digest=found,
+                attempt=retries.number(attempts),
+            )
+
+    def _state(
+        self, item: restores.Restore, client: str | None, chosen: bool, attempts: observed.Attempts | None
+    ) -> tuple[actions.State, dt.datetime | None, actions.Reason]:
+        if client is None:
+            words = f"no client is named {item.spec.client}; holdfast get clients lists them"
+            return actions.State.BLOCKED, None, actions.Reason(code="ClientUnknown", message=words)
+        if not chosen:
+            return actions.State.BLOCKED, None, actions.Reason(code="NoImage", message=_missing(item.spec))
+        resting = retries.resting(attempts, self._now)
+        if resting is not None:
+            return actions.State.WAITING, *resting
+        target = item.spec.target.folder or item.spec.target.device
+        words = f"Restore/{item.name} asks for it, to {target}"
+        return actions.State.DUE, self._now, actions.Reason(code="RestoreAsked", message=words)
+
+
+def _client(seen: observed.Observed, word: str) -> str | None:
+    """The one client that a word means: by slug, identity or, where it is the only one, name."""
+    if word in seen.clients:
+        return word
+    by_slug = [one.id for one in seen.clients.values() if one.slug == word]
+    by_name = [one.id for one in seen.clients.values() if one.name == word]
+    found = by_slug or by_name
+    return found[0] if len(found) == 1 else None
+
+
+def _missing(spec: restores.RestoreSpec) -> str:
+    if spec.image is not None:
+        which = f"copy {spec.copy_number} of " if spec.copy_number is not None else ""
+        return f"{which}image {spec.image} of {spec.client} cannot be read now, or is none of its images"
+    when = f" at or before {times.show(spec.as_of)}" if spec.as_of is not None else ""
+    return f"{spec.client} has no complete image{when} that can be read now"
