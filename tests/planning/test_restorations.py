@@ -1,0 +1,110 @@
+"""Restores of the manifests: each is made once per digest of what it says, from the best image there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import planning_samples as samples
+import pytest
+
+from reconciler.planning import actions, desired, observed, planner, restorations
+
+NOW, ago = samples.NOW, samples.ago
+
+
+def restore(**spec: Any) -> Any:
+    return samples.make("Restore", "drill", {"client": "oblVM1", "target": {"folder": "/srv/out"}, **spec})
+
+
+def images() -> observed.Series:
+    copies = (samples.copy(), samples.copy(2, "dedupe", "deep"))
+    return samples.series(*(samples.image(n, ago(days=3 - n), *copies) for n in (1, 2, 3)))
+
+
+def plan(item: Any, **more: Any) -> tuple[actions.Plan, actions.Action | None]:
+    wanted = samples.small(item)
+    made = planner.plan(wanted, samples.seen(wanted, more.pop("series", images()), **more), NOW)
+    return made, next((one for one in made.actions if one.type is actions.Type.RESTORE), None)
+
+
+def test_it_is_due_from_the_newest_image_and_the_fast_unit() -> None:
+    item = restore()
+    _, found = plan(item)
+    assert found is not None
+    assert found.address == restorations.address("drill", restorations.digest(item))
+    assert (found.state, found.image, found.copy, found.source_unit, found.client) == (
+        actions.State.DUE, "img-3", 1, "fast", "oblvm1",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spec", "image", "copy"),
+    [
+        ({"asOf": "2026-11-22T21:00:00Z"}, "img-2", 1),
+        ({"image": "img-1"}, "img-1", 1),
+        ({"image": "img-1", "copy": 2}, "img-1", 2),
+    ],
+)
+def test_the_image_is_the_one_that_is_asked_for(spec: dict[str, Any], image: str, copy: int) -> None:
+    _, found = plan(restore(**spec))
+    assert found is not None and (found.image, found.copy, found.state) == (image, copy, actions.State.DUE)
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "said"),
+    [
+        ({"client": "nobody"}, "ClientUnknown", "no client is named nobody"),
+        ({"image": "img-9"}, "NoImage", "image img-9"),
+        ({"asOf": "2026-01-01T00:00:00Z"}, "NoImage", "no complete image at or before"),
+        ({"image": "img-1", "copy": 7}, "NoImage", "copy 7 of image img-1"),
+    ],
+)
+def test_what_cannot_be_found_is_blocked_with_the_reason(spec: dict[str, Any], code: str, said: str) -> None:
+    _, found = plan(restore(**spec))
+    assert found is not None and found.state is actions.State.BLOCKED
+    assert found.reason.code == code and said in found.reason.message
+
+
+@pytest.mark.parametrize(("state", "due"), [("Verified", False), ("Failed", True), ("Running", True)])
+def test_it_converges_once_per_digest(state: str, due: bool) -> None:
+    item = restore()
+    record = observed.Restoring(name="drill", digest=restorations.digest(item), state=state, at=ago(days=1))
+    made, found = plan(item, restores=(record,))
+    assert (found is not None) == due
+    assert made.changes is any(one.state is actions.State.DUE for one in made.actions)
+    _, changed = plan(restore(format="qcow2"), restores=(record,))
+    assert changed is not None and changed.state is actions.State.DUE
+
+
+def test_a_failed_one_waits_and_is_tried_again() -> None:
+    item = restore()
+    attempts = observed.Attempts(failed=1, lost=0, last_finished=NOW, last_state="Failed", message="no space")
+    place = restorations.address("drill", restorations.digest(item))
+    _, found = plan(item, attempts={place: attempts})
+    assert found is not None and (found.state, found.attempt) == (actions.State.WAITING, 2)
+    assert "no space" in found.reason.message
+
+
+def test_the_copy_it_will_read_does_not_leave_before() -> None:
+    old = samples.series(
+        *(samples.image(n, ago(days=30 - n), samples.copy(created_at=ago(days=30 - n))) for n in range(1, 6))
+    )
+    wanted = samples.estate(
+        samples.unit("fast"), samples.lifecycle("gold", samples.operation("land", "fast")), samples.policy("gold"),
+        restore(image="img-1"),
+    )  # fmt: skip
+    made = planner.plan(wanted, samples.seen(wanted, old), NOW)
+    leaving = [one for one in made.actions if one.type is actions.Type.EXPIRE and one.state is actions.State.DUE]
+    assert [one.image for one in leaving] == ["img-2"]
+    without = desired.gather(wanted.revision, [one for one in wanted.objects() if one.kind != "Restore"])
+    made = planner.plan(without, samples.seen(without, old), NOW)
+    due = [one for one in made.actions if one.state is actions.State.DUE]
+    assert [one.image for one in due if one.type is actions.Type.EXPIRE] == ["img-1", "img-2"]
+
+
+def test_a_manifest_that_goes_undoes_and_asks_nothing() -> None:
+    wanted = samples.small()
+    seen = samples.seen(samples.small(restore()), images())
+    made = planner.plan(wanted, seen, NOW)
+    assert not any(one.type is actions.Type.RESTORE for one in made.actions)
+    assert [(one.change, one.kind) for one in made.configuration] == [("Orphan", "Restore")]
