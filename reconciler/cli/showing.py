@@ -27,13 +27,20 @@ class What(enum.StrEnum):
     UNITS = "units"
     POLICIES = "policies"
     AUDIT = "audit"
+    VERIFICATIONS = "verifications"
+    RESTORES = "restores"
 
 
 def get(
     what: Annotated[
-        What, typer.Argument(metavar="WHAT", help="images, copies, jobs, clients, units, policies or audit.")
+        What,
+        typer.Argument(
+            metavar="WHAT", help="images, copies, jobs, clients, units, policies, audit, verifications or restores."
+        ),
     ],
-    client: Annotated[str | None, typer.Option("--client", help="Only of this client (images, copies, jobs).")] = None,
+    client: Annotated[
+        str | None, typer.Option("--client", help="Only of this client (not units, policies, audit).")
+    ] = None,
     policy: Annotated[str | None, typer.Option("--policy", help="Only of this policy (images).")] = None,
     image: Annotated[str | None, typer.Option("--image", help="Only of this image (copies).")] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="Only on this unit (copies).")] = None,
@@ -84,6 +91,11 @@ _FACTS: Mapping[What, tuple[Callable[[database.Database, Wish], Any], Callable[[
         tables.jobs,
     ),
     What.AUDIT: (lambda db, wish: listings.audit_list(db, wish.limit), tables.audit),
+    What.VERIFICATIONS: (
+        lambda db, wish: listings.verification_list(db, client_id=wish.client_id(db)),
+        tables.verifications,
+    ),
+    What.RESTORES: (lambda db, wish: listings.restore_list(db, client_id=wish.client_id(db)), tables.restores),
 }
 
 

@@ -1,9 +1,10 @@
-"""The catalog's rows as list documents: what ``get images``, ``jobs`` and ``audit`` show. No planner, no unit."""
+"""The catalog's rows as list documents: what ``get images``, ``jobs``, ``audit``, ``verifications`` and
+``restores`` show. No planner, no unit."""
 
 from __future__ import annotations
 
 from reconciler.api.documents import lists, shapes
-from reconciler.catalog import audits, database, images, jobs
+from reconciler.catalog import audits, database, images, jobs, restores, verifications
 
 
 def image_list(db: database.Database, *, client_id: str | None = None, policy: str | None = None) -> lists.ImageList:
@@ -83,5 +84,56 @@ def audit_list(db: database.Database, limit: int | None) -> lists.AuditList:
                 details=dict(entry.details),
             )
             for entry in sorted(audits.entries(db, limit), key=lambda entry: entry.number)
+        )
+    )
+
+
+def verification_list(db: database.Database, *, client_id: str | None = None) -> lists.VerificationList:
+    """``get verifications``."""
+    rows = verifications.list_verifications(db, client_id=client_id)
+    return lists.VerificationList(
+        items=tuple(
+            lists.VerificationItem(
+                image=row.image,
+                copy_number=row.copy,
+                client_id=row.client_id,
+                policy=row.policy,
+                proof=row.kind,
+                state=row.state,
+                time=row.at,
+                message=row.message,
+                details=dict(row.details),
+                job=row.job,
+            )
+            for row in sorted(rows, key=lambda row: (row.image, row.copy, row.kind))
+        )
+    )
+
+
+def restore_list(db: database.Database, *, client_id: str | None = None) -> lists.RestoreList:
+    """``get restores``."""
+    return lists.RestoreList(
+        items=tuple(
+            lists.RestoreItem(
+                id=row.number,
+                name=row.name,
+                digest=row.digest,
+                state=row.state,
+                client_id=row.client_id,
+                image=row.image,
+                copy_number=row.copy,
+                unit=row.unit,
+                target=row.target,
+                format=row.format,
+                by=row.by,
+                reason=row.reason,
+                job=row.job,
+                started_at=row.started_at,
+                finished_at=row.finished_at,
+                message=row.message,
+                disks=tuple(dict(disk) for disk in row.disks),
+            )
+            for row in restores.list_restores(db)
+            if client_id is None or row.client_id == client_id
         )
     )

@@ -123,3 +123,22 @@ def audit(document: lists.AuditList) -> str:
         for a in document.items
     ]
     return tables.table(("id", "time", "actor", "event", "object", "details"), rows, right=frozenset({0}), spare=(2, 5))
+
+
+def verifications(document: lists.VerificationList) -> str:
+    """``get verifications``."""
+    rows = [(f"{v.image}#{v.copy_number}", v.proof, v.state, tables.moment(v.time), v.message) for v in document.items]
+    return tables.table(("copy", "proof", "state", "time", "found"), rows, spare=(4, 3))
+
+
+def restores(document: lists.RestoreList) -> str:
+    """``get restores``."""
+    rows = [
+        (
+            str(r.id), r.name or "-", r.state, f"{r.image}#{r.copy_number}", r.target,
+            tables.moment(r.finished_at or r.started_at), r.message or r.reason,
+        )
+        for r in document.items
+    ]  # fmt: skip
+    heads = ("id", "name", "state", "from", "to", "time", "because")
+    return tables.table(heads, rows, right=frozenset({0}), spare=(6, 5, 4))

@@ -196,3 +196,54 @@ class AuditList(shapes.Document):
 
     kind: Literal["AuditList"] = "AuditList"
     items: tuple[AuditItem, ...]
+
+
+class VerificationItem(shapes.Shape):
+    """The last result of proving one copy in one way."""
+
+    image: str
+    copy_number: Annotated[int, pydantic.Field(alias="copy")]
+    client_id: str
+    policy: str
+    proof: str
+    state: str
+    time: shapes.Time
+    message: str
+    details: dict[str, Any]
+    job: str | None
+
+
+class VerificationList(shapes.Document):
+    """``get verifications``."""
+
+    kind: Literal["VerificationList"] = "VerificationList"
+    items: tuple[VerificationItem, ...]
+
+
+class RestoreItem(shapes.Shape):
+    """One restore, by a manifest or by command."""
+
+    id: int
+    name: str | None
+    digest: str
+    state: str
+    client_id: str
+    image: str
+    copy_number: Annotated[int, pydantic.Field(alias="copy")]
+    unit: str
+    target: str
+    format: str
+    by: str
+    reason: str
+    job: str | None
+    started_at: shapes.Time
+    finished_at: shapes.Time | None
+    message: str
+    disks: tuple[dict[str, Any], ...]
+
+
+class RestoreList(shapes.Document):
+    """``get restores``."""
+
+    kind: Literal["RestoreList"] = "RestoreList"
+    items: tuple[RestoreItem, ...]

@@ -17,6 +17,8 @@ DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "UnitList": lists.UnitList,
     "PolicyList": lists.PolicyList,
     "AuditList": lists.AuditList,
+    "VerificationList": lists.VerificationList,
+    "RestoreList": lists.RestoreList,
     "ValidationResult": results.ValidationResult,
     "ProbeResult": probes.ProbeResult,
     "RestoreResult": results.RestoreResult,
