@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
-from reconciler.api import models, vcenters
+from reconciler.api import drilling, models, vcenters
 
 Day = Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 ClockTime = Annotated[str, pydantic.StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
@@ -171,6 +171,8 @@ class BackupPolicySpec(models.Model):
     """A pause, with its reason and its end."""
     index: bool = True
     """Whether files inside the guests are indexed."""
+    drills: drilling.Drills = drilling.Drills()
+    """How ``verify: {files, boot}`` tries its machines."""
     free_space: Literal["Keep", "Skip"] = "Keep"
     """``Keep`` makes every image bit-identical; with ``Skip`` what a guest's file system calls free reads as zeros."""
     exclude: models.Items[Literal["PageFile", "SwapVolume"]] = ()

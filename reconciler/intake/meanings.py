@@ -175,6 +175,7 @@ def _policy(item: findings.Located, spec: policies.BackupPolicySpec, found: find
         _schedule(item, ("spec", "schedules", index), schedule, found)
     if spec.hooks is not None:
         _positive(item, ("spec", "hooks", "timeout"), spec.hooks.timeout, found)
+    _positive(item, ("spec", "drills", "boot", "within"), spec.drills.boot.within, found)
     virtual.policy(item, spec, found)
     images: documents.Path = ("spec", "source", "diskImages")
     if spec.source.disk_images is not None:

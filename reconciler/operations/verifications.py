@@ -1,0 +1,107 @@
+"""Verify: one copy is proven in one way, and the catalog keeps what was found.
+
+``contents`` re-reads every digest, ``filedrills`` opens the volumes and reads files, ``bootdrills`` starts the machine.
+What they find is a fact about the image, recorded whether it is good or bad; what hinders them (a unit that is away, a
+program that is missing) is an error of the job instead, and says nothing about the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from reconciler.api import drilling
+from reconciler.base import crashes, errors
+from reconciler.catalog import images
+from reconciler.catalog import verifications as records
+from reconciler.jobs import engines
+from reconciler.operations import sites
+from reconciler.planning import observed
+from reconciler.storage import units
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyOrder:
+    """One copy to prove."""
+
+    image: str
+    copy: int
+    unit: str
+    #: Content, Files or Boot.
+    kind: str
+    #: How the policy wants its drills made.
+    ways: drilling.Drills
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What a proof found."""
+
+    passed: bool
+    #: A sentence without a full stop.
+    message: str
+    #: Figures of that kind, as JSON.
+    details: Mapping[str, Any]
+
+
+def keep(site: sites.Site, order: VerifyOrder, context: engines.JobContext, finding: Finding) -> engines.Outcome:
+    """Record what was found. Raises ``VerificationFailed`` where that was not good, so that its job says so."""
+    result = observed.Verification(
+        image=order.image,
+        copy=order.copy,
+        kind=order.kind,
+        state="Passed" if finding.passed else "Failed",
+        at=site.clock.now(),
+        message=finding.message,
+    )
+    crashes.passing("verify.found")
+    records.record(site.db, result, details=finding.details, job=context.id, actor=site.actor)
+    context.log(f"{order.kind} of copy {order.copy} of {order.image}: {finding.message}")
+    if not finding.passed:
+        raise errors.VerificationFailed(
+            f"{order.kind} of copy {order.copy} of {order.image} on {order.unit}: {finding.message}",
+            hint="the newest image that did not fail stays beside it; back the machine up again, then look at the job's log",
+        )
+    return engines.Outcome()
+
+
+def contents(site: sites.Site, order: VerifyOrder, context: engines.JobContext) -> engines.Outcome:
+    """Re-read every block of a copy. One that proves false is Damaged from now on.
+
+    Raises ``VerificationFailed``, ``UnitError`` where it cannot be read now, ``Cancelled``.
+    """
+    unit = site.units.get(order.unit)
+    try:
+        with contextlib.closing(unit.open(order.image)) as stored:
+            size = sum(record.size for record in stored.label.disks)
+        context.meter.add(total=size, streams=1)
+        found = unit.verify(order.image, meter=context.meter)
+        message = _where(found) if found else "every block and every page proved true"
+    except (errors.ImageDamaged, errors.ImageMissing) as error:
+        return _broken(site, order, context, error)
+    if found:
+        _mark(site, order, "Damaged", message)
+    details = {"bytes": size, "damagedRanges": len(found)}
+    return keep(site, order, context, Finding(passed=not found, message=message, details=details))
+
+
+def _broken(
+    site: sites.Site, order: VerifyOrder, context: engines.JobContext, error: errors.UnitError
+) -> engines.Outcome:
+    """The copy's own label or lists are gone or false: the unit is online, and this is no copy any more."""
+    _mark(site, order, "Lost" if isinstance(error, errors.ImageMissing) else "Damaged", str(error))
+    return keep(site, order, context, Finding(passed=False, message=error.message, details={}))
+
+
+def _mark(site: sites.Site, order: VerifyOrder, state: str, message: str) -> None:
+    images.mark_state(
+        site.db, order.image, order.copy, state, now=site.clock.now(), actor=site.actor, message=message
+    )
+
+
+def _where(found: tuple[units.Damage, ...]) -> str:
+    first = found[0]
+    size = sum(one.length for one in found)
+    return f"disk {first.disk} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"
