@@ -163,6 +163,10 @@ class ParentDamaged(UnitError):
     """The image that another one is written against cannot be read; written without it, that one can be."""
 
 
+class VerificationFailed(HoldfastError):
+    """A copy was tried and is not what it should be; the catalog has the result."""
+
+
 class TargetError(HoldfastError):
     """A restore target cannot be written: no space, no permission, or a failing device."""
 

@@ -28,7 +28,9 @@ def controlling(chosen: settings.Settings, db: database.Database, clock: clocks.
         units = opening.OpenUnits(owner=db.id, cache=chosen.caches)
         stack.callback(units.close)
         engine = embedded.Engine(db, clock=clock)
-        site = sites.Site(db=db, units=units, clock=clock, actor=sessions.actor())
+        site = sites.Site(
+            db=db, units=units, clock=clock, actor=sessions.actor(), caches=chosen.caches, evidence=chosen.evidence
+        )
         notifier = notifications.Notifier(
             db=db,
             clock=clock,

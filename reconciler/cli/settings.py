@@ -77,6 +77,11 @@ class Settings:
         """Folder of what can be made anew, shared by every command on this state."""
         return self.state / "cache"
 
+    @property
+    def evidence(self) -> Path:
+        """Folder of what drills keep: screens and consoles."""
+        return self.state / "evidence"
+
 
 def of_estate(estate: Path, *, state: Path | None, catalog: str | None) -> Settings:
     """Settings of a command that names its estate. Raises ``UsageError`` if that is no folder."""

@@ -7,11 +7,23 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from reconciler.api import drilling
 from reconciler.base import errors
+from reconciler.controller import restorations
 from reconciler.jobs import engines
-from reconciler.operations import backups, duplications, expirations, scrubs, sites
+from reconciler.operations import (
+    backups,
+    bootdrills,
+    duplications,
+    expirations,
+    filedrills,
+    scrubs,
+    sites,
+    verifications,
+)
 from reconciler.operations import snapshots as removals
 from reconciler.planning import actions, desired, dispatch, expiry, observed, snapshots
+from reconciler.planning import verifications as proofs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,8 +134,40 @@ def _reclaim(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int 
 
 
 def _verify(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
-    unit = _need(start.action.unit, start.action)
-    return functools.partial(scrubs.scrub_slice, situation.site, unit), None, None
+    action = start.action
+    if action.proof is None:
+        unit = _need(action.unit, action)
+        return functools.partial(scrubs.scrub_slice, situation.site, unit), None, None
+    policy = situation.wanted.policies.get(_need(action.policy, action))
+    copy = _need(action.copy, action)
+    order = verifications.VerifyOrder(
+        image=_need(action.image, action),
+        copy=copy,
+        unit=_need(action.source_unit, action),
+        kind=action.proof,
+        ways=policy.spec.drills if policy is not None else drilling.Drills(),
+    )
+    return functools.partial(_PROOFS[action.proof], situation.site, order), copy, None
+
+
+_PROOFS: Mapping[str, Callable[[sites.Site, verifications.VerifyOrder, engines.JobContext], engines.Outcome]] = {
+    proofs.CONTENT: verifications.contents,
+    proofs.FILES: filedrills.drill,
+    proofs.BOOT: bootdrills.drill,
+}
+
+
+def _restore(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
+    action = start.action
+    name = action.address.removeprefix("restore/").rpartition("@")[0]
+    copy = _need(action.copy, action)
+    order = restorations.Order(
+        item=_need(situation.wanted.restores.get(name), action),
+        digest=_need(action.digest, action),
+        client=_need(action.client_id, action),
+        image=_need(action.image, action),
+    )
+    return functools.partial(restorations.restore, situation.site, order), copy, None
 
 
 def _remove_snapshot(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
@@ -140,6 +184,7 @@ _BINDINGS: Mapping[actions.Type, Callable[[Situation, dispatch.Start], tuple[_Ru
     actions.Type.EXPIRE: _expire,
     actions.Type.RECLAIM: _reclaim,
     actions.Type.VERIFY: _verify,
+    actions.Type.RESTORE: _restore,
     actions.Type.REMOVE_SNAPSHOT: _remove_snapshot,
 }
 

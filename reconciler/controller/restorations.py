@@ -2,7 +2,7 @@
 
 ``bindings`` makes a task of it. The image is the one that was planned; its copies are read in the order that
 ``choices`` gives. The record is begun before the first byte and ended after the last one is proven, so that a killed
-restore is planned again and goes on with what it had written.
+restore is planned again and goes on with what it had written; disks that had their names already are proven anew.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from reconciler.api import restores as kinds
-from reconciler.base import crashes, errors
+from reconciler.base import crashes, errors, meters
 from reconciler.catalog import restores as records
 from reconciler.controller import choices
 from reconciler.jobs import engines
-from reconciler.operations import failovers, restores, sites
+from reconciler.operations import failovers, proofs, restores, sites
+from reconciler.sources import targets
+from reconciler.storage import units
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +30,7 @@ class Order:
     item: kinds.Restore
     #: Of its spec.
     digest: str
+    #: Client id.
     client: str
     image: str
 
@@ -35,48 +38,97 @@ class Order:
 def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engines.Outcome:
     """Make it. Raises ``NotFound``, ``TargetExists``, ``TargetError``, ``ImageDamaged`` or ``Cancelled``."""
     spec = order.item.spec
-    choice = choices.choose(site.db, order.client, image=order.image, as_of=None, copy=spec.copy_number)
-    choice = choices.staying(site.db, choice)
-    number = records.begin(
-        site.db,
-        records.Begun(
-            name=order.item.name,
-            digest=order.digest,
-            client_id=choice.client.id,
-            image=choice.image,
-            copy=choice.copy,
-            unit=choice.unit,
-            target=spec.target.folder or spec.target.device or "",
-            format=spec.format,
-            by=site.actor,
-            reason=spec.reason or "",
-            job=context.id,
-            at=site.clock.now(),
-        ),
+    chosen = choices.choose(site.db, order.client, image=order.image, as_of=None, copy=spec.copy_number)
+    choice = choices.staying(site.db, chosen)
+    interrupted = any(
+        (one.name, one.digest, one.state) == (order.item.name, order.digest, "Running")
+        for one in records.restores(site.db)
     )
+    number = records.begin(site.db, _begun(site, order, choice, context))
     crashes.passing("restore.begun")
     notes: list[str] = []
     try:
         found = failovers.recorder(site.db, site.clock, site.actor, context.log, notes)
-        with contextlib.closing(choice.open_on(site.units, found)) as stored:
-            plan = restores.prepare(
-                stored.label,
-                names=spec.disks,
-                folder=Path(spec.target.folder or ""),
-                format=spec.format,
-                force=spec.overwrite,
-            )
-            done = restores.restore(plan, stored, context.meter)
+        with contextlib.closing(choice.open(site.caches, found)) as stored:
+            done = _made(stored, _wanted(spec, choice), interrupted, context)
+            read = stored.source
     except errors.HoldfastError as error:
-        details = {"notes": notes}
-        records.end(site.db, number, state="Failed", now=site.clock.now(), message=str(error), details=details)
+        records.end(site.db, number, state="Failed", now=site.clock.now(), message=str(error), details={"notes": notes})
         raise
     crashes.passing("restore.proven")
+    disks = [_disk(one) for one in done]
     records.end(
-        site.db, number, state="Verified", now=site.clock.now(), disks=[_disk(one) for one in done],
+        site.db, number, state="Verified", now=site.clock.now(), copy=read.number, unit=read.unit, disks=disks,
         details={"notes": notes},
     )  # fmt: skip
     return engines.Outcome()
+
+
+def _begun(site: sites.Site, order: Order, choice: choices.Choice, context: engines.JobContext) -> records.Begun:
+    spec = order.item.spec
+    return records.Begun(
+        name=order.item.name,
+        digest=order.digest,
+        client_id=choice.client.id,
+        image=choice.image,
+        copy=choice.copy,
+        unit=choice.unit,
+        target=spec.target.folder or spec.target.device or "",
+        format=spec.format,
+        by=site.actor,
+        reason=spec.reason or "",
+        job=context.id,
+        at=site.clock.now(),
+    )
+
+
+def _wanted(spec: kinds.RestoreSpec, choice: choices.Choice) -> restores.Order:
+    return restores.Order(
+        to=Path(spec.target.folder or spec.target.device or ""),
+        disks=spec.disks,
+        format=spec.format,
+        subformat=spec.subformat,
+        force=spec.overwrite,
+        units=tuple(copy.path for copy in choice.copies),
+    )
+
+
+def _made(
+    stored: units.StoredImage, wanted: restores.Order, interrupted: bool, context: engines.JobContext
+) -> tuple[restores.Restored, ...]:
+    """The restored disks. What an interrupted attempt has named already is taken where it proves true."""
+    try:
+        plan = restores.prepare(stored, wanted)
+    except errors.TargetExists:
+        if not interrupted:
+            raise
+        plan = restores.prepare(stored, dataclasses.replace(wanted, force=True))
+        named = [disk for disk in plan.disks if disk.path.exists()]
+        for disk in named:
+            if not _is(plan, disk, context.meter.aside()):
+                raise
+        context.log(f"{len(named)} of {len(plan.disks)} disks had their names already, and proved true")
+        rest = dataclasses.replace(plan, disks=tuple(disk for disk in plan.disks if disk not in named), force=False)
+        made = restores.restore(rest, stored, context.meter, context.log) if rest.disks else ()
+        return (*(_taken(disk) for disk in named), *made)
+    return restores.restore(plan, stored, context.meter, context.log)
+
+
+def _is(plan: restores.RestorePlan, disk: restores.PlannedDisk, meter: meters.Meter) -> bool:
+    """Whether a file is the disk."""
+    try:
+        with contextlib.closing(targets.read_back(plan.format, disk.path, disk.record.size)) as found:
+            return proofs.of_disk(found, disk.record.size, meter) == disk.record.digest
+    except errors.SourceError:
+        return False
+
+
+def _taken(disk: restores.PlannedDisk) -> restores.Restored:
+    record = disk.record
+    return restores.Restored(
+        name=record.name, path=disk.path, size=record.size, written=0, resumed=record.size, digest=record.digest,
+        verified=True,
+    )  # fmt: skip
 
 
 def _disk(done: restores.Restored) -> Mapping[str, Any]:

@@ -7,47 +7,48 @@ last screen lie in the state's evidence folder until the copy has no result any 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
-import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from reconciler.api import drilling
 from reconciler.base import errors, files, quantities
 from reconciler.catalog import inventories
 from reconciler.catalog import verifications as records
 from reconciler.jobs import engines
-from reconciler.operations import bootguesses, bootorders, boots, exports, sites, verifications
+from reconciler.operations import bootorders, boots, exports, sites, verifications
 from reconciler.storage import units
 
-_SUFFIXES = (".png", ".txt")
+_SUFFIXES: Final = (".png", ".txt")
+_JUDGES: Final[Mapping[str, bootorders.Judge]] = {"Serial": "serial", "Agent": "agent", "Either": "either"}
+_FIRMWARES: Final[Mapping[str, bootorders.Firmware]] = {"BIOS": "bios", "UEFI": "uefi"}
 
 
 def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.JobContext) -> engines.Outcome:
-    """Start it and keep the verdict. Raises ``VerificationFailed``, ``EmulatorFailed`` or ``ExportFailed`` where nothing
-    was learned, ``UnitError``, ``Cancelled``."""
+    """Start it and keep the verdict. Raises ``VerificationFailed``; ``EmulatorFailed``, ``SourceError`` or ``UnitError``
+    where nothing was learned; ``Cancelled``."""
     unit = site.units.get(order.unit)
     with contextlib.ExitStack() as stack:
         stored = stack.enter_context(contextlib.closing(unit.open(order.image)))
-        started = _order(stored, order.ways.boot)
+        guess = _guess(stored, order.ways.boot)
         path = Path(inventories.known_units(site.db)[order.unit].path)
         troubles: list[exports.Trouble] = []
         drives = []
-        for name in started.names:
+        for name in guess.disks:
             export = exports.serve(
                 exports.Order(
                     copies=(exports.Copy(folder=path, image=order.image, cache=site.caches),),
                     disks=(name,),
                     writable=True,
                 ),
-                troubles.append,
+                told=troubles.append,
             )
             stack.enter_context(export)
             sector = next(record.sector for record in stored.label.disks if record.name == name)
             drives.append(bootorders.Drive(name=name, where=export.uri, sector=sector))
-        context.log(f"starting {stored.label.client_name} ({started.order.firmware}, {started.order.bus})")
-        result = boots.boot(drives, started.order, context.meter)
+        context.log(
+            f"starting {stored.label.client_name} with {guess.order.firmware} and {guess.order.bus}: {guess.why}"
+        )
+        result = boots.boot(drives, guess.order, context.meter)
     for trouble in troubles:
         context.log(f"{trouble.code}: {trouble.message}")
     if troubles and not result.passed:
@@ -55,9 +56,62 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
         raise errors.ImageDamaged(f"{order.image} on {order.unit}: {troubles[0].message}")
     kept = _keep(site, stored.label, order, result)
     details = {
-        "seconds": round(result.seconds, 3), "accelerator": result.accelerator, "firmware": started.order.firmware,
-        "bus": started.order.bus, "console": result.console[-2000:], "screenshot": kept,
+        "seconds": round(result.seconds, 3), "accelerator": result.accelerator, "firmware": guess.order.firmware,
+        "bus": guess.order.bus, "console": result.console[-2000:], "screenshot": kept,
     }  # fmt: skip
     message = f"{result.message}, after {quantities.show_seconds(result.seconds)}"
     finding = verifications.Finding(passed=result.passed, message=message, details=details)
     return verifications.keep(site, order, context, finding)
+
+
+def _guess(stored: units.StoredImage, ways: drilling.BootDrill) -> bootguesses.Guess:
+    """How to start it: what the policy says, and for the rest what the image looks like."""
+    heads = {}
+    for record in stored.label.disks:
+        with contextlib.closing(stored.disk(record.name)) as disk:
+            heads[record.name] = bytes(disk.pread(0, min(bootguesses.HEAD, record.size)))
+    wanted = bootorders.BootOrder(
+        seconds=ways.within.approximate.total_seconds(),
+        judge=_JUDGES[ways.judge],
+        pattern=ways.pattern or bootorders.UP,
+    )
+    found = bootguesses.guess(stored.label, heads, wanted)
+    said = {
+        "firmware": _FIRMWARES.get(ways.firmware),
+        "bus": None if ways.bus == "Auto" else ways.bus,
+        "memory": quantities.parse_size(ways.memory) >> 20 if ways.memory is not None else None,
+        "processors": ways.processors,
+    }
+    given = {key: value for key, value in said.items() if value is not None}
+    return dataclasses.replace(found, order=dataclasses.replace(found.order, **given))  # type: ignore[arg-type]
+
+
+def _keep(
+    site: sites.Site, label: units.ImageLabel, order: verifications.VerifyOrder, result: boots.BootResult
+) -> str | None:
+    """Put screen and console into the evidence folder; the screen's path, None where there is none."""
+    if site.evidence is None:
+        return None
+    folder = site.evidence / label.client_slug
+    stem = f"{label.id}-{order.copy}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _forget(site, folder, label, stem)
+        files.write_atomically(folder / f"{stem}.txt", result.console.encode(errors="replace"), mode=0o600)
+        if result.screenshot is None:
+            return None
+        screen = folder / f"{stem}.png"
+        files.write_atomically(screen, result.screenshot, mode=0o600)
+        return str(screen)
+    except OSError as error:
+        raise errors.CatalogError(f"{folder}: {error.strerror}", hint="check the state folder and its space") from error
+
+
+def _forget(site: sites.Site, folder: Path, label: units.ImageLabel, stem: str) -> None:
+    """Remove what is about copies that have no result any more, and what an earlier drill left of this one."""
+    known = {f"{one.image}-{one.copy}" for one in records.list_verifications(site.db, client_id=label.client_id)} - {
+        stem
+    }
+    for path in folder.iterdir():
+        if path.suffix in _SUFFIXES and path.stem not in known:
+            path.unlink(missing_ok=True)

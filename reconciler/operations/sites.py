@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from reconciler.base import clocks
 from reconciler.catalog import database
@@ -18,3 +19,7 @@ class Site:
     clock: clocks.Clock
     #: Who is recorded in the audit log, such as ``controller`` or ``root@host``.
     actor: str
+    #: Folder of caches that can be made anew, None where there is no estate.
+    caches: Path | None = None
+    #: Folder of what drills keep: screens and consoles.
+    evidence: Path | None = None

@@ -62,7 +62,7 @@ def keep(site: sites.Site, order: VerifyOrder, context: engines.JobContext, find
     if not finding.passed:
         raise errors.VerificationFailed(
             f"{order.kind} of copy {order.copy} of {order.image} on {order.unit}: {finding.message}",
-            hint="the newest image that did not fail stays beside it; back the machine up again, then look at the job's log",
+            hint="the newest image that did not fail stays beside it; look at the job's log, then back up again",
         )
     return engines.Outcome()
 
@@ -80,25 +80,23 @@ def contents(site: sites.Site, order: VerifyOrder, context: engines.JobContext) 
         found = unit.verify(order.image, meter=context.meter)
         message = _where(found) if found else "every block and every page proved true"
     except (errors.ImageDamaged, errors.ImageMissing) as error:
-        return _broken(site, order, context, error)
+        return broken(site, order, context, error)
     if found:
         _mark(site, order, "Damaged", message)
     details = {"bytes": size, "damagedRanges": len(found)}
     return keep(site, order, context, Finding(passed=not found, message=message, details=details))
 
 
-def _broken(
+def broken(
     site: sites.Site, order: VerifyOrder, context: engines.JobContext, error: errors.UnitError
 ) -> engines.Outcome:
-    """The copy's own label or lists are gone or false: the unit is online, and this is no copy any more."""
+    """Keep that the copy's own label or lists are gone or false, though its unit is online."""
     _mark(site, order, "Lost" if isinstance(error, errors.ImageMissing) else "Damaged", str(error))
     return keep(site, order, context, Finding(passed=False, message=error.message, details={}))
 
 
 def _mark(site: sites.Site, order: VerifyOrder, state: str, message: str) -> None:
-    images.mark_state(
-        site.db, order.image, order.copy, state, now=site.clock.now(), actor=site.actor, message=message
-    )
+    images.mark_state(site.db, order.image, order.copy, state, now=site.clock.now(), actor=site.actor, message=message)
 
 
 def _where(found: tuple[units.Damage, ...]) -> str:
