@@ -7,15 +7,17 @@ last screen lie in the state's evidence folder until the copy has no result any 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from reconciler.api import drilling
 from reconciler.base import errors, files, quantities
 from reconciler.catalog import inventories
 from reconciler.catalog import verifications as records
 from reconciler.jobs import engines
-from reconciler.operations import bootorders, boots, exports, sites, verifications
+from reconciler.operations import bootguesses, bootorders, boots, exports, sites, verifications
 from reconciler.storage import units
 
 _SUFFIXES: Final = (".png", ".txt")
@@ -24,8 +26,11 @@ _FIRMWARES: Final[Mapping[str, bootorders.Firmware]] = {"BIOS": "bios", "UEFI": 
 
 
 def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.JobContext) -> engines.Outcome:
-    """Start it and keep the verdict. Raises ``VerificationFailed``; ``EmulatorFailed``, ``SourceError`` or ``UnitError``
-    where nothing was learned; ``Cancelled``."""
+    """Start it and keep the verdict.
+
+    Raises ``VerificationFailed``; ``EmulatorFailed``, ``SourceError`` or ``UnitError`` where nothing was learned;
+    ``Cancelled``.
+    """
     unit = site.units.get(order.unit)
     with contextlib.ExitStack() as stack:
         stored = stack.enter_context(contextlib.closing(unit.open(order.image)))
