@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from reconciler.api import lifecycles, policies, restores, servicelevels, storage
-from reconciler.base import quantities
+from reconciler.base import quantities, times
 from reconciler.intake import codes, documents, findings, virtual
 from reconciler.planning import calendars
 
@@ -103,9 +103,10 @@ def _broken(
         yield "failureDomains", f"the copies of lifecycle {name} all lie in {listed}", "copy to a unit elsewhere"
     if spec.retention is not None and not _reaches((one.retention for one, _ in operations), spec.retention):
         yield "retention", f"no operation of lifecycle {name} keeps images that long", "lengthen one of its retentions"
-    gaps = [gap for one in policy.spec.schedules if (gap := calendars.interval(one.cron, one.every, one.time_zone))]
-    if spec.rpo and gaps and min(gaps) > spec.rpo.approximate:
-        yield "rpo", f"its schedules leave {min(gaps)} between two backups", "back up more often"
+    crons = [one.cron for one in policy.spec.schedules if one.cron is not None]
+    gap = calendars.together(crons, [one.every for one in policy.spec.schedules if one.every is not None])
+    if spec.rpo and gap is not None and gap > spec.rpo.approximate:
+        yield "rpo", f"its schedules leave {times.span(gap)} between two backups", "back up more often"
 
 
 def _reaches(retentions: Iterable[lifecycles.Retention], wanted: quantities.Duration) -> bool:

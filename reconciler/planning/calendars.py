@@ -38,6 +38,8 @@ _HOUR_LONG: Final = 3_600_000_000
 _DAY_LONG: Final = 24 * _HOUR_LONG
 _QUARTER: Final = _HOUR_LONG // 4
 _MONTHS: Final = {"monthly": 1, "quarterly": 3, "yearly": 12}
+#: Gaps between slots that are looked at.
+_GAPS: Final = 200
 #: Of 1 January 1970.
 _ORDINAL: Final = 719163
 
@@ -185,13 +187,35 @@ def interval(cron: str | None, every: quantities.Duration | None, zone_name: str
         return None
     longest: dt.timedelta | None = None
     slot = following(cron, zone_name, _REFERENCE)
-    for _ in range(200):
+    for _ in range(_GAPS):
         later = following(cron, zone_name, slot) if slot is not None else None
         if slot is None or later is None:
             break
         longest = max(longest or dt.timedelta(), later - slot)
         slot = later
     return longest if longest is not None or slot is None else REACH
+
+
+def together(crons: Iterable[str], everies: Iterable[quantities.Duration]) -> dt.timedelta | None:
+    """How far apart slots lie at most where several schedules share the work; None where none ever comes.
+
+    In UTC: a day that a change of the clocks makes an hour longer is still a day.
+    """
+    found = [one.approximate for one in everies if one]
+    listed = [one for one in crons if check_cron(one) is None]
+    ahead = {one: following(one, "UTC", _REFERENCE) for one in listed}
+    last: dt.datetime | None = None
+    longest: dt.timedelta | None = None
+    for _ in range(_GAPS):
+        coming = [slot for slot in ahead.values() if slot is not None]
+        if not coming:
+            break
+        slot = min(coming)
+        if last is not None:
+            longest = max(longest or slot - last, slot - last)
+        last = slot
+        ahead |= {one: following(one, "UTC", slot) for one, at in ahead.items() if at == slot}
+    return min([*found, *([longest] if longest else [])], default=None)
 
 
 # -- every -----------------------------------------------------------------------------------------------------------
