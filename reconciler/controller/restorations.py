@@ -18,7 +18,7 @@ from reconciler.base import crashes, errors, meters
 from reconciler.catalog import restores as records
 from reconciler.controller import choices
 from reconciler.jobs import engines
-from reconciler.operations import failovers, proofs, restores, sites
+from reconciler.operations import findings, proofs, restores, sites
 from reconciler.sources import targets
 from reconciler.storage import units
 
@@ -48,7 +48,7 @@ def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engi
     crashes.passing("restore.begun")
     notes: list[str] = []
     try:
-        found = failovers.recorder(site.db, site.clock, site.actor, context.log, notes)
+        found = findings.recorder(site.db, site.clock, site.actor, context.log, notes)
         with contextlib.closing(choice.open(site.caches, found)) as stored:
             done = _made(stored, _wanted(spec, choice), interrupted, context)
             read = stored.source

@@ -39,14 +39,13 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
         troubles: list[exports.Trouble] = []
         drives = []
         for name in guess.disks:
-            export = exports.serve(
-                exports.Order(
-                    copies=(exports.Copy(folder=path, image=order.image, cache=site.caches),),
-                    disks=(name,),
-                    writable=True,
-                ),
-                told=troubles.append,
+            wanted = exports.Order(
+                image=order.image,
+                copies=(exports.Copy(folder=path, cache=site.caches),),
+                disks=(name,),
+                writable=True,
             )
+            export = exports.serve(wanted, told=troubles.append)
             stack.enter_context(export)
             sector = next(record.sector for record in stored.label.disks if record.name == name)
             drives.append(bootorders.Drive(name=name, where=export.uri, sector=sector))
@@ -55,10 +54,11 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
         )
         result = boots.boot(drives, guess.order, context.meter)
     for trouble in troubles:
-        context.log(f"{trouble.code}: {trouble.message}")
-    if troubles and not result.passed:
-        # A disk that could not be read to it says more than what the guest made of it.
-        raise errors.ImageDamaged(f"{order.image} on {order.unit}: {troubles[0].message}")
+        context.log(str(trouble.error))
+    damaged = next((one.error for one in troubles if isinstance(one.error, errors.ImageDamaged)), None)
+    if damaged is not None and not result.passed:
+        # A disk that could not be read to it says more than what the guest made of that.
+        return verifications.broken(site, order, context, damaged)
     kept = _keep(site, stored.label, order, result)
     details = {
         "seconds": round(result.seconds, 3), "accelerator": result.accelerator, "firmware": guess.order.firmware,
@@ -88,7 +88,7 @@ def _guess(stored: units.StoredImage, ways: drilling.BootDrill) -> bootguesses.G
         "processors": ways.processors,
     }
     given = {key: value for key, value in said.items() if value is not None}
-    return dataclasses.replace(found, order=dataclasses.replace(found.order, **given))  # type: ignore[arg-type]
+    return dataclasses.replace(found, order=dataclasses.replace(found.order, **given))
 
 
 def _keep(
