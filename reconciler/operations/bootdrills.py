@@ -81,14 +81,18 @@ def _guess(stored: units.StoredImage, ways: drilling.BootDrill) -> bootguesses.G
         pattern=ways.pattern or bootorders.UP,
     )
     found = bootguesses.guess(stored.label, heads, wanted)
-    said = {
-        "firmware": _FIRMWARES.get(ways.firmware),
-        "bus": None if ways.bus == "Auto" else ways.bus,
-        "memory": quantities.parse_size(ways.memory) >> 20 if ways.memory is not None else None,
-        "processors": ways.processors,
-    }
-    given = {key: value for key, value in said.items() if value is not None}
-    return dataclasses.replace(found, order=dataclasses.replace(found.order, **given))
+    order = found.order
+    memory = quantities.parse_size(ways.memory) >> 20 if ways.memory is not None else order.memory
+    return dataclasses.replace(
+        found,
+        order=dataclasses.replace(
+            order,
+            firmware=_FIRMWARES.get(ways.firmware, order.firmware),
+            bus=order.bus if ways.bus == "Auto" else ways.bus,
+            memory=memory,
+            processors=ways.processors or order.processors,
+        ),
+    )
 
 
 def _keep(

@@ -83,7 +83,7 @@ def test_a_killed_one_is_finished_by_the_next_pass(estate: Estate, point: str) -
 
 
 def test_an_unknown_machine_is_said_and_holds_nothing_up(estate: Estate) -> None:
-    (estate.folder / "restore.yaml").write_text((RESTORE % "raw").replace("alpha", "nobody"))
+    (estate.folder / "restore.yaml").write_text((RESTORE % "raw").replace("client: alpha", "client: nobody"))
     plan = estate.at(START).json("plan", ".", code=0)
     (action,) = [one for one in plan["actions"] if one["type"] == "Restore"]
     assert (action["state"], action["reason"]["code"]) == ("Blocked", "ClientUnknown")
