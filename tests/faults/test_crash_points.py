@@ -20,6 +20,8 @@ RESTORE = ("restore.reading", "restore.before-rename")
 FLAT = ("restore.extent-named",)
 #: Points of a rebuild of the catalog, which happens in one transaction.
 REBUILD = ("rebuild.loaded", "rebuild.compared")
+#: Restores of the tree and verifications: ``tests/cli/test_cli_tree_restores.py`` and ``test_cli_proofs.py`` die there.
+PROOFS = ("restore.begun", "restore.proven", "verify.found")
 #: Points of a pool's upkeep, which a pass meets only where containers rot; ``tests/dedupe/test_crashes.py`` dies there.
 UPKEEP = tuple(point for point in crashes.POINTS if point.startswith(("pool.rewrite-", "pool.scrub-", "pool.damage-")))
 #: Points of images that carry documents beside their disks; ``tests/storage/test_conformance_crashes.py`` dies there.
@@ -30,7 +32,7 @@ SNAPSHOTS = tuple(point for point in crashes.POINTS if point.startswith(("snapsh
 LATER = tuple(
     point
     for point in crashes.POINTS
-    if point not in (*FIRST, *RESTORE, *FLAT, *REBUILD, *UPKEEP, *ATTACHED, *SNAPSHOTS, APPROVED[0])
+    if point not in (*FIRST, *RESTORE, *FLAT, *REBUILD, *PROOFS, *UPKEEP, *ATTACHED, *SNAPSHOTS, APPROVED[0])
 )
 AGAIN = ("unit.identity-written:2", "backup.after-commit:2", "pool.container-renamed:2", "expire.deleted:3")
 
@@ -64,6 +66,7 @@ def test_every_point_has_a_scenario(fresh: Estate) -> None:
     assert set(fresh.ask("version")["crashPoints"]) == {
         *FIRST,
         *RESTORE,
+        *PROOFS,
         *FLAT,
         *REBUILD,
         *UPKEEP,
