@@ -203,7 +203,7 @@ def _uses(connection: sa.Connection) -> dict[str, list[_Use]]:
     )
     uses: dict[str, list[_Use]] = {}
     for type, image, copy, source_unit, unit, parent in connection.execute(query):
-        if image is not None and type == actions.Type.RESTORE:
+        if image is not None and type in (actions.Type.RESTORE, actions.MOUNT):
             # Where the copy that it began with fails it reads any other.
             uses.setdefault(image, []).append((None, None))
         elif image is not None and type != actions.Type.EXPIRE:

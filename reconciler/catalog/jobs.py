@@ -25,7 +25,9 @@ _MEMORY: Final = dt.timedelta(days=400)
 
 _FAILED: Final = ("Failed", "Partial", "Cancelled", "Lost")
 _FINISHED: Final = ("Succeeded", *_FAILED)
-_READERS: Final = frozenset({actions.Type.DUPLICATE, actions.Type.VERIFY, actions.Type.RESTORE})
+_READERS: Final = frozenset({actions.Type.DUPLICATE, actions.Type.VERIFY, actions.Type.RESTORE, actions.MOUNT})
+#: Of those, what goes on with another copy where the one it would begin with leaves.
+_PASSING: Final = frozenset({actions.Type.RESTORE, actions.MOUNT})
 _GOING: Final = frozenset({"Expiring", "Expired"})
 
 
@@ -44,7 +46,7 @@ class JobRow:
     #: ``j-000123``.
     id: str
     address: str
-    #: Backup, Duplicate, Expire, Reclaim, Verify, Restore or RemoveSnapshot.
+    #: Backup, Duplicate, Expire, Reclaim, Verify, Restore, RemoveSnapshot or Mount.
     type: str
     #: Queued, Running, Succeeded, Partial, Failed, Cancelled or Lost.
     state: str
@@ -128,8 +130,7 @@ def enqueue(
         if taken is not None:
             raise AddressTaken(f"{address}: job {job_id(taken)} is at it already", hint="wait for it, or cancel it")
         if type in _READERS and image is not None:
-            # A restore goes on with another copy where the one it would begin with leaves.
-            one = None if copy is None or type == actions.Type.RESTORE else tables.COPIES.c.number == copy
+            one = None if copy is None or type in _PASSING else tables.COPIES.c.number == copy
             _require_staying(connection, image, one)
         if parent is not None and unit is not None:
             _require_staying(connection, parent, tables.COPIES.c.unit == unit)

@@ -42,6 +42,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "retire": Command("ruling", "retire", "A machine is gone for good: let its last copies go."),
     "waive": Command("ruling", "waive", "Let a copy go without making its children."),
     "restore": Command("restoring", "restore", "Restore a machine or one disk, and prove every byte."),
+    "mount": Command(
+        "mounting", "mount", "Serve an image's disks over NBD, and its files as a folder, until told to end."
+    ),
     "get": Command("showing", "get", "List images, copies, jobs, clients, units, verifications, restores and more."),
     "describe": Command("describing", "describe", "Everything known about one object."),
     "explain": Command("explaining", "explain", "Why a copy stays, why a machine was not backed up, what comes next."),

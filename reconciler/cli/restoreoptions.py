@@ -1,11 +1,14 @@
-"""The options of ``holdfast restore``, by what they speak of: the image, the folder, the machine."""
+"""The options of ``holdfast restore``, by what they speak of: the image (as ``mount`` too), the folder, the machine."""
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from reconciler.base import errors, times
 
 Client = Annotated[str, typer.Argument(metavar="CLIENT|IMAGE", help="A client; with --unit an image's id.")]
 Image = Annotated[str | None, typer.Option("--image", metavar="ID", help="This image; the newest by default.")]
@@ -44,3 +47,13 @@ Identity = Annotated[
 Via = Annotated[str | None, typer.Option("--via", help="How disks are written: import, datastore or vddk.")]
 PowerOn = Annotated[bool, typer.Option("--power-on", help="Switch it on once it is proven.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Then switch off and rename the machine that has the name.")]
+
+
+def moment(text: str | None) -> dt.datetime | None:
+    """The time that ``--as-of`` names. Raises ``UsageError``."""
+    if text is None:
+        return None
+    try:
+        return times.parse(text)
+    except ValueError as error:
+        raise errors.UsageError(f"--as-of: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime as dt
 import logging
 import time
 from pathlib import Path
@@ -78,7 +77,7 @@ def restore(
             raise errors.UsageError("--unit takes an image's id alone", hint="leave out --image, --as-of and --copy")
         return _from_folder(unit, asked, asked.work(_declared(Path.cwd(), asked.vcenter), (unit,)))
     chosen = settings.of_state(state=state, catalog=catalog)
-    moment = _moment(as_of)
+    moment = restoreoptions.moment(as_of)
     choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy))
     found = sessions.read(chosen, lambda db: _in_force(db, vcenter))
     work = asked.work(found or _declared(chosen.estate, vcenter), tuple(one.path for one in choice.copies))
@@ -156,15 +155,6 @@ class _Asked:
             to=to, disks=self.names, format=self.format, subformat=self.subformat, force=self.force, units=units
         )
         return restoreworks.Disks(order)
-
-
-def _moment(text: str | None) -> dt.datetime | None:
-    if text is None:
-        return None
-    try:
-        return times.parse(text)
-    except ValueError as error:
-        raise errors.UsageError(f"--as-of: {error}") from error
 
 
 def _in_force(db: database.Database, name: str | None) -> vcenters.VCenter | None:

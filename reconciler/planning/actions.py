@@ -9,9 +9,13 @@ import dataclasses
 import datetime as dt
 import enum
 from collections.abc import Mapping
+from typing import Final
 
 from reconciler.base import diagnostics
 from reconciler.planning import observed
+
+#: Type of a job that serves an image until it is told to end. No plan holds one, and it takes no slot of a unit.
+MOUNT: Final = "Mount"
 
 
 class Type(enum.StrEnum):

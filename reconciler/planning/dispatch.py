@@ -206,6 +206,9 @@ class _Floor:
     def occupy(self, job: observed.Job) -> None:
         """Count a job that is alive."""
         self.live.add(job.address)
+        if job.type == actions.MOUNT:
+            # It lasts as long as somebody looks: backups do not wait for that.
+            return
         touched = {self._units.name(unit) for unit in (job.unit, job.source_unit) if unit is not None}
         if job.type == actions.Type.DUPLICATE and job.image is not None and job.unit is not None:
             self._arriving.add((job.image, self._units.name(job.unit)))

@@ -22,6 +22,7 @@ DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "ValidationResult": results.ValidationResult,
     "ProbeResult": probes.ProbeResult,
     "RestoreResult": results.RestoreResult,
+    "MountResult": results.MountResult,
     "PoolStats": results.PoolStats,
     "CollectPreview": results.CollectPreview,
     "ScrubResult": results.ScrubResult,
