@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,8 @@ def mount(
         names=tuple(disk or ()), writable=writable, socket=socket, port=port, address=address, at=at
     )
     asked.check()
-    with sessions.stopping() as stop:
+    # Who closes the terminal is done looking.
+    with sessions.stopping(signal.SIGHUP) as stop:
         if unit is not None:
             if image or as_of or copy:
                 raise errors.UsageError(
@@ -162,14 +164,9 @@ def _recording(
         if number is None or (number, trouble.error.code) in known:
             return
         known.add((number, trouble.error.code))
-        copy = choice.copies[number]
-        source = failovers.Source(
-            number=copy.number,
-            unit=copy.unit,
-            path=copy.path,
-            open=lambda: opening.open_folder(copy.path).open(choice.image),
+        record(
+            failovers.Failure(image=choice.image, source=mountworks.source(choice, number, None), error=trouble.error)
         )
-        record(failovers.Failure(image=choice.image, source=source, error=trouble.error))
 
     return told
 

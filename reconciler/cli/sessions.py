@@ -60,8 +60,8 @@ def writing(chosen: settings.Settings, *, create: bool = False) -> Iterator[data
 
 
 @contextlib.contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second SIGINT interrupts at once."""
+def stopping(*also: signal.Signals) -> Iterator[threading.Event]:
+    """An event that SIGTERM, SIGINT and the signals named set; a second SIGINT interrupts at once."""
     stop = threading.Event()
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -69,7 +69,7 @@ def stopping() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT, *also)}
     try:
         yield stop
     finally:

@@ -287,6 +287,14 @@ class Export(contextlib.AbstractContextManager["Export"]):
 _INSTALL: Final = "install the Debian packages nbdkit and nbdkit-plugin-python"
 
 
+def missing() -> str | None:
+    """Which package is missing to serve anything; None if nothing is."""
+    if shutil.which("nbdkit") is None:
+        return f"serving disks needs nbdkit ({_INSTALL})"
+    dumped = subprocess.run(["nbdkit", "python", "--dump-plugin"], capture_output=True, check=False)
+    return f"serving disks needs nbdkit's plugin for Python ({_INSTALL})" if dumped.returncode else None
+
+
 def serve(order: Order, *, told: Callable[[Trouble], None] | None = None) -> Export:
     """Serve disks of a stored image; clients may connect when this returns.
 

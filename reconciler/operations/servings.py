@@ -7,6 +7,7 @@ from the script because that can be imported by nbdkit alone.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -25,6 +26,8 @@ from reconciler.storage import opening, units
 
 #: What a client is told of zeros, in NBD's words: a hole (1) that reads as zero (2).
 ZEROS: Final = 3
+#: For ``prctl``: PR_SET_PDEATHSIG.
+_SET_DEATH_SIGNAL: Final = 1
 #: Messages about errors that are told at most.
 _MANY: Final = 1000
 
@@ -70,11 +73,13 @@ class Server:
 
     def ready(self) -> None:
         """Tell the starter, and end with it."""
-        self.say(sizes={name: served.disk.size for name, served in self.disks.items()})
         # From here on nbdkit has no words that are not told over the channel.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        # nbdkit would end with the thread that started it. The channel ends with the whole process, and is enough.
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, 0)
         threading.Thread(target=self._end_with_starter, name="starter", daemon=True).start()
         gc.freeze()
+        self.say(sizes={name: served.disk.size for name, served in self.disks.items()})
 
     def say(self, **words: Any) -> None:
         """One line to the starter, who may be gone."""
