@@ -227,9 +227,13 @@ def _require_free(folder: Path) -> bool:
         folder.mkdir(parents=True)
         return True
     except FileExistsError:
-        pass
+        _require_empty(folder)
+        return False
     except OSError as error:
         raise errors.TargetError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def _require_empty(folder: Path) -> None:
     try:
         if any(os.scandir(folder)):
             raise errors.TargetExists(f"{folder} is not empty", hint="mount at an empty folder, or at a new one")
@@ -239,7 +243,6 @@ def _require_free(folder: Path) -> bool:
                 f"{folder} is a mount whose server has died", hint=f"take it away: fusermount3 -uz {folder}"
             ) from error
         raise errors.TargetError(f"{folder} cannot be mounted at: {error.strerror}") from error
-    return False
 
 
 def _unmount(folder: Path, *, lazily: bool = False) -> bool:

@@ -8,6 +8,7 @@ and tested without a mount.
 
 from __future__ import annotations
 
+import abc
 import collections
 import contextlib
 import dataclasses
@@ -32,12 +33,12 @@ _FOLDER: Final = stat.S_IFDIR | 0o555
 _FILE: Final = stat.S_IFREG | 0o444
 
 
-class Item:
+class Item(abc.ABC):
     """One file or folder. Thread-safe; what it says never changes."""
 
+    @abc.abstractmethod
     def stat(self) -> dict[str, int]:
         """Fields of ``os.stat_result`` by name; times in nanoseconds."""
-        raise NotImplementedError
 
     def children(self) -> Iterator[tuple[bytes, Item]]:
         """What a folder holds, in no particular order."""
@@ -163,7 +164,7 @@ class Volumes(Item):
 def _volume_names(browser: browsing.Browser) -> dict[bytes, int]:
     """Each volume with a file system of files: its label, its number where it has none or shares it."""
     found = {
-        number: _bytes(volume.label).replace(b"/", b"_").replace(b"\0", b"_")
+        number: volume.label.encode("utf-8", "replace").replace(b"/", b"_").replace(b"\0", b"_")
         for number, volume in enumerate(browser.volumes)
         if volume.filesystem not in (None, "swap")
     }
@@ -247,18 +248,12 @@ class Guest(Item):
 
 
 def _bytes(name: str) -> bytes:
-    """A guest's name as the kernel takes it; halves of characters that Windows allows stay apart."""
-    try:
-        return name.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "surrogatepass")
+    """A guest's name as the kernel takes it. Bytes that are no characters are surrogates, as everywhere in Python."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _words(name: bytes) -> str:
-    try:
-        return name.decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError:
-        return name.decode("utf-8", "surrogateescape")
+    return name.decode("utf-8", "surrogateescape")
 
 
 class Tree:
