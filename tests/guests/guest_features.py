@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import random
 import socket
 import stat
 import struct
-from collections.abc import Callable
 from pathlib import Path
 
 import guest_builders as builders
@@ -169,24 +167,13 @@ def laid_out(root: Path, *, ahead: bool) -> None:
     builders.run("fallocate", "-p", "-o", "100000", "-l", "500000", whole)
 
 
-def tried(what: Callable[[], object]) -> bool:
-    """Whether something that not every kernel can do was done."""
-    try:
-        what()
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL):
-            return False
-        raise
-    return True
-
-
-def linux(root: Path, kind: str) -> None:
-    """Everything, on ext or XFS."""
+def linux(root: Path, kind: str, *, largest: int) -> None:
+    """Everything, on ext or XFS; ``largest``: bytes of an extended attribute."""
     builders.fill(root, 7, count=60)
     odd_names(root)
     special_files(root)
     owners_and_times(root)
-    attributes(root, {"xfs": 50_000, "ext2": 250}.get(kind, 600))
+    attributes(root, largest)
     flagged(root)
     many_names(root)
     laid_out(root, ahead=kind in ("ext4", "xfs"))

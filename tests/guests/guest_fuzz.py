@@ -38,6 +38,9 @@ def seeds(folder: Path) -> dict[str, bytes]:
         builders.run(*command, image)
         with builders.mounted(image, kind=kind) as root:
             builders.fill(root, 5, count=40, links=kind != "exfat")
+            if kind == "ext4":
+                builders.run("sync", root / "dir0" / "grown-a.bin")
+                made["journal"] = image.read_bytes()
         made[kind] = image.read_bytes()
     image = builders.blank(folder / "fat", 40 * builders.MIB)
     builders.run("mkfs.fat", "-F", "32", "-s", "1", image)

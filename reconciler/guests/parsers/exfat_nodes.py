@@ -19,7 +19,7 @@ class Files:
 
     def __init__(self, stretch: stretches.Stretch, limits: scans.Limits) -> None:
         del limits
-        self._stretch = stretch
+        self.stretch = stretch
         self._shape = shape = exfat_shapes.shape(stretch)
         table = chains.Pages(stretch, shape.table, shape.last + 1, _MASK)
         self._clusters = chains.Clusters(
@@ -40,7 +40,7 @@ class Files:
         cluster = self._clusters.holding(place)
         if cluster is None:
             raise served.Missing(f"there is no entry {number}")
-        raw = self._stretch.exactly(place, chains.ENTRY)
+        raw = self.stretch.exactly(place, chains.ENTRY)
         if raw[0] != exfat_shapes.FILE:
             raise served.Missing(f"entry {number} is no file")
         for group in self._groups(place, chains.ENTRY * (raw[1] + 1), cluster):
@@ -53,14 +53,14 @@ class Files:
     def _groups(self, place: int, length: int, cluster: int) -> Iterator[bytes]:
         """The group of entries that starts at ``place``; where it goes on in another cluster, both that may be it."""
         end = self._clusters.place(cluster) + self._clusters.unit
-        head = self._stretch.exactly(place, min(length, end - place))
+        head = self.stretch.exactly(place, min(length, end - place))
         if len(head) == length:
             yield head
             return
         # Only the directory's own entry says whether its clusters are chained or lie in a row; the sum tells.
         for following in (self._clusters.next(cluster), cluster + 1):
-            if following is not None and self._clusters.place(following) + self._clusters.unit <= self._stretch.size:
-                yield head + self._stretch.exactly(self._clusters.place(following), length - len(head))
+            if following is not None and self._clusters.place(following) + self._clusters.unit <= self.stretch.size:
+                yield head + self.stretch.exactly(self._clusters.place(following), length - len(head))
 
     def node(self, number: int, version: int = 0) -> served.Node:
         """See ``served.FileSystem``."""

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reconciler.guests.parsers import bitmaps, ext_groups, ext_inodes, ext_names, outputs, stretches, trees
+from reconciler.guests.parsers import (
+    bitmaps,
+    ext_groups,
+    ext_inodes,
+    ext_journals,
+    ext_names,
+    outputs,
+    stretches,
+    trees,
+)
 
 _BAD_BLOCKS, _RESIZE = 1, 7
 _TABLE_CHUNK = 1 << 20
@@ -21,7 +30,9 @@ def parse(stretch: stretches.Stretch, output: outputs.Output) -> outputs.Facts:
     if output.want_runs or output.want_space:
         reader.walk()
     if output.want_files:
-        trees.hand_over(ext_names.Names(stretch, shape, reader.groups), output)
+        newest = ext_journals.replayed(stretch, shape)
+        groups = reader.groups if newest is stretch else list(ext_groups.read(newest, shape))
+        trees.hand_over(ext_names.Names(newest, shape, groups), output)
     return reader.facts()
 
 

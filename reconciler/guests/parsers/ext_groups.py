@@ -57,6 +57,8 @@ class Shape:
     #: Whether a group's flags and count of unused inodes can be used.
     flagged: bool
     filetype: bool
+    #: Inode of the journal where that holds something to be written back, else 0.
+    journal: int
     #: Block of the multi-mount protection, 0 if none.
     mmp: int
     label: str
@@ -137,6 +139,7 @@ def shape(stretch: stretches.Stretch) -> Shape:
         copies=_copies(data, compat, ro_compat),
         flagged=bool(ro_compat & (_GDT_CHECKSUM | _CHECKSUMS)),
         filetype=bool(incompat & _FILETYPE),
+        journal=_u32(data, 0xE0) if compat & _JOURNAL and incompat & RECOVER else 0,
         mmp=int.from_bytes(data[0x168:0x170], "little") if incompat & _MMP else 0,
         label=data[0x78:0x88].split(b"\0")[0].decode("utf-8", "replace"),
         unclean=_unclean(data, _u16(data, 0x3A), ro_compat, incompat),

@@ -7,7 +7,16 @@ import stat
 from collections.abc import Iterator
 
 from reconciler.guests import scans
-from reconciler.guests.parsers import ext_attributes, ext_groups, ext_inodes, ext_names, outputs, served, stretches
+from reconciler.guests.parsers import (
+    ext_attributes,
+    ext_groups,
+    ext_inodes,
+    ext_journals,
+    ext_names,
+    outputs,
+    served,
+    stretches,
+)
 
 _ROOT = 2
 _IMMUTABLE, _APPEND, _ALL_BLOCKS = 0x10, 0x20, 0x40000
@@ -26,9 +35,10 @@ class Files:
 
     def __init__(self, stretch: stretches.Stretch, limits: scans.Limits) -> None:
         del limits
-        self._stretch = stretch
         self._shape = ext_groups.shape(stretch)
-        self._names = ext_names.Names(stretch, self._shape, list(ext_groups.read(stretch, self._shape)))
+        self.stretch = ext_journals.replayed(stretch, self._shape)
+        groups = list(ext_groups.read(self.stretch, self._shape))
+        self._names = ext_names.Names(self.stretch, self._shape, groups)
 
     def facts(self) -> outputs.Facts:
         """Label and state."""
@@ -43,7 +53,7 @@ class Files:
         if own or not 0 < number <= shape.inodes:
             raise served.Missing(f"inode {number} is no file")
         inode = self._names.raw(number)
-        if not ext_inodes.alive(inode, 0):
+        if not ext_inodes.alive(inode, 0) or ext_inodes.flags(inode) & ext_inodes.VALUE:
             raise served.Missing(f"inode {number} is not in use")
         return inode
 
@@ -106,14 +116,14 @@ class Files:
         data = bytearray(size)
         for offset, place, length in self._runs(inode, size):
             length = min(length, size - offset)
-            data[offset : offset + length] = self._stretch.exactly(place, length)
+            data[offset : offset + length] = self.stretch.exactly(place, length)
         return bytes(data)
 
     def _runs(self, inode: bytes, size: int) -> Iterator[served.Run]:
         block = self._shape.block
         if not ext_inodes.has_blocks(inode):
             return
-        for run in ext_inodes.Map(self._stretch, self._shape, inode).runs():
+        for run in ext_inodes.Map(self.stretch, self._shape, inode).runs():
             if run.first * block >= size:
                 return
             if not run.unwritten:
@@ -121,7 +131,7 @@ class Files:
 
     def _attributes(self, inode: bytes) -> Iterator[tuple[str, bytes]]:
         at = ext_inodes.attribute_block(inode)
-        block = self._stretch.exactly(at * self._shape.block, self._shape.block) if at else b""
+        block = self.stretch.exactly(at * self._shape.block, self._shape.block) if at else b""
         return ext_attributes.read(inode, block, self._value)
 
     def _value(self, number: int, length: int) -> bytes:
@@ -162,11 +172,32 @@ class Files:
             raise served.Refused(_ENCRYPTED)
         size = ext_inodes.size(inode)
         if not ext_inodes.flags(inode) & ext_inodes.INLINE:
-            return served.Content(size, self._runs(inode, size))
+            runs = list(self._runs(inode, size))
+            newest = self.stretch
+            if isinstance(newest, ext_journals.Replayed) and any(newest.masked(at, count) for _, at, count in runs):
+                return served.Content(size, runs, unpack=_Reader(newest, runs).read)
+            return served.Content(size, runs)
         data = inode[40:100] + ext_attributes.inline(inode)
         if size > len(data):
             raise ext_inodes.Damaged("the end of its content is missing")
         return served.Content(size, [], data[:size])
+
+
+class _Reader:
+    """Bytes of a file that the disk does not hold as they are."""
+
+    def __init__(self, stretch: stretches.Stretch, runs: list[served.Run]) -> None:
+        self._stretch = stretch
+        self._runs = runs
+
+    def read(self, offset: int, length: int) -> bytes:
+        """``length`` bytes at ``offset``; holes are zeros. Raises ``Truncated``."""
+        data = bytearray(length)
+        for first, place, count in self._runs:
+            start, end = max(first, offset), min(first + count, offset + length)
+            if start < end:
+                data[start - offset : end - offset] = self._stretch.exactly(place + start - first, end - start)
+        return bytes(data)
 
 
 def _device(inode: bytes) -> int:

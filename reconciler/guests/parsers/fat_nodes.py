@@ -24,7 +24,7 @@ class Files:
     root = _ROOT
 
     def __init__(self, stretch: stretches.Stretch, limits: scans.Limits) -> None:
-        self._stretch = stretch
+        self.stretch = stretch
         self._shape = shape = fat_shapes.shape(stretch)
         self._table: chains.Entries = (
             chains.Pages(stretch, shape.table, shape.last + 1, _MASK)
@@ -54,7 +54,7 @@ class Files:
         inside = shape.root <= place < shape.root + shape.root_length if not shape.root_cluster else False
         if not inside and self._clusters.holding(place) is None:
             raise served.Missing(f"there is no entry {number}")
-        raw = self._stretch.exactly(place, chains.ENTRY)
+        raw = self.stretch.exactly(place, chains.ENTRY)
         if fat_shapes.free(raw):
             raise served.Missing(f"entry {number} is no file")
         return fat_shapes.entry(raw, 0, shape.bits == 32)
@@ -77,7 +77,7 @@ class Files:
         """What a directory holds, and where its bytes lie."""
         shape = self._shape
         if number == _ROOT and not shape.root_cluster:
-            data = self._stretch.exactly(shape.root, shape.root_length)
+            data = self.stretch.exactly(shape.root, shape.root_length)
             return fat_shapes.entries(data, wide=False), [(0, shape.root, shape.root_length)]
         cluster = shape.root_cluster
         if number != _ROOT:

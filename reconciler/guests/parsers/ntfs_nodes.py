@@ -52,6 +52,7 @@ class Files:
 
     def __init__(self, stretch: stretches.Stretch, limits: scans.Limits) -> None:
         del limits
+        self.stretch = stretch
         self._shape = records.shape(stretch)
         self._table = records.Table(stretch, self._shape)
         self._indexes = ntfs_indexes.Indexes(self._table)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from reconciler.guests.parsers import outputs
+from reconciler.guests.parsers import outputs, stretches
 
 #: Bytes of extended attributes of one file that are handed over.
 MOST_XATTRS = 4 << 20
@@ -75,6 +75,10 @@ class FileSystem(Protocol):
     @property
     def root(self) -> int:
         """Number of the root directory."""
+
+    @property
+    def stretch(self) -> stretches.Stretch:
+        """The volume, as its runs refer to it."""
 
     def facts(self) -> outputs.Facts:
         """Label and state."""

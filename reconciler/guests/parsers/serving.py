@@ -97,7 +97,8 @@ class Server:
         except Exception as error:
             self._volumes[-1] = (None, found.stretch, f"its file system cannot be read: {error}")
             raise
-        self._volumes[-1] = (opened, found.stretch, f"{kind} holds no files")
+        stretch = opened.stretch if opened is not None else found.stretch
+        self._volumes[-1] = (opened, stretch, f"{kind} holds no files")
         return facts
 
     def serve(self) -> None:

@@ -122,6 +122,11 @@ class Stretch:
             self.size += length
 
     @property
+    def disk(self) -> Disk:
+        """The disk it is a part of."""
+        return self._disk
+
+    @property
     def pieces(self) -> list[tuple[int, int]]:
         """Disk offset and length of every piece, in the volume's order."""
         return self._pieces

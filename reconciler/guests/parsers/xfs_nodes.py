@@ -19,14 +19,14 @@ class Files:
 
     def __init__(self, stretch: stretches.Stretch, limits: scans.Limits) -> None:
         del limits
-        self._stretch = stretch
+        self.stretch = stretch
         self._shape = xfs_shapes.shape(stretch)
         self.root = self._shape.root
 
     def facts(self) -> outputs.Facts:
         """Label and state. Raises ``Damaged`` and ``Truncated``."""
         shape = self._shape
-        unclean = xfs_shapes.unclean(self._stretch, shape)
+        unclean = xfs_shapes.unclean(self.stretch, shape)
         reason = "it needs repair" if shape.needs_repair else unclean
         return outputs.Facts(filesystem="xfs", label=shape.label, clean=not unclean, reason=reason, cluster=shape.block)
 
@@ -34,7 +34,7 @@ class Files:
         shape = self._shape
         if number in shape.own or not shape.holds(number):
             raise served.Missing(f"inode {number} is no file")
-        found = xfs_inodes.at(self._stretch, shape, number)
+        found = xfs_inodes.at(self.stretch, shape, number)
         if not found.used or not found.links:
             raise served.Missing(f"inode {number} is not in use")
         return found
@@ -66,7 +66,7 @@ class Files:
         node.flags = tuple(word for there, word in known if there)
         served.add_xattrs(
             node,
-            xfs_attributes.read(inode, self._stretch, self._shape),
+            xfs_attributes.read(inode, self.stretch, self._shape),
             (xfs_shapes.Damaged, stretches.Truncated),
         )
         return node
@@ -77,7 +77,7 @@ class Files:
         data = inode.local() if inode.resident else b""
         if not inode.resident:
             for run in inode.runs():
-                piece = self._stretch.exactly(run.place, min(run.length, _LONGEST_LINK + _LINK_HEADER))
+                piece = self.stretch.exactly(run.place, min(run.length, _LONGEST_LINK + _LINK_HEADER))
                 if self._shape.v5 and piece[:4] != b"XSLM":
                     raise xfs_shapes.Damaged("the target of the link is none")
                 data += piece[_LINK_HEADER:] if self._shape.v5 else piece
