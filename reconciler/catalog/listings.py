@@ -144,6 +144,36 @@ def list_copies(
         return tuple(CopyRow(**row._mapping) for row in connection.execute(query))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Whereabouts:
+    """An image and the units that hold a good copy of it."""
+
+    image: str
+    client_id: str
+    time: dt.datetime
+    sequence: int
+    #: Names, by copy number; never empty.
+    units: tuple[str, ...]
+
+
+def whereabouts(db: database.Database, image_id: str | None = None) -> tuple[Whereabouts, ...]:
+    """Every committed image with a copy that can be read, or that one, in the order in which they were made."""
+    image, copy = tables.IMAGES.c, tables.COPIES.c
+    query = (
+        sa.select(image.id, image.client_id, image.time, image.sequence, copy.unit)
+        .join_from(tables.COPIES, tables.IMAGES, copy.image_id == image.id)
+        .where(image.state.in_(histories.COMMITTED), copy.state == "Complete", *_chosen({image.id: image_id}))
+        .order_by(image.sequence, image.id, copy.number)
+    )
+    with db.reading() as connection:
+        rows = connection.execute(query).all()
+    found: dict[str, Whereabouts] = {}
+    for id, client_id, time, sequence, unit in rows:
+        before = found[id].units if id in found else ()
+        found[id] = Whereabouts(image=id, client_id=client_id, time=time, sequence=sequence, units=(*before, unit))
+    return tuple(found.values())
+
+
 def _chosen(wanted: Mapping[sa.ColumnElement[Any], str | None]) -> list[sa.ColumnElement[bool]]:
     return [column == value for column, value in wanted.items() if value is not None]
 

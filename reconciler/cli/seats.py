@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from reconciler.base import clocks
 from reconciler.catalog import database, leases
+from reconciler.catalog.fileindexes import caches
 from reconciler.cli import outputs, sessions, settings
 from reconciler.controller import channels, notifications, passes
 from reconciler.jobs import embedded
@@ -29,7 +30,13 @@ def controlling(chosen: settings.Settings, db: database.Database, clock: clocks.
         stack.callback(units.close)
         engine = embedded.Engine(db, clock=clock)
         site = sites.Site(
-            db=db, units=units, clock=clock, actor=sessions.actor(), caches=chosen.caches, evidence=chosen.evidence
+            db=db,
+            units=units,
+            clock=clock,
+            actor=sessions.actor(),
+            caches=chosen.caches,
+            evidence=chosen.evidence,
+            files=caches.FileCache(chosen.caches),
         )
         notifier = notifications.Notifier(
             db=db,

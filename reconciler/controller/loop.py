@@ -17,6 +17,7 @@ import watchfiles
 from reconciler.base import errors
 from reconciler.catalog import requests
 from reconciler.controller import outcomes, passes
+from reconciler.operations import filelessons
 from reconciler.planning import actions
 
 _log = logging.getLogger(__name__)
@@ -112,11 +113,13 @@ class _Keeper:
         self._taken: frozenset[str] = frozenset()
         #: When alarms were told last, or the loop began.
         self._listened = controller.site.clock.now()
+        self._files = filelessons.Keeper(controller.site)
 
     def needed(self) -> bool:
         """Wait a tick; whether there is a reason to turn again."""
         finished = self._controller.engine.wait(TICK)
         self._controller.stop_overruns()
+        self._files.turn(_log.info)
         self._stale = (
             self._plan is None
             or self._woken.is_set()

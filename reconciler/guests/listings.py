@@ -15,6 +15,9 @@ from reconciler.guests import conversations, receipts, scans, wires
 _VOLUMES = 1_000
 #: Warnings that are kept.
 _KEPT = 200
+#: Bytes at the start and at the end of a disk in which the marks of tables and file systems lie.
+_HEAD, _TAIL = 8 << 10, 8 << 10
+_MARKS = (b"NTFS    ", b"EXFAT   ", b"XFSB", b"EFI PART", b"LABELONE")
 
 
 class Listing:
@@ -114,3 +117,15 @@ def list_files(
     ``pread`` raises, and ``Cancelled`` when ``meter`` says so. Close it, or exhaust it, to end the child.
     """
     return Listing(disk, limits, meter, quiesced)
+
+
+def plausible(disk: disks.Disk) -> bool:
+    """Whether it is worth the while to look for file systems: no disk that holds one lacks all their marks.
+
+    Raises what ``pread`` raises.
+    """
+    head = bytes(disk.pread(0, min(_HEAD, disk.size)))
+    if head[510:512] == b"\x55\xaa" or head[1080:1082] == b"\x53\xef" or any(mark in head for mark in _MARKS):
+        return True
+    start = max(disk.size - _TAIL, 0)
+    return b"EFI PART" in bytes(disk.pread(start, disk.size - start))

@@ -19,7 +19,18 @@ from reconciler.api import policies, vcenters
 from reconciler.base import crashes, errors, extents, masks, quantities, times
 from reconciler.catalog import images, readings
 from reconciler.jobs import engines
-from reconciler.operations import changes, guestviews, holding, ledgers, parents, phases, reservations, sites
+from reconciler.operations import (
+    changes,
+    fileindexing,
+    filelessons,
+    guestviews,
+    holding,
+    ledgers,
+    parents,
+    phases,
+    reservations,
+    sites,
+)
 from reconciler.sources import machines, opening
 from reconciler.storage import units
 
@@ -69,6 +80,8 @@ class _Streamed:
     warnings: tuple[machines.Found, ...] = ()
     #: Ranges that the image leaves out.
     hidden: extents.Extents = ()
+    #: The files on it, where they are indexed.
+    looked: fileindexing.Looked | None = None
 
 
 def back_up(site: sites.Site, order: BackupOrder, context: engines.JobContext) -> engines.Outcome:
@@ -126,6 +139,7 @@ def _back_up(
         crashes.passing("backup.after-commit")
         record(site, commit, commit.label.source_state)
         crashes.passing("backup.recorded")
+        filelessons.learn(site, image_id, context.log)
         return _outcome(commit, reading, context)
 
 
@@ -208,25 +222,28 @@ def _write(
     selective = reading.finish().consistency != "Live"
     while readable:
         context.meter.add(total=sum(disk.size for disk in readable))
-        writer = site.units.get(order.unit).begin(label, [disk.name for disk in readable])
+        unit = site.units.get(order.unit)
+        writer = unit.begin(label, [disk.name for disk in readable])
         committed = False
         try:
             looks = looked or guestviews.views(readable, context.meter, order.policy.spec, keep=not selective)
             looked = ()
-            streamed = _stream_all(writer, reading, looks, parent, state, order, context)
-            if (short := next((one.short for one in streamed if one.short is not None), None)) is not None:
-                raise short
-            lost = {one.name: one.finding for one in streamed if one.finding is not None}
-            misled = any(one.misled for one in streamed)
-            final = _judged(label, reading, streamed, failed)
-            moved = final.consistency == "Live" and any(one.hidden for one in streamed)
-            selective = selective and not moved
-            if not lost and not misled and not moved and not any(one.belied for one in streamed):
-                context.meter.check()
-                crashes.passing("backup.before-commit")
-                commit = writer.commit(final)
-                committed = True
-                return commit
+            with fileindexing.Indexing(unit, parent.id, context.meter, wanted=order.policy.spec.index) as index:
+                streamed = _stream_all(writer, reading, looks, parent, state, order, context, index)
+                if (short := next((one.short for one in streamed if one.short is not None), None)) is not None:
+                    raise short
+                lost = {one.name: one.finding for one in streamed if one.finding is not None}
+                misled = any(one.misled for one in streamed)
+                final = _judged(label, reading, streamed, failed)
+                moved = final.consistency == "Live" and any(one.hidden for one in streamed)
+                selective = selective and not moved
+                if not lost and not misled and not moved and not any(one.belied for one in streamed):
+                    final = _indexed(final, writer, index, streamed)
+                    context.meter.check()
+                    crashes.passing("backup.before-commit")
+                    commit = writer.commit(final)
+                    committed = True
+                    return commit
         finally:
             if not committed:
                 writer.abort()
@@ -239,6 +256,15 @@ def _write(
         readable = [disk for disk in readable if disk.name not in lost]
     told = "; ".join(found.message for found in failed)
     raise errors.SourceError(f"{order.client_name}: no disk could be read to its end: {told}")
+
+
+def _indexed(
+    label: units.ImageLabel, writer: units.ImageWriter, index: fileindexing.Indexing, streamed: list[_Streamed]
+) -> units.ImageLabel:
+    """The label, once the index of files lies beside the image."""
+    found = index.attach(writer, [one.looked for one in streamed if one.looked is not None])
+    told = tuple({"code": one.code, "message": one.message} for one in found)
+    return dataclasses.replace(label, warnings=(*label.warnings, *told))
 
 
 def _against(site: sites.Site, order: BackupOrder, trusting: bool) -> tuple[parents.Parent, Mapping[str, str]]:
@@ -256,7 +282,8 @@ def _outcome(commit: units.Commit, reading: machines.Reading, context: engines.J
         return engines.Outcome()
     # What is worth knowing of the disks that are there does not make it partial.
     other = {found.message for found in reading.finish().warnings}
-    missing = "; ".join(one["message"] for one in commit.label.warnings if one["message"] not in other)
+    told = [one for one in commit.label.warnings if one["code"] not in fileindexing.CODES]
+    missing = "; ".join(one["message"] for one in told if one["message"] not in other)
     return engines.Outcome(state=engines.State.PARTIAL, failure=engines.Failure(code="PartialImage", message=missing))
 
 
@@ -289,11 +316,12 @@ def _stream_all(
     state: Mapping[str, str],
     order: BackupOrder,
     context: engines.JobContext,
+    index: fileindexing.Indexing,
 ) -> list[_Streamed]:
     """Store the disks, some at a time; the first failure of the unit, or a cancel, stops them all."""
 
     def one(look: guestviews.GuestView) -> _Streamed:
-        return _stream(writer, reading, parent, state, context, look)
+        return _stream(writer, reading, parent, state, context, look, index)
 
     streams = min(order.policy.spec.limits.max_streams_per_client, len(looks))
     with futures.ThreadPoolExecutor(max_workers=streams, thread_name_prefix=f"{context.id}-stream") as pool:
@@ -317,6 +345,7 @@ def _stream(
     state: Mapping[str, str],
     context: engines.JobContext,
     look: guestviews.GuestView,
+    index: fileindexing.Indexing,
 ) -> _Streamed:
     disk = look.disk
     base = parent.of(disk.name, disk.size)
@@ -347,7 +376,13 @@ def _stream(
         *(machines.Found(code=code, message=f"{disk.name}: {message}") for code, message in look.warnings),
     )
     return _Streamed(
-        name=disk.name, written=written, known=changed is not None, finding=None, warnings=warnings, hidden=hidden
+        name=disk.name,
+        written=written,
+        known=changed is not None,
+        finding=None,
+        warnings=warnings,
+        hidden=hidden,
+        looked=index.look(shown, written.changed, known=changed is not None, quiesced=False),
     )
 
 

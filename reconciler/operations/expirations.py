@@ -11,7 +11,7 @@ import datetime as dt
 from reconciler.base import crashes
 from reconciler.catalog import departures, images
 from reconciler.jobs import engines
-from reconciler.operations import scrubs, sites
+from reconciler.operations import filelessons, scrubs, sites
 from reconciler.planning import observed
 
 
@@ -65,6 +65,7 @@ def expire(site: sites.Site, order: ExpireOrder, context: engines.JobContext) ->
     crashes.passing("expire.deleted")
     images.mark_expired(site.db, order.image, order.copy, now=site.clock.now(), actor=site.actor)
     crashes.passing("expire.recorded")
+    filelessons.forget(site, order.image, context.log)
     context.log(f"copy {order.copy} of {order.image} left {order.unit}: {order.reason}")
     return engines.Outcome()
 

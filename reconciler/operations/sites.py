@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reconciler.base import clocks
 from reconciler.catalog import database
+from reconciler.catalog.fileindexes import caches
 from reconciler.storage import opening
 
 
@@ -23,3 +24,5 @@ class Site:
     caches: Path | None = None
     #: Folder of what drills keep: screens and consoles.
     evidence: Path | None = None
+    #: The search cache of files; None for those who never touch images.
+    files: caches.FileCache | None = None

@@ -20,6 +20,7 @@ DISKS = [
             pages.Volume(filesystem=None, label="", offset=0, length=1),
         ),
         warnings=(("VolumeUnreadable", "volume at byte 5"),),
+        reads=((0, 4096), (1 << 40, 512)),
     )
 ]
 

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from reconciler.base import errors
+from reconciler.base import errors, extents
 from reconciler.catalog.fileindexes import columns, entries
 
 #: The format that is written. Readers refuse newer ones.
@@ -28,7 +28,7 @@ _LEAST, _MOST, _MASK = 256, 4_096, 0x3FF
 _TEXT = 300_000
 #: Warnings of one disk that a head keeps, and their characters.
 _WARNINGS, _WORDS = 20, 500
-_DISKS, _VOLUMES, _LAYERS = 10_000, 1_000, 10_000
+_DISKS, _VOLUMES, _LAYERS, _RANGES = 10_000, 1_000, 10_000, 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +52,9 @@ class Disk:
     volumes: tuple[Volume, ...]
     #: What could not be read, as (code, message).
     warnings: tuple[tuple[str, str], ...] = ()
+    #: Ranges of the disk that hold all that was read to list the files: while these stay, the list does. None where
+    #: that is not known.
+    reads: extents.Extents | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +84,7 @@ def encode_head(head: Head) -> bytes:
             "name": disk.name,
             "volumes": [[v.filesystem, v.label, v.offset, v.length] for v in disk.volumes],
             "warnings": [[code, message[:_WORDS]] for code, message in disk.warnings[:_WARNINGS]],
+            "reads": None if disk.reads is None else [list(one) for one in disk.reads],
         }
         for disk in head.disks
     ]
@@ -109,7 +113,15 @@ def _disk(value: dict[str, Any]) -> Disk:
     if any(len(one) != 2 for one in warnings):
         raise columns.Malformed("a warning is not a pair")
     told = tuple((_as(str, code), _as(str, message)) for code, message in warnings)
-    return Disk(name=_as(str, value.get("name")), volumes=volumes, warnings=told)
+    reads = None if value.get("reads") is None else _ranges(_rows(value["reads"], _RANGES))
+    return Disk(name=_as(str, value.get("name")), volumes=volumes, warnings=told, reads=reads)
+
+
+def _ranges(rows: list[Any]) -> extents.Extents:
+    pairs = [_as(list, one) for one in rows]
+    if any(len(one) != 2 for one in pairs):
+        raise columns.Malformed("a range is not a pair")
+    return extents.normalise((_count(offset), _count(length)) for offset, length in pairs)
 
 
 def _volume(value: list[Any]) -> Volume:
