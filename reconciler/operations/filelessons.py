@@ -17,7 +17,7 @@ from typing import Final
 
 from reconciler.base import errors, meters
 from reconciler.catalog import database, listings
-from reconciler.catalog.fileindexes import answers, caches
+from reconciler.catalog.fileindexes import answers
 from reconciler.operations import fileindexing, sites
 from reconciler.storage import opening
 
@@ -74,7 +74,7 @@ def forget(site: sites.Site, image: str, log: Callable[[str], None]) -> None:
 def catch_up(
     db: database.Database,
     units: opening.OpenUnits,
-    files: caches.FileCache,
+    files: answers.Cache,
     *,
     meter: meters.Meter,
     client: str | None = None,
@@ -109,7 +109,7 @@ def catch_up(
     return Caught(learned=learned, forgotten=len(gone), failed=tuple(failed), done=True)
 
 
-def _learn(units: opening.OpenUnits, files: caches.FileCache, row: listings.Whereabouts) -> bool:
+def _learn(units: opening.OpenUnits, files: answers.Cache, row: listings.Whereabouts) -> bool:
     """Learn from the first copy whose index can be read. Raises what the last one did."""
     trouble: errors.HoldfastError | None = None
     for name in row.units:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reconciler.base import clocks
 from reconciler.catalog import database
-from reconciler.catalog.fileindexes import caches
+from reconciler.catalog.fileindexes import answers
 from reconciler.storage import opening
 
 
@@ -25,4 +25,4 @@ class Site:
     #: Folder of what drills keep: screens and consoles.
     evidence: Path | None = None
     #: The search cache of files; None for those who never touch images.
-    files: caches.FileCache | None = None
+    files: answers.Cache | None = None
