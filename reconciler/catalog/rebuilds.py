@@ -64,6 +64,19 @@ class Unit:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Overwriting:
+    """A ``Restore`` of the manifests that replaces what lies at its target."""
+
+    name: str
+    #: Of what it says: it is done once for each.
+    digest: str
+    client: str
+    image: str | None
+    target: str
+    format: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
     """What a catalog is made from."""
 
@@ -76,6 +89,8 @@ class Order:
     mark: int
     #: Why, and what is written into the audit log beside the counts.
     details: Mapping[str, Any]
+    #: Restores that must not be made twice.
+    restores: tuple[Overwriting, ...] = ()
 
 
 @dataclasses.dataclass(slots=True)
@@ -98,6 +113,8 @@ class Tally:
     unreachable: dict[str, int] = dataclasses.field(default_factory=dict)
     jobs_lost: int = 0
     requests_dropped: int = 0
+    #: Names of restores that are taken as made.
+    restores_kept: list[str] = dataclasses.field(default_factory=list)
     #: Names of the units that were given.
     units: list[str] = dataclasses.field(default_factory=list)
 
@@ -128,6 +145,7 @@ def rebuild(db: database.Database, order: Order, now: dt.datetime, actor: str) -
             labels.compare(unit, _named(connection, unit, now))
         labels.settle()
         _end_work(connection, now, tally)
+        _end_restores(connection, order.restores, now, actor, tally)
         _wait(connection)
         counters.raise_to(
             connection, counters.IMAGE_SEQUENCE, counters.current(connection, counters.IMAGE_SEQUENCE) + _GAP
@@ -341,6 +359,28 @@ def _end_work(connection: sa.Connection, now: dt.datetime, tally: Tally) -> None
             message="it was being written when the catalog was lost",
         )
     )  # fmt: skip
+
+
+def _end_restores(
+    connection: sa.Connection, overwriting: Iterable[Overwriting], now: dt.datetime, actor: str, tally: Tally
+) -> None:
+    """A restore that ran failed. One that overwrites, and of which nothing is known, may have been made long ago."""
+    restore = tables.RESTORES
+    words = "the catalog was lost while it ran"
+    running = restore.update().where(restore.c.state == "Running")
+    connection.execute(running.values(state="Failed", finished_at=now, message=words))
+    for one in overwriting:
+        known = sa.select(restore.c.number).where(restore.c.name == one.name, restore.c.digest == one.digest)
+        if connection.scalar(known) is None:
+            connection.execute(
+                restore.insert().values(
+                    name=one.name, digest=one.digest, state="Verified", client_id=one.client, image=one.image or "",
+                    copy_number=0, unit="", target=one.target, format=one.format, by=actor, reason="", job=None,
+                    started_at=now, finished_at=now, disks=[],
+                    message="taken as made: the catalog was lost, and with it whether it was",
+                )
+            )  # fmt: skip
+            tally.restores_kept.append(one.name)
 
 
 def _wait(connection: sa.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import enum
 import tempfile
 import time
@@ -13,12 +14,13 @@ from typing import Annotated
 import typer
 
 from reconciler.api.documents import results
-from reconciler.base import clocks, errors, meters, times
+from reconciler.base import clocks, digests, errors, meters, times
 from reconciler.catalog import database, leases, servers
 from reconciler.cli import options, outputs, progress, sessions, settings
 from reconciler.controller import observations
 from reconciler.intake import estates
 from reconciler.operations import rebuilds
+from reconciler.planning import desired
 from reconciler.storage import identities, opening
 
 
@@ -56,7 +58,14 @@ def catalog(
     words = [*(units or []), *(more or [])]
     if not words:
         raise errors.UsageError("which units?", hint="--from UNIT, by name or by folder; several may be given")
-    wish = _wish(words, _declared(chosen.estate), catalog_id, image, reason or "")
+    wanted = estates.load(chosen.estate).desired if chosen.estate is not None else None
+    wish = dataclasses.replace(
+        _wish(words, observations.declared_units(wanted) if wanted is not None else {}),
+        catalog=catalog_id,
+        image=image,
+        reason=reason or "",
+        restores=_overwriting(wanted) if wanted is not None else (),
+    )
     if not dry_run:
         # Before the units are read: that may take long.
         _require_empty(chosen)
@@ -83,15 +92,23 @@ def _settings(estate: Path | None, state: Path | None, catalog: str | None) -> s
     return settings.of_state(state=state, catalog=catalog)
 
 
-def _declared(estate: Path | None) -> Mapping[str, opening.Declared]:
-    """The units of the manifests, none where these have errors."""
-    wanted = estates.load(estate).desired if estate is not None else None
-    return observations.declared_units(wanted) if wanted is not None else {}
+def _overwriting(wanted: desired.Desired) -> tuple[rebuilds.Overwriting, ...]:
+    return tuple(
+        rebuilds.Overwriting(
+            name=name,
+            digest=digests.json_digest(item.written()["spec"]),
+            client=item.spec.client,
+            image=item.spec.image,
+            target=item.spec.target.folder or item.spec.target.device or "",
+            format=item.spec.format,
+        )
+        for name, item in sorted(wanted.restores.items())
+        if item.spec.overwrite
+    )
 
 
-def _wish(
-    words: list[str], declared: Mapping[str, opening.Declared], catalog: str | None, image: str | None, reason: str
-) -> rebuilds.Wish:
+def _wish(words: list[str], declared: Mapping[str, opening.Declared]) -> rebuilds.Wish:
+    """Units and files among the words; ``declared``: those of the manifests, none where these have errors."""
     names = {unit.path.resolve(): name for name, unit in declared.items()}
     units: dict[Path, rebuilds.Given] = {}
     files = []
@@ -107,7 +124,7 @@ def _wish(
                 f"{word}: {path} holds no unit",
                 hint=f"give the folder with the unit's {identities.FILE_NAME}, mounted{known}",
             )
-    return rebuilds.Wish(units=tuple(units.values()), files=tuple(files), catalog=catalog, image=image, reason=reason)
+    return rebuilds.Wish(units=tuple(units.values()), files=tuple(files))
 
 
 def _require_empty(chosen: settings.Settings) -> None:

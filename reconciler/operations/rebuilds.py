@@ -46,6 +46,8 @@ class Wish:
     #: The backup of the catalog to use, None for the newest of everything.
     image: str | None = None
     reason: str = ""
+    #: Restores of the manifests that replace what lies at their targets.
+    restores: tuple[rebuilds.Overwriting, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +92,7 @@ class Rebuilt:
 
 
 require_empty = rebuilds.require_empty
+Overwriting = rebuilds.Overwriting
 
 
 def find(wish: Wish, meter: meters.Meter) -> Found:
@@ -138,6 +141,7 @@ def rebuild(
             units=tuple(_unit(given, identity, unit, meter) for given, identity, unit in found.units),
             mark=mark,
             details={"reason": wish.reason, **used},
+            restores=wish.restores,
         )
         try:
             tally = rebuilds.rebuild(db, order, now, actor)
@@ -191,6 +195,8 @@ def _told(used: Candidate | None, tally: rebuilds.Tally) -> Iterator[str]:
         )
     if tally.damaged:
         yield f"{tally.damaged} copies have labels that cannot be read: they count as damaged"
+    for name in tally.restores_kept:
+        yield f"Restore/{name} overwrites, and may have been made: it is taken as made; change it to have it made again"
     for unit, count in tally.unreachable.items():
         yield f"{unit} was not given: its {count} copies are taken from the dump, and are checked once it is there"
 

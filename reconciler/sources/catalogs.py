@@ -7,6 +7,7 @@ the catalog, its own image above all, is not in it; a rebuild learns that from t
 
 from __future__ import annotations
 
+import bisect
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -66,29 +67,34 @@ class Catalog:
 class _Moment(disks.Closing):
     """The disk."""
 
-    def __init__(self, file: BinaryIO, filled: extents.Extents) -> None:
+    def __init__(self, file: BinaryIO, places: Sequence[pages.Place]) -> None:
         file.flush()
         self.name = DISK
         self.sector = _SECTOR
-        self.size = pages.disk_size(sum(filled[-1]))
+        self.size = pages.disk_size(places)
         self._file = file
-        self._filled = filled
+        self._places = places
+        self._starts = [place.disk for place in places]
 
     def extents(self) -> extents.Extents:
-        """Where pages hold something."""
-        return self._filled
+        """Where pages lie."""
+        return tuple((place.disk, place.length) for place in self._places)
 
     def pread(self, offset: int, length: int) -> disks.Buffer:
-        """Exactly ``length`` bytes; zeros behind the last page."""
+        """Exactly ``length`` bytes; zeros where no page lies. Raises ``SourceError``."""
         if offset < 0 or offset + length > self.size:
             raise ValueError(f"read of {length} bytes at {offset} beyond {self.size}")
-        parts = bytearray()
-        while len(parts) < length:
-            data = os.pread(self._file.fileno(), length - len(parts), offset + len(parts))
-            if not data:
+        found = bytearray(length)
+        for place in self._places[max(bisect.bisect_right(self._starts, offset) - 1, 0) :]:
+            if place.disk >= offset + length:
                 break
-            parts += data
-        return bytes(parts.ljust(length, b"\0"))
+            start, end = max(offset, place.disk), min(offset + length, place.disk + place.length)
+            if start < end:
+                data = os.pread(self._file.fileno(), end - start, place.file + start - place.disk)
+                if len(data) != end - start:
+                    raise errors.SourceError("what was written down of the catalog cannot be read back")
+                found[start - offset : end - offset] = data
+        return bytes(found)
 
     def close(self) -> None:
         """Let the file go. Idempotent."""

@@ -50,6 +50,13 @@ CHANGED = {
     "releases",
     "job_lines",
 }
+#: Nobody knows any more whether this was made before.
+OVERWRITING = """
+apiVersion: holdfast/v1alpha1
+kind: Restore
+metadata: {name: again}
+spec: {client: alpha, target: {folder: out}, overwrite: true}
+"""
 REBUILD = ("catalog", "rebuild", "--from", "fast", "pool", "--reason", "the disk died")
 END = "2026-03-11T12:30:00Z"
 
@@ -173,10 +180,11 @@ def test_labels_alone_give_back_what_they_say(estate: Estate) -> None:
         shutil.rmtree(backup)
     for backup in (estate.folder / "storage" / "pool").rglob("catalog-2026*"):
         backup.unlink()
+    (estate.folder / "restore.yaml").write_text(OVERWRITING)
     done = estate.at(END).json(*REBUILD)
-    assert (
-        done["source"] is None and "holds, waivers" in done["warnings"][0] and "cannot be read" in done["warnings"][1]
-    )
+    assert done["source"] is None and len(done["warnings"]) == 3
+    for said, warning in zip(("holds, waivers", "Restore/again", "cannot be read"), done["warnings"], strict=True):
+        assert said in warning
     now = {one["id"]: one for one in estate.get("images")}
     gone = {
         image for (image, _), (_, _, _, state) in before.items() if state == "Damaged" or image.startswith("catalog-")
@@ -191,7 +199,7 @@ def test_labels_alone_give_back_what_they_say(estate: Estate) -> None:
     lying = held(estate)
     estate.apply(clock=day(12), code=4)
     assert {one["policy"] for one in estate.get("images") if one["client"] == "beta"} == {"nocturnal"}
-    assert lying < held(estate)
+    assert lying < held(estate) and not (estate.folder / "out").exists()
 
 
 def test_nothing_goes_before_it_was_approved_once_and_backups_go_on(estate: Estate) -> None:
