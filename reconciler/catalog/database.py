@@ -307,7 +307,7 @@ def _name(connection: sa.Connection) -> None:
 def _unreadable(location: str, why: str) -> errors.CatalogError:
     return errors.CatalogError(
         f"{location}: the catalog cannot be read: {why}",
-        hint="move it aside with its -wal and -shm files; storage units keep its newest dumps under catalog/",
+        hint="move it aside with its -wal and -shm files, then: holdfast catalog rebuild --from UNIT...",
     )
 
 

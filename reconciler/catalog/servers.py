@@ -344,5 +344,5 @@ def _explain(location: str, state: str, said: str) -> errors.CatalogError:
         )
     return errors.CatalogError(
         f"{where}: the catalog cannot be read: {said}",
-        hint="restore the database; storage units keep its newest dumps under catalog/",
+        hint="restore the database, or name an empty one: holdfast catalog rebuild --from UNIT... --catalog URL",
     )

@@ -44,7 +44,8 @@ def read(chosen: settings.Settings, function: Callable[[database.Database], _T])
 
 def _nowhere(chosen: settings.Settings) -> errors.NotFound:
     return errors.NotFound(
-        f"there is no catalog at {servers.shown(chosen.catalog)}", hint="the first holdfast apply makes it"
+        f"there is no catalog at {servers.shown(chosen.catalog)}",
+        hint="the first holdfast apply makes it; one that was lost, holdfast catalog rebuild --from UNIT...",
     )
 
 

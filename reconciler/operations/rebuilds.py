@@ -198,7 +198,10 @@ def _told(used: Candidate | None, tally: rebuilds.Tally) -> Iterator[str]:
     for name in tally.restores_kept:
         yield f"Restore/{name} overwrites, and may have been made: it is taken as made; change it to have it made again"
     for unit, count in tally.unreachable.items():
-        yield f"{unit} was not given: its {count} copies are taken from the dump, and are checked once it is there"
+        yield (
+            f"{unit} was not given: its {count} copies are taken from the dump; once it is there they are checked, and"
+            f" holdfast unit adopt {unit} takes what is newer"
+        )
 
 
 # -- what is offered ------------------------------------------------------------------------------------------
@@ -219,13 +222,7 @@ def _of_unit(
     for held in unit.list():
         meter.check()
         if held.label.client_id == client and held.label.state == "Complete":
-            try:
-                with contextlib.closing(unit.open(held.label.id)) as stored:
-                    head = contents.head(next(contents.parsed(pages.lines(_chunks(stored, meter))), None))
-            except (contents.Damaged, errors.UnitError) as error:
-                warnings.append(f"backup {held.label.id} of the catalog cannot be read: {error}")
-                continue
-            yield _image(unit, held.label, head, meter)
+            yield _image(unit, held.label, catalog, meter)
 
 
 def _of_file(path: Path) -> Candidate:
@@ -252,12 +249,15 @@ def _dump(path: Path, head: contents.Head, kind: str) -> Candidate:
     )  # fmt: skip
 
 
-def _image(unit: units.StorageUnit, label: units.ImageLabel, head: contents.Head, meter: meters.Meter) -> Candidate:
+def _image(unit: units.StorageUnit, label: units.ImageLabel, catalog: str, meter: meters.Meter) -> Candidate:
+    """A backup of the catalog. It is opened only if it is used: a pool would have to find its segments first."""
+    head = contents.Head(catalog=catalog, mark=0, at=label.time)
+
     def lines() -> Iterator[Any]:
         with contextlib.closing(unit.open(label.id)) as stored:
             yield from contents.parsed(pages.lines(_chunks(stored, meter)))
 
-    return Candidate(kind="Image", place=label.id, head=head, at=head.at or label.time, lines=lines)
+    return Candidate(kind="Image", place=label.id, head=head, at=label.time, lines=lines)
 
 
 def _chunks(stored: units.StoredImage, meter: meters.Meter) -> Iterator[bytes]:

@@ -44,6 +44,9 @@ def asked(wanted: desired.Desired, policy: str) -> tuple[Asked, ...]:
         found += _of(operation.verify, operation.name, f"operation {operation.name}")
     for level in servicelevels.of(wanted, policy):
         found += _of(level.spec.verified, None, f"ServiceLevel/{level.name}")
+    if known.spec.source.catalog is not None:
+        # It has no volumes to open, and is no machine that could be started.
+        found = [one for one in found if one.kind == CONTENT]
     return tuple(found)
 
 

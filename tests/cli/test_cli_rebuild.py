@@ -281,6 +281,8 @@ def test_a_unit_that_is_not_there_is_believed_to_be_as_it_was(estate: Estate) ->
     assert {state for unit, state in now.values() if unit == "pool"} == {"Unreachable", "Damaged"}
     away.rename(estate.folder / "storage" / "pool")
     assert copies(estate, "unit", "state") == before
+    taken = estate.at(END).json("unit", "adopt", "pool", "--yes")["message"]
+    assert "pool adopted: 0 images taken" in taken
 
 
 def test_the_catalog_protects_itself(estate: Estate, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from typing import Any
 
@@ -86,6 +87,13 @@ def test_the_next_drill_comes_a_period_after_the_last(age: dt.timedelta, state: 
     found = verify(estate(dedupe={"boot": "14d"}), result("img-1", 2, "Boot", NOW - age))
     assert [one.state.value for one in found.values()] == [state]
     assert not verify(estate(dedupe={"boot": "14d"}), result("img-1", 2, "Boot", ago(days=3)))
+
+
+def test_a_catalog_has_its_digests_proven_and_neither_volumes_nor_a_machine() -> None:
+    asked = {"content": "1d", "files": "14d", "boot": "30d"}
+    wanted = estate(None, asked)
+    wanted = dataclasses.replace(wanted, policies={"gold": samples.policy(source={"catalog": {}})})
+    assert {one.rpartition("/")[2] for one in verify(wanted)} == {"content"}
 
 
 def test_a_drill_of_another_operation_does_not_count() -> None:
