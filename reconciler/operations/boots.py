@@ -227,7 +227,8 @@ class _Trial:
         last = f"; its console's last line: {shown!r}" if shown else "; its console showed nothing"
         awaited = {"serial": "the console did not show what was awaited", "agent": "the guest agent did not answer"}
         what = awaited.get(self._order.judge, "neither the console nor the guest agent said that it is up")
-        return False, f"{what} within {self._order.seconds:.0f} s{last}{self._reads()}"
+        slow = "; it ran without KVM, many times slower" if self._machine.accelerator == "tcg" else ""
+        return False, f"{what} within {self._order.seconds:.0f} s{last}{slow}{self._reads()}"
 
     def _reads(self) -> str:
         return f"; {self.disk_errors} reads or writes of its disks failed" if self.disk_errors else ""

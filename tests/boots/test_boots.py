@@ -138,9 +138,13 @@ def test_a_kernel_without_a_root_fails_at_its_panic(tiny: Path) -> None:
 
 
 def test_what_never_shows_fails_when_the_time_is_over(tmp_path: Path) -> None:
-    found = boot(boot_sectors.disk(tmp_path / "d", b"ready 1234\r\n"), pattern="ready 1235", seconds=2)
-    assert not found.passed and 2 <= found.seconds < 10
-    assert found.message.endswith("within 2 s; its console's last line: 'ready 1234'")
+    found = boot(
+        boot_sectors.disk(tmp_path / "d", b"ready 1234\r\n"), pattern="ready 1235", seconds=2, accelerator="tcg"
+    )
+    assert not found.passed and 2 <= found.seconds < 30
+    assert found.message.endswith(
+        "within 2 s; its console's last line: 'ready 1234'; it ran without KVM, many times slower"
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,8 +182,8 @@ def test_many_disks_find_a_place_and_the_first_one_starts(tmp_path: Path) -> Non
 def test_a_flood_on_the_console_stays_small(tmp_path: Path) -> None:
     disk = boot_sectors.disk(tmp_path / "d", b"\x1b[2J\x07" + b"x" * 200 + b"\r\n", boot_sectors.AGAIN)
     found = boot(disk, pattern="never", seconds=3)
-    assert not found.passed and found.seconds < 10
-    assert 2_000 < len(found.console) <= boots.KEPT
+    assert not found.passed and found.seconds < 30
+    assert 200 < len(found.console) <= boots.KEPT
     assert set(found.console) == {"x", "\n"}
     assert len(found.message) < 300
 
