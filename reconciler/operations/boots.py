@@ -11,13 +11,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import select
 import time
 from collections.abc import Sequence
 from typing import Final
 
 from reconciler.base import errors, meters
-from reconciler.operations import bootorders, emulators, firmwares
+from reconciler.operations import bootorders, emulators, firmwares, qmp
 
 Drive = bootorders.Drive
 BootOrder = bootorders.BootOrder
@@ -156,7 +155,7 @@ class _Trial:
         """Wait a moment and take what came; the verdict with its reason, None while there is none."""
         self._ask()
         left = self._order.seconds - self.elapsed
-        if any(select.select(self._machine.sources, [], [], max(0.0, min(_TICK, left)))):
+        if qmp.wait(self._machine.sources, max(0.0, min(_TICK, left))):
             time.sleep(_GATHERED)
         self.console.add(self._machine.serial.read())
         self._firmware.add(self._machine.firmware.read())

@@ -72,10 +72,11 @@ class Emulator:
         program = _installed()
         self._names = [drive.name for drive in drives]
         with contextlib.ExitStack() as failing:
-            self._said = failing.enter_context(tempfile.TemporaryFile())
             self._screen = os.memfd_create("holdfast-screen")
             failing.callback(os.close, self._screen)
             control = _Line(failing)
+            # Whatever a guest makes QEMU complain about, no more than the pipe's room of it is kept.
+            self._said = _Pipe(failing)
             #: What the guest writes to its first serial port.
             self.serial = _Pipe(failing)
             #: What the firmware says of itself.
@@ -98,7 +99,7 @@ class Emulator:
                     lent["script"] = os.open(f"/proc/self/fd/{script.fileno()}", os.O_RDONLY)
                     theirs.callback(os.close, lent["script"])
                     options += _uefi(lent["script"], len(drives) + 1)
-                self._process = self._started([program, *options], tuple(lent.values()))
+                self._process = _started([program, *options], tuple(lent.values()), self._said.lend(theirs))
             failing.callback(self._process.wait)
             failing.callback(self._process.kill)
             try:
@@ -119,28 +120,14 @@ class Emulator:
             self.accelerator = "kvm" if kvm.get("enabled") else "tcg"
             self._ending = failing.pop_all()
 
-    def _started(self, command: Sequence[str], lent: Sequence[int]) -> subprocess.Popen[bytes]:
-        try:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=self._said,
-                stderr=self._said,
-                pass_fds=lent,
-                env={"LC_ALL": "C", "PATH": os.defpath, "TMPDIR": tempfile.gettempdir()},
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise errors.EmulatorFailed(f"{command[0]} cannot be started: {error.strerror or error}") from error
-
     @property
     def pid(self) -> int:
         """Process id of QEMU."""
         return self._process.pid
 
     @property
-    def sources(self) -> list[Any]:
-        """What to wait at with ``select``: each says something when the machine does."""
+    def sources(self) -> list[qmp.Source]:
+        """What to ``qmp.wait`` at: each says something when the machine does."""
         return [one for one in (self.serial, self.firmware, self.agent) if not one.ended] + [self._qmp]
 
     def events(self) -> Iterator[qmp.Event]:
@@ -185,12 +172,27 @@ class Emulator:
     def _failure(self, otherwise: str) -> errors.EmulatorFailed:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
-        size = os.fstat(self._said.fileno()).st_size
-        text = os.pread(self._said.fileno(), _TAIL, max(size - _TAIL, 0)).decode(errors="replace")
+        text = b"".join(iter(self._said.read, b""))[-_TAIL:].decode(errors="replace")
         said = [_worded(line, self._names) for line in text.splitlines() if "warning:" not in line]
         code = self._process.returncode
         ended = f"QEMU was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else otherwise
         return errors.EmulatorFailed("; ".join(filter(None, said)) or ended)
+
+
+def _started(command: Sequence[str], lent: Sequence[int], said: int) -> subprocess.Popen[bytes]:
+    """QEMU with the descriptors it is lent; ``said``: where its own words go."""
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            pass_fds=lent,
+            env={"LC_ALL": "C", "PATH": os.defpath, "TMPDIR": tempfile.gettempdir()},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise errors.EmulatorFailed(f"{command[0]} cannot be started: {error.strerror or error}") from error
 
 
 def _worded(line: str, names: Sequence[str]) -> str:
@@ -216,7 +218,7 @@ class _Line:
         return theirs.enter_context(self._theirs).fileno()
 
     def fileno(self) -> int:
-        """For ``select``."""
+        """For ``qmp.wait``."""
         return self.ours.fileno()
 
     def read(self) -> bytes:
@@ -249,7 +251,7 @@ class _Pipe:
         return self._theirs
 
     def fileno(self) -> int:
-        """For ``select``."""
+        """For ``qmp.wait``."""
         return self._ours
 
     def read(self) -> bytes:

@@ -14,8 +14,8 @@ import json
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, Protocol
 
 #: Bytes of one line; the longest that we ask for has a few hundred.
 _LINE: Final = 1 << 20
@@ -39,6 +39,21 @@ class Event:
     data: Mapping[str, Any]
 
 
+class Source(Protocol):
+    """What has a descriptor that can be waited at."""
+
+    def fileno(self) -> int:
+        """Its number, of any size."""
+
+
+def wait(sources: Iterable[Source], seconds: float, *, writing: bool = False) -> bool:
+    """Whether one of them can be read, or written, or has ended, within ``seconds``."""
+    poll = select.poll()
+    for source in sources:
+        poll.register(source.fileno(), select.POLLOUT if writing else select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 class Client:
     """One connection, used by one thread. ``close`` is idempotent."""
 
@@ -55,7 +70,7 @@ class Client:
         self._ended = False
 
     def fileno(self) -> int:
-        """For ``select``: there may be an event."""
+        """For ``wait``: there may be an event."""
         return self._socket.fileno()
 
     def greet(self, patience: float) -> None:
@@ -109,10 +124,9 @@ class Client:
             self._wait(deadline)
 
     def _wait(self, deadline: float, *, writing: bool = False) -> None:
-        ends = [self._socket]
         while (left := deadline - time.monotonic()) > 0:
             self._check()
-            if any(select.select([] if writing else ends, ends if writing else [], [], min(left, _TICK))):
+            if wait([self], min(left, _TICK), writing=writing):
                 return
         raise Refused("QEMU did not answer in time")
 
