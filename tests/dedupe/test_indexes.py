@@ -82,6 +82,17 @@ def test_a_clean_index_is_used_again_after_a_restart_of_the_machine(
     assert samples.load(opening(), "i0") == DATA
 
 
+def test_a_marker_that_a_dead_process_left_unfinished_goes_at_the_next_opening(
+    root: Path, opening: Callable[..., pools.DedupePool]
+) -> None:
+    pool = opening()
+    samples.store(pool, "i0", DATA)
+    pool.close()
+    (root / "index" / ".tmp-marker.json-0123abcd").write_text("{")
+    assert samples.load(opening(), "i0") == DATA
+    assert samples.leftovers(root) == []
+
+
 def test_a_container_the_index_has_not_heard_of_is_learnt_at_the_next_opening(
     root: Path, opening: Callable[..., pools.DedupePool]
 ) -> None:

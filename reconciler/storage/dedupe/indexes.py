@@ -88,6 +88,9 @@ class Index:
             try:
                 self._sole = _try_lock(self._users)
                 if self._sole:
+                    # Whoever died while it wrote its marker left it unfinished.
+                    for leftover in folder.glob(f"{files.TEMPORARY_PREFIX}*"):
+                        leftover.unlink(missing_ok=True)
                     if not self._trusted():
                         self._wipe()
                     self._mark(clean=False)
