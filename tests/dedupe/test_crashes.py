@@ -165,6 +165,22 @@ def test_killed_while_collecting(root: Path, opening: Callable[..., pools.Dedupe
     assert samples.container_bytes(root) < before - 5 * samples.MIB
 
 
+def test_a_collection_of_most_of_a_pool_that_died_costs_other_processes_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "pool"
+    samples.create(root, segment_size=4096)
+    pool = samples.open_pool(root)
+    samples.store(pool, "kept", child.KEPT[: samples.MIB], attached=child.ATTACHED)
+    samples.store(pool, "gone", samples.noise(6 * samples.MIB, 9))
+    pool.delete("gone")
+    # It dies before the index that both share forgets the 1,536 segments that it took away.
+    assert not _run(root, "collect", "pool.condemned")
+    assert samples.load(pool, "kept") == child.KEPT[: samples.MIB]
+    assert samples.load_attached(pool, "kept") == child.ATTACHED
+    assert samples.store(pool, "again", child.KEPT[: samples.MIB]).reading.sent == 0
+    _tidy(pool, root)
+    pool.close()
+
+
 def test_a_log_whose_last_line_is_torn_goes_on(root: Path, opening: Callable[..., pools.DedupePool]) -> None:
     pool = opening()
     samples.store(pool, "kept", child.KEPT)

@@ -120,7 +120,7 @@ def test_an_entry_that_lies_about_a_place_is_found_out_by_the_fingerprint(
     index = indexes.Index(root / "index", json.loads((root / "pool.json").read_text())["id"], "pool")
     footer = containers.read_footer(samples.container_files(root, "data")[0], _id(root))
     shifted = tuple(record._replace(offset=record.offset + 4096) for record in footer.records)
-    index.clear()
+    index.prune(index.known())
     index.add(dataclasses.replace(footer, records=shifted), ())
     index.close()
     pool = opening()
@@ -157,6 +157,19 @@ def test_an_index_grows_beyond_its_first_size(tmp_path: Path, monkeypatch: pytes
     assert [location and location.container for location in index.find(containers.DATA, wanted)] == [17] * 1000
     assert len(index.known()) == 30
     assert (tmp_path / "index" / "data.mdb").stat().st_size < 8 * MIB
+    index.close()
+
+
+def test_pruning_takes_what_is_known_in_containers_that_are_gone_and_nothing_else(tmp_path: Path) -> None:
+    index = indexes.Index(tmp_path / "index", "pool", "pool")
+    footers = [_footer(container) for container in (1, 2, 3)]
+    for footer in footers:
+        index.add(footer, (1, 2, 3))
+    index.prune({1, 3})
+    for footer in footers:
+        found = index.find(containers.DATA, [record.fingerprint for record in footer.records])
+        assert {place and place.container for place in found} == {2 if footer.container == 2 else None}
+    assert index.known().keys() == {2}
     index.close()
 
 

@@ -262,12 +262,21 @@ class Index:
 
         return self._run(read, write=False)
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def prune(self, gone: Collection[int]) -> None:
+        """Drop many containers and all that is known there, in one step: what lies elsewhere is found all the while,
+        by every process that shares the index."""
 
         def drop(transaction: Any) -> None:
-            for table in (*self._tables.values(), self._containers):
-                transaction.drop(table, delete=False)
+            for table in self._tables.values():
+                stale = [
+                    key
+                    for key, value in transaction.cursor(db=table)
+                    if (known := _location(key, value)) is None or known.container in gone
+                ]
+                for key in stale:
+                    transaction.delete(key, db=table)
+            for container in gone:
+                transaction.delete(container.to_bytes(8, "big"), db=self._containers)
 
         self._run(drop, write=True)
 

@@ -36,6 +36,8 @@ class Mark:
         self._meter = meter
         self._known: dict[int, indexes.Known] = store.index.known()
         self._seen: set[bytes] = set()
+        #: Whether the image at hand made the store look again.
+        self._looked_again = False
         #: Container -> one byte per record, 1 where it is live.
         self.live: dict[int, bytearray] = {}
         #: Container -> bytes of its live records, footer entries included.
@@ -80,6 +82,7 @@ class Mark:
         if image in self.images:
             return
         self._meter.check()
+        self._looked_again = False
         settings = self._store.settings
         before = self._live_total
         try:
@@ -138,8 +141,13 @@ class Mark:
 
     def _meta(self, fingerprint: bytes) -> bytes:
         data = self._store.fetch_meta(fingerprint)
-        for kind in _META:
-            location = self._store.index.find(kind, [fingerprint])[0]
+        locations = [self._store.locate(kind, [fingerprint])[0] for kind in _META]
+        if None in locations and not self._looked_again:
+            # Once for each image: a copy that is lost stays lost.
+            self._looked_again = True
+            self._store.look_again()
+            locations = [self._store.locate(kind, [fingerprint])[0] for kind in _META]
+        for location in locations:
             if location is not None:
                 self._set(location)
         return data

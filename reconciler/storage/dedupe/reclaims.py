@@ -67,8 +67,9 @@ def survey(store: stores.Store, meter: meters.Meter) -> Survey:
             " nothing was deleted",
             hint="upgrade Holdfast; if no newer release ever wrote here, they are damaged",
         )
-    candidates = dict(store.present)
     mark = marks.Mark(store, meter)
+    # What the mark has not heard of it cannot find live.
+    candidates = {number: kind for number, kind in store.present.items() if mark.knows(number)}
     mark.add_all(listed)
     mark.require_sound()
     known = store.index.known()
@@ -161,7 +162,7 @@ def _confirmed(store: stores.Store, mark: marks.Mark, container: int, kind: int)
     """The footer of a container that is really dead, None where its own footer does not bear that out.
 
     The mark went by the index. It is right about this container if each fingerprint that the footer names is known
-    here, or in another container that truly holds it, or nowhere and no image needs it.
+    here and no image needs it, or in another container that truly holds it, or nowhere and no image needs it.
     """
     try:
         footer = containers.read_footer(containers.path(store.folder, container, kind), store.header.id)
@@ -175,6 +176,9 @@ def _confirmed(store: stores.Store, mark: marks.Mark, container: int, kind: int)
         if location is not None and location.container in store.present:
             if location.container != container:
                 elsewhere.setdefault(location.container, set()).add((fingerprint, location.number))
+            elif mark.needs_meta(fingerprint) and fingerprint not in false:
+                # The index was emptied and filled again while the mark went by it.
+                return None
         elif (
             (mark.needs_meta(fingerprint) and fingerprint not in false)
             or (location is not None and mark.is_live(location.container, location.number))

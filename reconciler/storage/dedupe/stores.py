@@ -28,6 +28,8 @@ _GAP: Final = 64 << 10
 _RUN: Final = 4 << 20
 #: Bytes of decoded data segments kept, where nobody asks for more.
 KEPT: Final = 32 << 20
+#: Entries of the index that lead nowhere, at least, before all of them are looked for.
+_WASTE: Final = 1000
 _META: Final = (containers.META_A, containers.META_B)
 
 
@@ -133,26 +135,24 @@ class Store:
         before = set(self.present)
         known = self.index.known()
         found = dict(self.files())
-        lost = sum(row.records for number, row in known.items() if number not in found)
-        if lost > 1000 and lost * 4 > sum(row.records for row in known.values()):
-            # Entries that lead nowhere are misses, so harmless; but that many of them are a waste.
-            self.index.clear()
-            known = {}
+        # Known before the folder was listed, so these were there once.
+        gone = known.keys() - found.keys()
         for number in before - set(found):
             del self.present[number]
         self.damaged.clear()
         self.newer.clear()
         self.heed_damages()
-        for number, kind in found.items():
-            row = known.get(number)
-            if row is not None and row.kind == kind:
-                self.present[number] = kind
-        for number, kind in found.items():
-            if number not in self.present:
-                self._learn(number, kind)
-        gone = [number for number in known if number not in found]
-        for number in gone:
-            self.index.forget(number, known[number].kind, ())
+        unknown = {number: kind for number, kind in found.items() if number not in known or known[number].kind != kind}
+        self.present.update((number, kind) for number, kind in found.items() if number not in unknown)
+        for number, kind in unknown.items():
+            self._learn(number, kind)
+        lost = sum(known[number].records for number in gone)
+        if lost > _WASTE and lost * 4 > sum(row.records for row in known.values()):
+            # Entries that lead nowhere are misses, so harmless; but that many of them are a waste.
+            self.index.prune(gone)
+        else:
+            for number in gone:
+                self.index.forget(number, known[number].kind, ())
         if self.index.withdraw(self.damages.records) or gone:
             self.uncover()
 
@@ -311,7 +311,8 @@ class Store:
         """
         locations = self.index.find(kind, fingerprints)
         with self.mutex:
-            for container in {one.container for one in locations if one is not None} - set(self.present):
+            absent = {one.container for one in locations if one is not None and one.container not in self.present}
+            for container in absent:
                 if containers.path(self.folder, container, kind).exists():
                     self._learn(container, kind)
             return [one if one is not None and one.container in self.present else None for one in locations]
