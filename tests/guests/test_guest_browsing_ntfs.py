@@ -115,6 +115,33 @@ def test_pieces_of_packed_files(volume) -> None:
             assert not any(whole[before.offset + before.length : after.offset])
 
 
+def _extended(**values: bytes) -> bytes:
+    """Extended attributes as OS/2 and the Linux subsystem lay them out."""
+    found = b""
+    for name, value in values.items():
+        one = struct.pack("<BBH", 0, len(name), len(value)) + name.encode() + b"\0" + value
+        size = -(-(len(one) + 4) // 4) * 4
+        found += (struct.pack("<I", size) + one).ljust(size, b"\0")
+    return found
+
+
+def test_owners_and_special_files_of_the_linux_subsystem(tmp_path: Path) -> None:
+    image = builders.blank(tmp_path / "volume.raw", 20 * builders.MIB)
+    builders.run("mkntfs", "-F", "-Q", image)
+    numbers = {"$LXUID": 1000, "$LXGID": 100_001, "$LXMOD": 0o100751}
+    with builders.mounted(image, kind="ntfs", options="special_files=wsl") as root:
+        (root / "file").touch()
+        values = {key: struct.pack("<I", value) for key, value in numbers.items()}
+        os.setxattr(root / "file", "system.ntfs_ea", _extended(**values))
+        features.special_files(root)
+        known = trees.folder(root)
+    with builders.opened(image) as disk, browsing.browse(disk) as browser:
+        file = browser.find(0, "file")
+        assert (file.uid, file.gid, file.mode) == (1000, 100_001, 0o100751)
+        leave = (*MADE_UP, "created", "accessed", "changed")
+        assert trees.compare(known, trees.browsed(browser, 0), leave=leave, slack=100) == []
+
+
 def _record(data: bytearray, node: nodes.Node, cluster: int = 4096) -> int:
     """Where the record of a file lies; the table of a small volume lies in a row."""
     return int.from_bytes(data[48:56], "little") * cluster + node.inode * 1024

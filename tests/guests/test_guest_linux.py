@@ -137,6 +137,15 @@ def test_xfs_without_checksums_as_mkfs_fills_it(tmp_path: Path) -> None:
         scan = scanning.scan(disk, want_space=True)
     assert scan.free and scan.volumes[0].clean
     builders.run("xfs_repair", "-n", builders.wipe(image, scan.free))
+    sets = [part for number in range(1, 121) for part in ("-c", f"attr_set -v {3 * number} number{number}")]
+    first, second = (f"path /one/{name}" for name in sorted(path.name for path in (tree / "one").iterdir())[:2])
+    large = ("-c", "attr_set -v 20 short", "-c", "attr_set -r -v 10 root", "-c", "attr_set -v 9000 large")
+    builders.run("xfs_db", "-x", "-c", first, *large, "-c", second, *sets, image)
+    with builders.opened(image) as disk, browsing.browse(disk) as browser:
+        one, other = (browser.find(0, path.removeprefix("path /")) for path in (first, second))
+        lengths = {"trusted.root": 10, "user.short": 20, "user.large": 9000}
+        assert dict(one.xattrs) == {name: b"v" * length for name, length in lengths.items()}
+        assert dict(other.xattrs) == {f"user.number{number}": b"v" * 3 * number for number in range(1, 121)}
 
 
 @pytest.mark.parametrize("quiesced", [False, True])

@@ -99,33 +99,50 @@ def expand(data: bytes, size: int) -> bytes:
 
 
 def _chunk(data: bytes, at: int, end: int, out: bytearray) -> None:
-    start = len(out)
+    """Append what one chunk stands for."""
+    piece = bytearray()
     while at < end:
-        kinds = data[at]
+        literals, rest = _STEPS[data[at]]
         at += 1
-        if not kinds and at + 8 <= end:
-            out += data[at : at + 8]
-            at += 8
-            continue
-        for _ in range(8):
+        for count in literals:
+            if count:
+                piece += data[at : min(at + count, end)]
+                at += count
             if at >= end:
-                return
-            if not kinds & 1:
-                out.append(data[at])
-                at += 1
+                break
+            size = len(piece)
+            if at + 2 > end or not 0 < size <= _CHUNK:
+                raise records.Damaged("its compressed data end too early")
+            pair = data[at] | data[at + 1] << 8
+            at += 2
+            bits = _BITS[size]
+            back, length = (pair >> bits) + 1, (pair & (1 << bits) - 1) + 3
+            here = size - back
+            if here < 0:
+                raise records.Damaged("its compressed data point outside of themselves")
+            if back >= length:
+                piece += piece[here : here + length]
             else:
-                if at + 2 > end:
-                    raise records.Damaged("its compressed data end too early")
-                pair = data[at] | data[at + 1] << 8
-                at += 2
-                # The more bytes stand before it, the more bits say how far back, and the fewer how many.
-                bits = max((len(out) - start - 1).bit_length(), 4)
-                back, length = (pair >> 16 - bits) + 1, (pair & (1 << 16 - bits) - 1) + 3
-                here = len(out) - back
-                if here < start or len(out) + length > start + _CHUNK:
-                    raise records.Damaged("its compressed data point outside of themselves")
-                if back >= length:
-                    out += out[here : here + length]
-                else:
-                    out += (out[here:] * (length // back + 1))[:length]
-            kinds >>= 1
+                piece += (piece[here:] * (length // back + 1))[:length]
+        if rest:
+            piece += data[at : min(at + rest, end)]
+            at += rest
+        if len(piece) > _CHUNK:
+            raise records.Damaged("its compressed data are too long")
+    out += piece
+
+
+def _steps(kinds: int) -> tuple[tuple[int, ...], int]:
+    counts, count = [], 0
+    for bit in range(8):
+        count += 1
+        if kinds >> bit & 1:
+            counts.append(count - 1)
+            count = 0
+    return tuple(counts), count
+
+
+#: For every byte that says what follows: how many literals stand before each reference, and behind the last.
+_STEPS = tuple(_steps(kinds) for kinds in range(256))
+#: The more bytes stand before a reference, the more of its bits say how far back, and the fewer (these) how many.
+_BITS = (0, *(16 - max((size - 1).bit_length(), 4) for size in range(1, _CHUNK + 1)))
