@@ -16,7 +16,7 @@ from reconciler.catalog import alarms as told
 from reconciler.catalog import images, inventories, jobs, leases
 from reconciler.cli import options, outputs, settings, views
 from reconciler.controller import channels, judgements, listings
-from reconciler.planning import actions, alarms, snapshots
+from reconciler.planning import actions, alarms, servicelevels, snapshots
 from reconciler.reports import tables
 
 
@@ -29,6 +29,8 @@ class Kind(enum.StrEnum):
     POLICY = "policy"
     JOB = "job"
     VCENTER = "vcenter"
+    SERVICE_LEVEL = "servicelevel"
+    RESTORE = "restore"
 
 
 class Description(shapes.Document):
@@ -72,7 +74,7 @@ class Status(shapes.Document):
 
 
 def describe(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help="image, client, unit, policy, job or vcenter.")],
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=f"{', '.join(Kind)}.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")],
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
@@ -97,8 +99,13 @@ def _image(view: views.View, name: str) -> Description:
         of="image",
         name=name,
         object=listings.image_item(rows[0]).to_json(),
-        related={"copies": _copies(view, image=name)},
+        related={"copies": _copies(view, image=name), "verifications": _proofs(view, rows[0].client_id, name)},
     )
+
+
+def _proofs(view: views.View, client_id: str, image: str | None = None) -> list[dict[str, Any]]:
+    found = listings.verification_list(view.db, client_id=client_id).items
+    return [one.to_json() for one in found if image in (None, one.image)]
 
 
 def _client(view: views.View, name: str) -> Description:
@@ -107,9 +114,12 @@ def _client(view: views.View, name: str) -> Description:
         one for one in judgements.client_list(view.db, view.wanted, view.seen, view.now).items if one.id == client.id
     )
     found = listings.image_list(view.db, client_id=client.id)
-    return Description(
-        of="client", name=name, object=item.to_json(), related={"images": [one.to_json() for one in found.items]}
-    )
+    related = {
+        "images": [one.to_json() for one in found.items],
+        "verifications": _proofs(view, client.id),
+        "restores": [one.to_json() for one in listings.restore_list(view.db, client_id=client.id).items],
+    }
+    return Description(of="client", name=name, object=item.to_json(), related=related)
 
 
 def _unit(view: views.View, name: str) -> Description:
@@ -168,9 +178,40 @@ def _vcenter(view: views.View, name: str) -> Description:
     )
 
 
+def _service_level(view: views.View, name: str) -> Description:
+    level = view.wanted.service_levels.get(name)
+    if level is None:
+        known = ", ".join(sorted(view.wanted.service_levels)) or "none"
+        raise errors.NotFound(f"no ServiceLevel {name}", hint=f"there are: {known}")
+    meant = [one for one in view.wanted.policies.values() if servicelevels.meant(level, one)]
+    missed = [
+        {"reason": one.message}
+        for one in view.plan().drift
+        if (one.code, one.object) == ("ServiceLevelMissed", f"ServiceLevel/{name}")
+    ]
+    policies = [{"id": one.name, "type": "BackupPolicy"} for one in sorted(meant, key=lambda one: one.name)]
+    related = {"policies": policies, "missed": missed}
+    return Description(of="servicelevel", name=name, object=level.written(), related=related)
+
+
+def _restore(view: views.View, name: str) -> Description:
+    made = [one.to_json() for one in listings.restore_list(view.db).items if one.name == name]
+    item = view.wanted.restores.get(name)
+    if item is None and not made:
+        known = ", ".join(sorted(view.wanted.restores)) or "none"
+        raise errors.NotFound(f"no Restore {name}", hint=f"there are: {known}")
+    coming = [
+        {"address": one.address, "state": one.state.value, "reason": one.reason.message}
+        for one in view.plan().actions
+        if one.address.startswith(f"restore/{name}@")
+    ]
+    shown = item.written() if item is not None else {}
+    return Description(of="restore", name=name, object=shown, related={"actions": coming, "restores": made})
+
+
 _DESCRIBERS = {
     Kind.IMAGE: _image, Kind.CLIENT: _client, Kind.UNIT: _unit, Kind.POLICY: _policy, Kind.JOB: _job,
-    Kind.VCENTER: _vcenter,
+    Kind.VCENTER: _vcenter, Kind.SERVICE_LEVEL: _service_level, Kind.RESTORE: _restore,
 }  # fmt: skip
 
 
@@ -190,7 +231,10 @@ def _description(document: Description) -> str:
 
 #: Lists of sentences, each with a code.
 _SAID = ("warnings", "conditions")
-_BRIEF = ("id", "number", "unit", "address", "machine", "job", "state", "type", "time", "expiresAt", "reason", "line")
+_BRIEF = (
+    "id", "number", "unit", "address", "machine", "job", "state", "type", "proof", "image", "time", "expiresAt", "target",
+    "reason", "message", "line",
+)  # fmt: skip
 
 
 def _sentence(one: dict[str, Any]) -> list[str]:
