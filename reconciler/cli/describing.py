@@ -232,8 +232,8 @@ def _description(document: Description) -> str:
 #: Lists of sentences, each with a code.
 _SAID = ("warnings", "conditions")
 _BRIEF = (
-    "id", "number", "unit", "address", "machine", "job", "state", "type", "proof", "image", "time", "expiresAt", "target",
-    "reason", "message", "line",
+    "id", "number", "unit", "address", "machine", "job", "state", "type", "proof", "image", "time", "expiresAt",
+    "target", "reason", "message", "line",
 )  # fmt: skip
 
 
