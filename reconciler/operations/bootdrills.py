@@ -62,7 +62,7 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
     kept = _keep(site, stored.label, order, result)
     details = {
         "seconds": round(result.seconds, 3), "accelerator": result.accelerator, "firmware": guess.order.firmware,
-        "bus": guess.order.bus, "console": result.console[-2000:], "screenshot": kept,
+        "bus": guess.order.bus, "console": result.console[-2000:], "screenshot": kept, "diskErrors": result.disk_errors,
     }  # fmt: skip
     message = f"{result.message}, after {quantities.show_seconds(result.seconds)}"
     finding = verifications.Finding(passed=result.passed, message=message, details=details)

@@ -109,7 +109,7 @@ def test_files_are_read_and_held_against_the_index(tmp_path: Path) -> None:
     asks(estate, "{files: 14d}")
     estate.apply(clock=START)
     (result,) = estate.get("verifications")
-    assert (result["state"], result["details"]["volumes"]) == ("Passed", 1)
+    assert (result["state"], result["details"]["volumes"], result["details"]["indexed"]) == ("Passed", 1, True)
     assert result["details"]["files"] == 30 and result["details"]["bytes"] == 30 * 64_000
     assert not [one for one in estate.at(START).json("plan", ".")["actions"] if one["type"] == "Verify"]
     damage(estate, marker)
