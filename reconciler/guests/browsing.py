@@ -169,8 +169,8 @@ class Browser:
     def read(self, node: nodes.Node, offset: int, length: int, stream: str = "") -> bytes:
         """``length`` bytes of a stream as a mount would give them, fewer at its end; holes are zeros.
 
-        Raises ``GuestUnreadable`` where they cannot be had, ``NotFound`` where there is no such stream, and what the
-        disk's ``pread`` raises.
+        Raises ``GuestUnreadable`` where they cannot be had, ``NotFound`` where there is no such stream, ``Cancelled``,
+        and what the disk's ``pread`` raises.
         """
         if offset < 0 or length < 0:
             raise ValueError(f"a read of {length} bytes at {offset}")
@@ -210,6 +210,8 @@ class Browser:
             offset += step
 
     def _pread(self, offset: int, length: int) -> disks.Buffer:
+        if self._meter is not None:
+            self._meter.check()
         data = self._disk.pread(offset, length)
         if len(data) != length:
             raise errors.SourceError(f"disk {self._disk.name}: {len(data)} of {length} bytes at {offset} were read")

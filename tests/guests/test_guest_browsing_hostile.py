@@ -134,9 +134,12 @@ def test_what_reading_raises_is_raised_and_costs_one_request(data: bytes) -> Non
 def test_a_cancelled_job_ends_the_child(data: bytes) -> None:
     meter = meters.Meter()
     with browsing.browse(disks.MemoryDisk("watched", data), meter=meter) as browser:
+        node = browser.find(0, "file-1")
+        assert len(browser.read(node, 0, 10)) == 10
         meter.cancel()
-        with pytest.raises(errors.Cancelled):
-            browser.root(0)
+        for ask in (lambda: browser.read(node, 0, 10), lambda: browser.root(0)):
+            with pytest.raises(errors.Cancelled):
+                ask()
         with pytest.raises(ValueError, match="not enough values"):
             child()
 

@@ -33,13 +33,13 @@ class Indexes:
         self._by_parent: dict[int, list[served.Name]] | None = None
 
     def names(self, number: int, found: list[records.Attribute]) -> list[served.Name]:
-        """The entries of a directory with these attributes. Raises ``Damaged`` and ``Truncated``."""
+        """The entries of a directory with these attributes. Raises ``Damaged``, ``Truncated`` and ``Refused``."""
         names: list[served.Name] = []
         try:
             for block, first, last in self._blocks(found):
                 names += _entries(block, first, last)
                 if len(names) > _MOST_NAMES:
-                    break
+                    raise served.Refused(f"it holds more than {_MOST_NAMES} names")
         except DAMAGE:
             return self._parents().get(number, [])
         return names

@@ -24,7 +24,7 @@ _NODES, _NAMES = 500, 10_000
 #: Runs per answer.
 _RUNS = 32_768
 #: Streams and half-read directories that are kept.
-_STREAMS, _LISTS = 16, 32
+_STREAMS, _LISTS = 16, 8
 #: Bytes of packed content per answer.
 _PACKED = 4 << 20
 
