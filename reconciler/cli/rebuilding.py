@@ -14,13 +14,13 @@ from typing import Annotated
 import typer
 
 from reconciler.api.documents import results
-from reconciler.base import clocks, digests, errors, meters, times
+from reconciler.base import clocks, errors, meters, times
 from reconciler.catalog import database, leases, servers
 from reconciler.cli import options, outputs, progress, sessions, settings
 from reconciler.controller import observations
 from reconciler.intake import estates
 from reconciler.operations import rebuilds
-from reconciler.planning import desired
+from reconciler.planning import desired, restorations
 from reconciler.storage import identities, opening
 
 
@@ -96,7 +96,7 @@ def _overwriting(wanted: desired.Desired) -> tuple[rebuilds.Overwriting, ...]:
     return tuple(
         rebuilds.Overwriting(
             name=name,
-            digest=digests.json_digest(item.written()["spec"]),
+            digest=restorations.digest(item),
             client=item.spec.client,
             image=item.spec.image,
             target=item.spec.target.folder or item.spec.target.device or "",
