@@ -16,9 +16,8 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from reconciler.base import crashes, disks, errors, extents, files, quantities
-from reconciler.sources.diskfiles import rawfiles, temporaries
-from reconciler.sources.diskimages import raw
+from reconciler.base import crashes, disks, errors, extents, quantities
+from reconciler.sources.diskfiles import directs, rawfiles, temporaries
 
 _ZERO_OUT: Final = 0x127F
 _READ_TABLE: Final = 0x125F
@@ -115,6 +114,7 @@ class Device:
         self.notes: list[str] = []
         self._size = size
         self._handle = _opened(path)
+        self._direct = directs.Direct(self._handle)
         self._whole = os.lseek(self._handle, 0, os.SEEK_END)
         if self._whole > size:
             left = quantities.show_size(self._whole - size)
@@ -132,7 +132,7 @@ class Device:
     def pwrite(self, offset: int, data: disks.Buffer, *, over: bool = True) -> None:  # noqa: ARG002 - the port's
         """Write all of it, zeros too: something lies there in any case."""
         with temporaries.translated(self.path):
-            files.pwrite_all(self._handle, data, offset)
+            self._direct.write(data, offset)
 
     def zero(self, offset: int, length: int) -> None:
         """Let the device clear it, or write zeros."""
@@ -151,7 +151,7 @@ class Device:
 
     def settle(self) -> disks.Disk:
         """What was written so far."""
-        return self.read_back()
+        return directs.WrittenDisk(self.path, self._size) if self._direct.works else self.read_back()
 
     def flush(self) -> None:
         """Make it durable. Idempotent."""
@@ -161,8 +161,7 @@ class Device:
     def read_back(self) -> disks.Disk:
         """What the device holds, not what is still in memory."""
         self.flush()
-        os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        return raw.RawDisk(self.path.name, self.path, size=self._size)
+        return directs.WrittenDisk(self.path, self._size)
 
     def finish(self) -> None:
         """Let the kernel look at it anew, and let go."""
@@ -174,6 +173,7 @@ class Device:
 
     def abort(self) -> None:
         """Let go; what was written stays. Idempotent."""
+        self._direct.close()
         handle, self._handle = self._handle, -1
         if handle >= 0:
             os.close(handle)

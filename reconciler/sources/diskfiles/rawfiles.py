@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from reconciler.base import crashes, disks, extents, files
-from reconciler.sources.diskfiles import runs, temporaries, written
+from reconciler.sources.diskfiles import directs, runs, temporaries, written
 from reconciler.sources.diskimages import raw
 from reconciler.sources.vmdk import descriptions
 
@@ -44,6 +44,7 @@ class RawFile(written.WrittenFile):
         """Make the temporary file, or continue one; ``whole``: its bytes where they are more than the disk's.
         Raises ``TargetError``."""
         super().__init__("raw", path, size, force=force, identity=identity)
+        self._direct = directs.Direct(self._file.handle)
         try:
             with temporaries.translated(path):
                 os.ftruncate(self._file.handle, whole or size)
@@ -69,17 +70,18 @@ class RawFile(written.WrittenFile):
     def pwrite(self, offset: int, data: disks.Buffer, *, over: bool = False) -> None:
         """Write what is not zero; all of it where something may lie there already."""
         with temporaries.translated(self.path):
-            if over:
-                files.pwrite_all(self._file.handle, data, offset)
-                return
-            for position, run in runs.data_runs(data, offset):
-                files.pwrite_all(self._file.handle, run, position)
+            for position, run in ((offset, data),) if over else runs.data_runs(data, offset):
+                self._direct.write(run, position)
 
     def settle(self) -> disks.Disk:
-        """What was written so far."""
-        with temporaries.translated(self.path):
-            os.fdatasync(self._file.handle)
+        """What was written so far: what went past the page cache is on the device already."""
+        if not self._direct.works:
+            with temporaries.translated(self.path):
+                os.fdatasync(self._file.handle)
         return written.read_back("raw", self._file.path, self._size)
+
+    def _release(self) -> None:
+        self._direct.close()
 
 
 class FlatVmdk(RawFile):

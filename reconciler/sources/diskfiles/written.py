@@ -8,18 +8,18 @@ import threading
 from pathlib import Path
 
 from reconciler.base import disks, errors, extents
-from reconciler.sources.diskfiles import temporaries
-from reconciler.sources.diskimages import converted, raw
+from reconciler.sources.diskfiles import directs, temporaries
+from reconciler.sources.diskimages import converted
 
 
 def read_back(driver: str, path: Path, size: int) -> disks.Disk:
     """The first ``size`` bytes of a disk as it lies there, read from the device. ``driver``: ``raw``, or qemu's name of
     the format. Raises ``SourceError``."""
+    if driver == "raw":
+        return directs.WrittenDisk(path, size)
     # What is still in memory would prove the memory; dropped pages are read from the device.
     with contextlib.suppress(OSError), path.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if driver == "raw":
-        return raw.RawDisk(path.name, path, size=size)
     node = {"driver": driver, "read-only": True, "file": {"driver": "file", "filename": str(path)}}
     if driver in ("qcow2", "vmdk"):
         node["backing"] = None
