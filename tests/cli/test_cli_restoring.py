@@ -49,11 +49,20 @@ def test_by_image_time_and_copy(aged: tuple[Estate, dict[str, bytes]], tmp_path:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("format", ["qcow2", "vmdk"])
-def test_into_disk_formats(aged: tuple[Estate, dict[str, bytes]], tmp_path: Path, format: str) -> None:
+@pytest.mark.parametrize(
+    ("format", "subformat"),
+    [("qcow2", None), ("vmdk", None), ("vmdk", "flat"), ("vmdk", "streamOptimized")],
+    ids=["qcow2", "vmdk", "flat", "stream"],
+)
+def test_into_disk_formats(
+    aged: tuple[Estate, dict[str, bytes]], tmp_path: Path, format: str, subformat: str | None
+) -> None:
     estate, held = aged
-    document = estate.command.json("restore", "alpha", "--disk", "system.img", "--to", tmp_path, "--format", format)
+    kind = () if subformat is None else ("--subformat", subformat)
+    words = ("restore", "alpha", "--disk", "system.img", "--to", tmp_path, "--format", format, *kind)
+    document = estate.command.json(*words)
     assert [Path(disk["path"]).name for disk in document["disks"]] == [f"system.{format}"]
+    assert document["subformat"] == (subformat or ("sparse" if format == "vmdk" else None))
     subprocess.run(
         ["qemu-img", "convert", "-f", format, "-O", "raw", tmp_path / f"system.{format}", tmp_path / "raw"], check=True
     )
@@ -64,7 +73,14 @@ def test_dry_run_writes_nothing_and_force_overwrites(aged: tuple[Estate, dict[st
     estate, held = aged
     to = tmp_path / "out"
     before = estate_samples.tree(estate.folder)
-    assert estate.command.json("restore", "alpha", "--to", to, "--dry-run")["state"] == "Planned"
+    planned = estate.command.json("restore", "alpha", "--to", to, "--dry-run")
+    assert planned["state"] == "Planned"
+    assert [(copy["number"], copy["unit"]) for copy in planned["copies"]] == [(1, "fast"), (2, "pool")]
+    assert planned["copies"][0]["reason"].startswith("the first good copy")
+    assert planned["neededBytes"] == planned["dataBytes"] == 2 << 20
+    assert planned["freeBytes"] > planned["neededBytes"]
+    said = estate.command.run("restore", "alpha", "--to", to, "--dry-run").stdout
+    assert "from copy 2 on pool: read where the ones before it fail" in said and "2 MiB of data" in said
     assert not to.exists()
     assert estate_samples.tree(estate.folder) == before
     to.mkdir()
@@ -73,6 +89,22 @@ def test_dry_run_writes_nothing_and_force_overwrites(aged: tuple[Estate, dict[st
     assert [path.name for path in to.iterdir()] == ["system.img"]
     estate.command.run("restore", "alpha", "--to", to, "--force")
     assert (to / "system.img").read_bytes() == held["second"]
+
+
+def test_one_disk_that_is_in_the_way_leaves_nothing_of_the_others(
+    aged: tuple[Estate, dict[str, bytes]], tmp_path: Path
+) -> None:
+    estate, _ = aged
+    (tmp_path / "system.img").write_bytes(b"mine")
+    refused = estate.command.run("restore", "alpha", "--to", tmp_path, "--reason", "too soon", code=4)
+    assert "--force" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["system.img"]
+    entry = estate.get("audit")[-1]
+    assert (entry["event"], entry["details"]["code"], entry["details"]["reason"]) == (
+        "RestoreFailed", "TargetExists", "too soon",
+    )  # fmt: skip
+    estate.command.run("restore", "alpha", "--to", tmp_path, "--subformat", "flat", code=64)
+    estate.command.run("restore", "alpha", "--to", tmp_path, "--format", "vmdk", "--subformat", "thin", code=64)
 
 
 def test_from_a_unit_alone_and_adoption_after_the_state_was_lost(
