@@ -80,7 +80,7 @@ def test_dry_run_writes_nothing_and_force_overwrites(aged: tuple[Estate, dict[st
     assert planned["neededBytes"] == planned["dataBytes"] == 2 << 20
     assert planned["freeBytes"] > planned["neededBytes"]
     said = estate.command.run("restore", "alpha", "--to", to, "--dry-run").stdout
-    assert "from copy 2 on pool: read where the ones before it fail" in said and "2 MiB of data" in said
+    assert "from copy 2 on pool: read where the ones before it fail" in said and "2.00 MiB of data" in said
     assert not to.exists()
     assert estate_samples.tree(estate.folder) == before
     to.mkdir()
