@@ -189,7 +189,9 @@ def _become(order: bytes, files: Sequence[int]) -> list[str]:
 if __name__ == "__main__":
     from reconciler.cli import commands, main
 
-    for name in sorted({command.module for command in commands.COMMANDS.values()}):
+    grouped = [command for group in commands.GROUPS.values() for command in group.values()]
+    alone = [command for name, command in commands.COMMANDS.items() if name not in commands.GROUPS]
+    for name in sorted({command.module for command in (*alone, *grouped)}):
         commands.load(name)
     # What the first apply of an estate loads.
     for name in ("alembic.command", "alembic.config"):

@@ -64,6 +64,7 @@ POINTS: Final = (
     "restore.begun",
     "restore.reading",
     "restore.before-rename",
+    "files.before-name",
     "restore.extent-named",
     "restore.proven",
     "verify.found",

@@ -46,6 +46,7 @@ COMMANDS: Final[dict[str, Command]] = {
         "mounting", "mount", "Serve an image's disks over NBD, and its files as a folder, until told to end."
     ),
     "get": Command("showing", "get", "List images, copies, jobs, clients, units, verifications, restores and more."),
+    "files": Command("", "", "The files inside images: list, find, restore single ones, see their history."),
     "describe": Command("describing", "describe", "Everything known about one object."),
     "explain": Command("explaining", "explain", "Why a copy stays, why a machine was not backed up, what comes next."),
     "status": Command("describing", "status", "Whether the estate is in force, protected and converging."),
@@ -56,6 +57,16 @@ COMMANDS: Final[dict[str, Command]] = {
     "unit": Command("pools", "unit", "A storage unit: adopt one that another catalog owns."),
     "catalog": Command("rebuilding", "catalog", "Make a lost catalog again from its storage units."),
     "version": Command("versions", "version", "The version, and with -o json the named crash points."),
+}
+
+#: Commands that are groups, and what is in them.
+GROUPS: Final[dict[str, dict[str, Command]]] = {
+    "files": {
+        "ls": Command("filelisting", "ls", "List a folder of an image, or of a client as it was."),
+        "find": Command("filefinding", "find", "Find files by name over all clients, images and times."),
+        "versions": Command("filefinding", "versions", "The history of one path: every version, and who holds it."),
+        "get": Command("filegetting", "get", "Restore files and folders to a folder or a tar archive."),
+    },
 }
 
 EPILOG: Final = (
@@ -80,9 +91,12 @@ def application(arguments: Sequence[str]) -> typer.Typer:
     def _root() -> None:
         """GitOps for backup: manifests in, converged backups out."""
 
-    called = _called(arguments)
+    words = _words(arguments)
+    called = next((word for word in words if word in COMMANDS), None)
     for name, command in COMMANDS.items():
-        if name == called:
+        if name == called and name in GROUPS:
+            app.add_typer(_group(name, words[words.index(name) + 1 :]), name=name, help=command.help, epilog=EPILOG)
+        elif name == called:
             function = getattr(load(command.module), command.function)
             app.command(name, help=command.help, epilog=EPILOG)(function)
         else:
@@ -103,11 +117,23 @@ def load(module: str) -> Any:
         gc.enable()
 
 
-def _called(arguments: Sequence[str]) -> str | None:
-    words = list(arguments)
+def _group(name: str, words: list[str]) -> typer.Typer:
+    """A group with the command that is called in it for real."""
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+    called = next((word for word in words if word in GROUPS[name]), None)
+    for verb, command in GROUPS[name].items():
+        if verb == called:
+            function = getattr(load(command.module), command.function)
+            group.command(verb, help=command.help, epilog=EPILOG)(function)
+        else:
+            group.command(verb, help=command.help)(_unloaded(f"{name} {verb}"))
+    return group
+
+
+def _words(arguments: Sequence[str]) -> list[str]:
     if "_HOLDFAST_COMPLETE" in os.environ:
-        words = os.environ.get("COMP_WORDS", os.environ.get("_TYPER_COMPLETE_ARGS", "")).split()[1:]
-    return next((word for word in words if word in COMMANDS), None)
+        return os.environ.get("COMP_WORDS", os.environ.get("_TYPER_COMPLETE_ARGS", "")).split()[1:]
+    return list(arguments)
 
 
 def _unloaded(name: str) -> Callable[[], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from reconciler.api.documents import comparisons, lists, plans, probes, results, saved, shapes
+from reconciler.api.documents import comparisons, files, lists, plans, probes, results, saved, shapes
 
 DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "Plan": plans.Plan,
@@ -23,6 +23,10 @@ DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "ProbeResult": probes.ProbeResult,
     "RestoreResult": results.RestoreResult,
     "MountResult": results.MountResult,
+    "FileList": files.FileList,
+    "FileFindings": files.FileFindings,
+    "FileVersions": files.FileVersions,
+    "FileRestoreResult": files.FileRestoreResult,
     "PoolStats": results.PoolStats,
     "CollectPreview": results.CollectPreview,
     "ScrubResult": results.ScrubResult,

@@ -83,6 +83,12 @@ class Cache(Protocol):
     def forget(self, ids: Collection[str]) -> None:
         """Forget images; unknown ones are none."""
 
+    def indexed(self) -> frozenset[str]:
+        """Ids of the images whose files it knows; cheaper than ``learned``."""
+
+    def head(self, image: str) -> pages.Head:
+        """What the index of an image says of its disks. Raises ``NotFound`` as ``folder`` does."""
+
     def folder(self, image: str, disk: str, volume: int, path: str) -> tuple[entries.Entry, ...]:
         """What lies in a folder of an image, by name, streams behind their file. ``path`` is empty for the root.
 

@@ -83,6 +83,16 @@ class FileCache:
             with self._writing() as connection:
                 lessons.forget(connection, ids)
 
+    def indexed(self) -> frozenset[str]:
+        """As ``answers.Cache`` says."""
+        with self._reading() as connection:
+            return frozenset(id for (id,) in connection.execute("SELECT id FROM images WHERE place IS NOT NULL"))
+
+    def head(self, image: str) -> pages.Head:
+        """As ``answers.Cache`` says."""
+        with self._reading() as connection:
+            return self._image(connection, image)[2]
+
     def folder(self, image: str, disk: str, volume: int, path: str) -> tuple[entries.Entry, ...]:
         """As ``answers.Cache`` says."""
         with self._reading() as connection:

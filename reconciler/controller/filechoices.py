@@ -1,0 +1,64 @@
+"""Which image a look at files is about, from the catalog alone: its storage units may be away.
+
+``holdfast files ls`` asks here what ``--image`` and ``--as-of`` mean; where bytes are read, ``choices`` finds copies.
+Separate from that one so that a listing loads no storage unit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+from reconciler.base import errors, times
+from reconciler.catalog import database, images, inventories
+from reconciler.planning import observed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """One image of a client."""
+
+    client: observed.Client
+    id: str
+    time: dt.datetime
+
+
+def choose(db: database.Database, client: str, *, image: str | None, as_of: dt.datetime | None) -> Image:
+    """The image that is meant: the newest with a copy, as ``choices.choose``, but whether or not its units are there.
+
+    Raises ``NotFound``.
+    """
+    known = inventories.find_client(db, client)
+    rows = [row for row in images.list_images(db, client_id=known.id) if image is None or row.id == image]
+    if image is None:
+        good = {one.image for one in images.list_copies(db, client_id=known.id) if one.state in observed.GOOD}
+        rows = [row for row in rows if row.state == "Complete" and row.id in good]
+        rows = [row for row in rows if as_of is None or row.time <= as_of]
+    wrong = {one.object for one in inventories.standing(db).rulings if one.kind == "Expire"}
+    rows.sort(key=lambda row: (row.id not in wrong, row.time, row.sequence), reverse=True)
+    if rows:
+        return Image(client=known, id=rows[0].id, time=rows[0].time)
+    if image is not None:
+        raise errors.NotFound(f"client {known.name} has no image {image}", hint="holdfast get images lists them")
+    moment = f" at or before {times.show(as_of)}" if as_of else ""
+    raise errors.NotFound(
+        f"client {known.name} has no complete image with a good copy{moment}",
+        hint="holdfast get images lists what there is",
+    )
+
+
+def good(db: database.Database, client_id: str) -> frozenset[str]:
+    """Images of a client that have a good copy, on whatever unit."""
+    return frozenset(one.image for one in images.list_copies(db, client_id=client_id) if one.state in observed.GOOD)
+
+
+def clients(db: database.Database, names: list[str] | None) -> dict[str, str]:
+    """Slugs by id, of these clients or of all. Raises ``NotFound``."""
+    if names:
+        return {one.id: one.slug for one in (inventories.find_client(db, name) for name in names)}
+    return {one.id: one.slug for one in inventories.clients(db).values()}
+
+
+def moments(db: database.Database, client_id: str | None = None) -> dict[str, dt.datetime]:
+    """When each image that has a copy was taken, by id; of one client or of all."""
+    return {row.id: row.time for row in images.list_images(db, client_id=client_id)}

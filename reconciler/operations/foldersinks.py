@@ -1,0 +1,434 @@
+"""Restored files in a folder of this machine: never outside of it, never half, never over what is there.
+
+``filerestores`` tells it what to write. Folders are held open and everything is named relative to them, and no link is
+ever followed, so neither an image nor somebody else at work in the folder leads a write elsewhere. A file is written
+without a name and gets its name when it is whole; where the file system cannot do that, it has a temporary one before.
+
+What Linux has no place for: an alternate data stream becomes the file ``NAME:STREAM`` beside its file (a name that
+Windows itself cannot have), and a name that the folder cannot hold is written with ``%XX`` for bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import errno
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from reconciler.base import crashes, errors, files
+from reconciler.guests import nodes
+from reconciler.operations import filecontents
+
+#: What a file system says to a name that it cannot hold.
+_UNNAMEABLE: Final = frozenset((errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG))
+#: What it says where files cannot be without a name.
+_NAMELESS: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL))
+_NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
+#: Bytes of a name that Linux holds.
+_LONGEST: Final = 255
+#: Files that are made durable one by one; more of them all at once at the end.
+_ONE_BY_ONE: Final = 16
+_OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
+#: Bytes that some file system refuses in names, beside those that are no text.
+_AWKWARD: Final = frozenset(b'\\:*?"<>|%')
+
+
+@dataclasses.dataclass(slots=True)
+class _Level:
+    """A folder that is open."""
+
+    handle: int
+    #: What it is to be in the end; None for the target itself.
+    node: nodes.Node | None
+    path: str
+    #: Whether it was there before.
+    old: bool
+
+
+class FolderSink:
+    """Implements ``filecontents.Sink``. A context manager."""
+
+    def __init__(self, root: Path, report: filecontents.Report, *, force: bool) -> None:
+        """``root`` is made if need be. ``force``: write over files that are there. Raises ``TargetError``."""
+        self._report = report
+        self._force = force
+        self._owner = os.geteuid() == 0
+        self._mask = os.umask(0)
+        os.umask(self._mask)
+        self._nameless = True
+        self._count = 0
+        #: Names as they were given, by folder and name of the image.
+        self._given: dict[tuple[str, ...], str] = {}
+        self._names: list[str] = []
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise errors.TargetError(f"{root}: {error.strerror}", hint="choose another folder with --to") from error
+        self._levels = [_Level(handle, None, "", True)]
+
+    def __enter__(self) -> FolderSink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for level in self._levels:
+            os.close(level.handle)
+        self._levels.clear()
+
+    @property
+    def _here(self) -> int:
+        return self._levels[-1].handle
+
+    def require_free(self, names: tuple[str, ...]) -> None:
+        """Raise ``TargetExists`` where something of this name is there already, and ``force`` was not given."""
+        if self._force:
+            return
+        handle = os.dup(self._levels[0].handle)
+        try:
+            for name in names[:-1]:
+                try:
+                    below = os.open(_plain(name), os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=handle)
+                except FileNotFoundError:
+                    return
+                os.close(handle)
+                handle = below
+            if names:
+                os.stat(_plain(names[-1]), dir_fd=handle, follow_symlinks=False)
+            elif not any(os.scandir(handle)):
+                return
+        except FileNotFoundError:
+            return
+        finally:
+            os.close(handle)
+        raise errors.TargetExists(f"{'/'.join(names) or 'the folder'} is there already", hint="--force writes over it")
+
+    # -- what a walk calls ------------------------------------------------------------------------------------------
+
+    def directory(self, name: str, node: nodes.Node, path: str) -> None:
+        """As ``filecontents.Sink`` says. A folder that is there is entered."""
+        old = False
+
+        def make(given: str) -> None:
+            nonlocal old
+            try:
+                os.mkdir(given, 0o700, dir_fd=self._here)
+            except FileExistsError:
+                old = True
+
+        given = self._name(name, path, make)
+        try:
+            handle = os.open(given, os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=self._here)
+        except (NotADirectoryError, OSError) as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise errors.TargetExists("something that is no folder is in its place") from error
+            raise
+        self._levels.append(_Level(handle, node, path, old))
+        self._names.append(name)
+
+    def leave(self) -> None:
+        """As ``filecontents.Sink`` says."""
+        level = self._levels.pop()
+        self._names.pop()
+        try:
+            # Nothing was asked of a folder that only stands above; nor of one that others use.
+            if level.node is not None and level.node.inode and (not level.old or self._force):
+                self._dress(level.handle, level.node, level.path, folder=True)
+            elif not level.old:
+                os.fchmod(level.handle, 0o777 & ~self._mask)
+        except OSError as error:
+            self._report.lose(f"times or rights of a folder were not set ({error.strerror})", level.path)
+        finally:
+            os.close(level.handle)
+
+    def file(self, name: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
+        """As ``filecontents.Sink`` says."""
+        with self._unnamed() as (handle, temporary):
+            self._fill(handle, content)
+            self._dress(handle, node, path)
+            self._settle(handle)
+            crashes.passing("files.before-name")
+            self._name(name, path, lambda given: self._publish(handle, temporary, given))
+
+    def stream(self, name: str, stream: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
+        """As ``filecontents.Sink`` says: a file beside."""
+        beside = dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=())
+        self.file(f"{name}:{stream}", beside, content, path)
+        self._report.lose("alternate data streams are files of their own beside theirs, named NAME:STREAM", path)
+
+    def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> None:  # noqa: ARG002
+        """As ``filecontents.Sink`` says."""
+        handle = os.dup(self._levels[0].handle)
+        try:
+            for end in range(1, len(first)):
+                given = self._given.get(first[:end], first[end - 1])
+                below = os.open(given, os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=handle)
+                os.close(handle)
+                handle = below
+            source = self._given.get(first, first[-1])
+            self._name(name, path, lambda given: self._over(given, lambda new: self._link(source, handle, new)))
+        finally:
+            os.close(handle)
+
+    def _link(self, source: str, folder: int, new: str) -> None:
+        os.link(source, new, src_dir_fd=folder, dst_dir_fd=self._here, follow_symlinks=False)
+
+    def symlink(self, name: str, node: nodes.Node, path: str) -> None:
+        """As ``filecontents.Sink`` says."""
+        if node.target is None or node.problem:
+            raise errors.GuestUnreadable(f"where the link leads cannot be read: {node.problem}")
+        target, here = node.target, self._here
+
+        def make(new: str) -> None:
+            os.symlink(target, new, dir_fd=here)
+            self._dress_at(new, node, path)
+
+        self._name(name, path, lambda given: self._over(given, make))
+
+    def special(self, name: str, node: nodes.Node, path: str) -> bool:
+        """As ``filecontents.Sink`` says."""
+        device = node.format in (stat.S_IFBLK, stat.S_IFCHR)
+        if node.format not in (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK):
+            self._report.lose("files of a kind that Linux does not know were left out", path)
+            return False
+        if device and not self._owner:
+            self._report.lose("device nodes were left out, which only root may make", path)
+            return False
+
+        def make(new: str) -> None:
+            os.mknod(new, node.format | 0o600, node.device or 0, dir_fd=self._here)
+            self._dress_at(new, node, path)
+
+        self._name(name, path, lambda given: self._over(given, make))
+        return True
+
+    def finish(self) -> None:
+        """As ``filecontents.Sink`` says."""
+        handle = self._levels[0].handle
+        if self._count > _ONE_BY_ONE:
+            # Not os.sync, which waits for every file system of the machine.
+            if ctypes.CDLL(None, use_errno=True).syncfs(handle):
+                code = ctypes.get_errno()
+                raise errors.TargetError(f"what was restored was not written out: {os.strerror(code)}")
+        else:
+            os.fsync(handle)
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _unnamed(self) -> Iterator[tuple[int, str | None]]:
+        """A new file without a name; where that is not to be had with a temporary one, which does not stay."""
+        handle, temporary = -1, None
+        if self._nameless:
+            try:
+                handle = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._here)
+            except OSError as error:
+                if error.errno not in _NAMELESS:
+                    raise
+                self._nameless = False
+        if handle < 0:
+            temporary = _temporary()
+            handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, 0o600, dir_fd=self._here)
+        try:
+            yield handle, temporary
+        finally:
+            os.close(handle)
+            if temporary is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=self._here)
+
+    @staticmethod
+    def _fill(handle: int, content: filecontents.Content) -> None:
+        for start, length in content.extents():
+            for offset, data in content.pieces(start, length):
+                files.pwrite_all(handle, data, offset)
+        os.ftruncate(handle, content.size)
+
+    def _settle(self, handle: int) -> None:
+        self._count += 1
+        if self._count <= _ONE_BY_ONE:
+            os.fsync(handle)
+
+    def _publish(self, handle: int, temporary: str | None, given: str) -> None:
+        """Give a whole file its name."""
+        if temporary is None:
+
+            def name_it(new: str) -> None:
+                os.link(f"/proc/self/fd/{handle}", new, dst_dir_fd=self._here, follow_symlinks=True)
+
+            self._over(given, name_it)
+            return
+        try:
+            self._over(given, lambda new: self._link(temporary, self._here, new))
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            self._require_absent(given)
+            os.rename(temporary, given, src_dir_fd=self._here, dst_dir_fd=self._here)
+
+    def _require_absent(self, given: str) -> None:
+        if self._force:
+            return
+        try:
+            os.stat(given, dir_fd=self._here, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        raise errors.TargetExists("something is in its place")
+
+    def _over(self, given: str, make: Callable[[str], None]) -> None:
+        """Make something under a name: if that is taken, instead of what has it with ``force``, else not at all."""
+        try:
+            make(given)
+            return
+        except FileExistsError as error:
+            if not self._force:
+                raise errors.TargetExists("something is in its place") from error
+        temporary = _temporary()
+        make(temporary)
+        try:
+            os.rename(temporary, given, src_dir_fd=self._here, dst_dir_fd=self._here)
+        except OSError as error:
+            if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
+                raise errors.TargetExists("a folder is in its place") from error
+            raise
+        finally:
+            # Renaming to another name of the same file leaves both.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=self._here)
+
+    def _name(self, name: str, path: str, act: Callable[[str], None]) -> str:
+        """Do something under a name, or under one that the target can hold; the name it got."""
+        given = _plain(name)
+        try:
+            act(given)
+        except OSError as error:
+            if error.errno not in _UNNAMEABLE:
+                raise
+            given = _escaped(name, long=error.errno == errno.ENAMETOOLONG)
+            if given == _plain(name):
+                raise
+            act(given)
+        if given != name:
+            self._given[(*self._names, name)] = given
+            self._report.rename(path, given)
+        return given
+
+    # -- what is known of a file beside its content ----------------------------------------------------------------
+
+    def _dress(self, handle: int, node: nodes.Node, path: str, *, folder: bool = False) -> None:
+        """Owner, rights, attributes and times of an open file, in the order in which none undoes another."""
+        if self._owner and node.uid is not None and node.gid is not None:
+            self._try(path, "owners were not kept", lambda: os.fchown(handle, node.uid or 0, node.gid or 0))
+        mode = self._mode(node, path, folder=folder)
+        self._try(path, "rights were not kept", lambda: os.fchmod(handle, mode))
+        self._attributes(handle, node, path)
+        self._tell(node, path)
+        if node.modified or node.mode is not None:
+            moments = (node.accessed or node.modified, node.modified)
+            self._try(path, "times were not kept", lambda: os.utime(handle, ns=moments))
+            if os.fstat(handle).st_mtime_ns // 1000 != node.modified // 1000:
+                self._report.lose("the target keeps times less exactly, or not that far away", path)
+
+    def _dress_at(self, name: str, node: nodes.Node, path: str) -> None:
+        """The same for a link or a special file, which cannot be opened."""
+        here = self._here
+        if self._owner and node.uid is not None and node.gid is not None:
+            uid, gid = node.uid, node.gid
+            self._try(
+                path, "owners were not kept", lambda: os.chown(name, uid, gid, dir_fd=here, follow_symlinks=False)
+            )
+        if node.kind != "symlink":
+            mode = self._mode(node, path, folder=False)
+            self._try(path, "rights were not kept", lambda: os.chmod(name, mode, dir_fd=here))
+        self._attributes(f"/proc/self/fd/{here}/{name}", node, path)
+        self._tell(node, path)
+        if node.modified or node.mode is not None:
+            moments = (node.accessed or node.modified, node.modified)
+            self._try(
+                path,
+                "times were not kept",
+                lambda: os.utime(name, ns=moments, dir_fd=here, follow_symlinks=False),
+            )
+
+    def _mode(self, node: nodes.Node, path: str, *, folder: bool) -> int:
+        if node.mode is None:
+            return (0o777 if folder else 0o666) & ~self._mask
+        mode = stat.S_IMODE(node.mode)
+        if not self._owner:
+            if mode & (stat.S_ISUID | stat.S_ISGID) and not folder:
+                self._report.lose("bits that run a file as its owner were not kept, for its owner is another", path)
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
+        return mode
+
+    def _attributes(self, where: int | str, node: nodes.Node, path: str) -> None:
+        for key, value in node.xattrs:
+            try:
+                if isinstance(where, int):
+                    os.setxattr(where, key, value)
+                else:
+                    os.setxattr(where, key, value, follow_symlinks=False)
+            except OSError as error:
+                kind = "access control lists" if "acl" in key else f"extended attributes {key.partition('.')[0]}.*"
+                self._report.lose(f"{kind} were not kept ({error.strerror})", path)
+
+    def _tell(self, node: nodes.Node, path: str) -> None:
+        """Say what has no place in any folder of Linux."""
+        if not self._owner and node.uid is not None:
+            self._report.lose("owners were not kept, which only root may set", path)
+        for flag in node.flags:
+            if flag in ("immutable", "append"):
+                self._report.lose(f"files are not {flag} again; chattr sets that", path)
+            elif flag in ("hidden", "system", "readonly"):
+                self._report.lose(f"the Windows attribute {flag} was not kept", path)
+
+    def _try(self, path: str, what: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (OSError, OverflowError) as error:
+            self._report.lose(f"{what} ({getattr(error, 'strerror', None) or error})", path)
+
+
+def _temporary() -> str:
+    return f"{files.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+
+
+def _plain(name: str) -> str:
+    """A name as it is, as long as it is one."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        return _escaped(name, long=False)
+    return name
+
+
+def _escaped(name: str, *, long: bool) -> str:
+    """A name with ``%XX`` for awkward bytes; one that is too long with the end of it as a digest."""
+    data = name.encode("utf-8", "surrogateescape")
+    if not long or name in ("", ".", ".."):
+        try:
+            data.decode()
+            text = True
+        except UnicodeDecodeError:
+            text = False
+        last = len(data) - 1
+        data = (
+            b"".join(
+                b"%%%02X" % byte
+                if byte in _AWKWARD
+                or byte in b"/\0"
+                or byte < 0x20
+                or (byte >= 0x80 and not text)
+                or (number == last and byte in b". ")
+                else bytes([byte])
+                for number, byte in enumerate(data)
+            )
+            or b"%"
+        )
+    if len(data) > _LONGEST:
+        mark = b"~" + hashlib.blake2b(data, digest_size=6).hexdigest().encode()
+        data = data[: _LONGEST - len(mark)].decode("utf-8", "ignore").encode() + mark
+    return os.fsdecode(data)
