@@ -15,7 +15,7 @@ from reconciler.api.documents import files as documents
 from reconciler.base import errors, times
 from reconciler.catalog import database
 from reconciler.catalog.fileindexes import answers, caches
-from reconciler.cli import fileoptions, options, outputs, sessions, settings
+from reconciler.cli import commands, fileoptions, options, outputs, sessions, settings
 from reconciler.controller import filechoices
 from reconciler.operations import cachedtrees, fileplaces
 from reconciler.reports import files
@@ -45,7 +45,8 @@ def find(
     chosen = settings.of_state(state=state, catalog=catalog)
     bounds = [fileoptions.moment(since, "--since"), fileoptions.moment(until, "--until")]
     slugs, known = sessions.read(chosen, lambda db: _known(db, client))
-    found = caches.FileCache(chosen.caches)
+    asked = [id for id, moment in known.items() if _asked(id, moment, image, bounds)]
+    found = _level(chosen, asked)
     query = answers.Query(
         text=pattern,
         contains=contains,
@@ -60,7 +61,6 @@ def find(
     with contextlib.closing(_search(found, query, frozenset(known))) as search:
         rows = list(itertools.islice(search, limit + 1 if limit else None))
     truncated = bool(limit) and len(rows) > limit
-    asked = [id for id, moment in known.items() if _asked(id, moment, image, bounds)]
     names = _Names(found)
     items = [_item(names, slugs, history) for history in (rows[:limit] if limit else rows)]
     items.sort(key=lambda one: (one.client, one.path, one.stream or ""))
@@ -81,9 +81,9 @@ def versions(
 ) -> int:
     """Every version of one file that an image of the client holds, oldest first; of folders when they were there."""
     chosen = settings.of_state(state=state, catalog=catalog)
-    slugs = sessions.read(chosen, lambda db: filechoices.clients(db, [client]))
+    slugs, known, good = sessions.read(chosen, lambda db: (*_known(db, [client]), filechoices.good(db, client)))
     ((id, slug),) = slugs.items()
-    found = caches.FileCache(chosen.caches)
+    found = _level(chosen, list(known))
     heads = [one.head for one in found.learned(id) if one.head is not None]
     volumes: dict[tuple[str, int], fileplaces.Volume] = {}
     for head in heads:
@@ -91,7 +91,6 @@ def versions(
         volumes.update({(one.disk, one.number): one for one in cachedtrees.volumes(head)})
     place = _place(found, id, tuple(volumes.values()), path)
     history = found.versions(id, place.volume.disk, place.volume.number, place.path)
-    known, good = sessions.read(chosen, lambda db: (filechoices.moments(db, id), filechoices.good(db, id)))
     told = tuple(row for one in history if (row := _version(one, known, good)) is not None)
     document = documents.FileVersions(
         client=slug,
@@ -113,6 +112,16 @@ def _known(db: database.Database, names: list[str] | None) -> tuple[dict[str, st
     for id in slugs:
         found.update(filechoices.moments(db, id))
     return slugs, found
+
+
+def _level(chosen: settings.Settings, images: Sequence[str]) -> caches.FileCache:
+    """The search cache, once it has learned these images as far as their indexes can be read."""
+    found = caches.FileCache(chosen.caches)
+    missing = set(images).difference(found.known())
+    if missing:
+        outputs.note(f"reading the indexes of {len(missing)} images from their storage units first")
+        commands.load("filelearning").catch_up(chosen, found)
+    return found
 
 
 def _search(
@@ -189,8 +198,16 @@ def _place(found: caches.FileCache, client: str, volumes: tuple[fileplaces.Volum
         raise errors.NotFound("no image of this client has an index of files", hint="holdfast files ls reads images")
 
     def exists(place: fileplaces.Place) -> str | None:
-        known = place.path and found.versions(client, place.volume.disk, place.volume.number, place.path)
-        return place.path if known else None
+        volume, path = place
+        if not path or found.versions(client, volume.disk, volume.number, path):
+            return path or None
+        if volume.filesystem not in fileplaces.FOLDING:
+            return None
+        query = answers.Query(text=f"/{path}", fold=True, clients=(client,))
+        wanted = (volume.disk, volume.number, path.casefold())
+        entries = (one.entry for one in found.search(query))
+        same = {one.path for one in entries if (one.disk, one.volume, one.path.casefold()) == wanted}
+        return same.pop() if len(same) == 1 else None
 
     place = fileplaces.places(volumes, text, exists)
     if place is None:
@@ -205,7 +222,8 @@ def _asked(id: str, moment: dt.datetime, images: list[str] | None, bounds: list[
 
 def _unsearched(found: caches.FileCache, images: list[str]) -> tuple[str, ...]:
     """Which of these images the cache knows no files of."""
-    return tuple(sorted(set(images) - found.indexed()))
+    known = found.known()
+    return tuple(sorted(image for image in images if not known.get(image)))
 
 
 def _tell(unsearched: tuple[str, ...]) -> None:

@@ -10,7 +10,9 @@ import dataclasses
 import datetime as dt
 
 from reconciler.base import errors, times
-from reconciler.catalog import database, images, inventories
+
+# Not through images and inventories, which know how to write and so load what decides.
+from reconciler.catalog import database, listings, machines, standings
 from reconciler.planning import observed
 
 
@@ -28,13 +30,13 @@ def choose(db: database.Database, client: str, *, image: str | None, as_of: dt.d
 
     Raises ``NotFound``.
     """
-    known = inventories.find_client(db, client)
-    rows = [row for row in images.list_images(db, client_id=known.id) if image is None or row.id == image]
+    known = machines.find_client(db, client)
+    rows = [row for row in listings.list_images(db, client_id=known.id) if image is None or row.id == image]
     if image is None:
-        good = {one.image for one in images.list_copies(db, client_id=known.id) if one.state in observed.GOOD}
+        good = {one.image for one in listings.list_copies(db, client_id=known.id) if one.state in observed.GOOD}
         rows = [row for row in rows if row.state == "Complete" and row.id in good]
         rows = [row for row in rows if as_of is None or row.time <= as_of]
-    wrong = {one.object for one in inventories.standing(db).rulings if one.kind == "Expire"}
+    wrong = {one.object for one in standings.read(db).rulings if one.kind == "Expire"}
     rows.sort(key=lambda row: (row.id not in wrong, row.time, row.sequence), reverse=True)
     if rows:
         return Image(client=known, id=rows[0].id, time=rows[0].time)
@@ -47,18 +49,19 @@ def choose(db: database.Database, client: str, *, image: str | None, as_of: dt.d
     )
 
 
-def good(db: database.Database, client_id: str) -> frozenset[str]:
-    """Images of a client that have a good copy, on whatever unit."""
-    return frozenset(one.image for one in images.list_copies(db, client_id=client_id) if one.state in observed.GOOD)
+def good(db: database.Database, client: str) -> frozenset[str]:
+    """Images of a client that have a good copy, on whatever unit. Raises ``NotFound``."""
+    client_id = machines.find_client(db, client).id
+    return frozenset(one.image for one in listings.list_copies(db, client_id=client_id) if one.state in observed.GOOD)
 
 
 def clients(db: database.Database, names: list[str] | None) -> dict[str, str]:
     """Slugs by id, of these clients or of all. Raises ``NotFound``."""
     if names:
-        return {one.id: one.slug for one in (inventories.find_client(db, name) for name in names)}
-    return {one.id: one.slug for one in inventories.clients(db).values()}
+        return {one.id: one.slug for one in (machines.find_client(db, name) for name in names)}
+    return {one.id: one.slug for one in machines.clients(db).values()}
 
 
 def moments(db: database.Database, client_id: str | None = None) -> dict[str, dt.datetime]:
     """When each image that has a copy was taken, by id; of one client or of all."""
-    return {row.id: row.time for row in images.list_images(db, client_id=client_id)}
+    return {row.id: row.time for row in listings.list_images(db, client_id=client_id)}

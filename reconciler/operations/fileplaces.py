@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 from reconciler.base import errors
 
 #: File systems in which upper and lower case are one.
-_FOLDING: Final = frozenset(("ntfs", "fat", "exfat"))
+FOLDING: Final = frozenset(("ntfs", "fat", "exfat"))
 _DRIVE = re.compile(r"[A-Za-z]:")
 _WILD = re.compile(r"[*?\[]")
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
@@ -145,8 +145,12 @@ def places(volumes: Sequence[Volume], text: str, exists: Callable[[Place], str |
         if found:
             return found[0]
     known = ", ".join(f"/{one.name}" for one in volumes[:_SHOWN])
-    hint = f"its volumes are {known}" if len(volumes) > 1 else "holdfast files ls lists what there is"
-    raise errors.NotFound(f"there is no {text} in this image", hint=hint)
+    hint = (
+        f"its volumes are {known}"
+        if len(volumes) > 1
+        else "holdfast files ls lists an image, holdfast files find searches all"
+    )
+    raise errors.NotFound(f"there is no {text}", hint=hint)
 
 
 def _spellings(text: str) -> list[str]:
@@ -205,7 +209,7 @@ def _found(tree: Tree, place: Place) -> str | None:
         pass
     except errors.GuestUnreadable:
         return None
-    if place.volume.filesystem not in _FOLDING:
+    if place.volume.filesystem not in FOLDING:
         return None
     above = ""
     for part in place.path.split("/"):
@@ -242,7 +246,7 @@ def expand(tree: Tree, text: str) -> list[Place]:
     bases = [base] if base is not None else [Place(volume, "") for volume in tree.volumes]
     found: dict[Place, None] = {}
     for one in bases:
-        fold = one.volume.filesystem in _FOLDING
+        fold = one.volume.filesystem in FOLDING
         found.update(dict.fromkeys(_matches(tree, one, parts[plain:], fold=fold)))
     if not found:
         raise errors.NotFound(f"nothing fits {text}", hint="holdfast files find searches all images")

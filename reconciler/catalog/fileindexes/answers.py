@@ -83,8 +83,8 @@ class Cache(Protocol):
     def forget(self, ids: Collection[str]) -> None:
         """Forget images; unknown ones are none."""
 
-    def indexed(self) -> frozenset[str]:
-        """Ids of the images whose files it knows; cheaper than ``learned``."""
+    def known(self) -> dict[str, bool]:
+        """Ids of the images that it knows, and whether they have an index; cheaper than ``learned``."""
 
     def head(self, image: str) -> pages.Head:
         """What the index of an image says of its disks. Raises ``NotFound`` as ``folder`` does."""

@@ -83,10 +83,11 @@ class FileCache:
             with self._writing() as connection:
                 lessons.forget(connection, ids)
 
-    def indexed(self) -> frozenset[str]:
+    def known(self) -> dict[str, bool]:
         """As ``answers.Cache`` says."""
         with self._reading() as connection:
-            return frozenset(id for (id,) in connection.execute("SELECT id FROM images WHERE place IS NOT NULL"))
+            rows = connection.execute("SELECT id, place IS NOT NULL FROM images").fetchall()
+        return {id: bool(indexed) for id, indexed in rows}
 
     def head(self, image: str) -> pages.Head:
         """As ``answers.Cache`` says."""
