@@ -114,6 +114,8 @@ class _Walk:
             except (errors.GuestUnreadable, errors.NotFound) as error:
                 self._report.fail(pick.shown, error.code, error.message)
                 continue
+            if volume.filesystem == "ntfs":
+                self._report.lose("owners and access control lists of Windows are not read, and not kept", pick.shown)
             entered = 0
             try:
                 for name in pick.names[:-1]:

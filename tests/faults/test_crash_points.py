@@ -18,6 +18,8 @@ APPROVED = ("approval.recorded", "expire.marked", "expire.deleted", "expire.reco
 RESTORE = ("restore.reading", "restore.before-rename")
 #: Only a flat VMDK has an extent; ``test_restore_kills`` dies there.
 FLAT = ("restore.extent-named",)
+#: Of single files; ``tests/cli/test_cli_files_safety.py`` dies there.
+FILES = ("files.before-name",)
 #: Points of a rebuild of the catalog, which happens in one transaction.
 REBUILD = ("rebuild.loaded", "rebuild.compared")
 #: Restores of the tree and verifications: ``tests/cli/test_cli_tree_restores.py`` and ``test_cli_proofs.py`` die there.
@@ -32,7 +34,7 @@ SNAPSHOTS = tuple(point for point in crashes.POINTS if point.startswith(("snapsh
 LATER = tuple(
     point
     for point in crashes.POINTS
-    if point not in (*FIRST, *RESTORE, *FLAT, *REBUILD, *PROOFS, *UPKEEP, *ATTACHED, *SNAPSHOTS, APPROVED[0])
+    if point not in (*FIRST, *RESTORE, *FLAT, *FILES, *REBUILD, *PROOFS, *UPKEEP, *ATTACHED, *SNAPSHOTS, APPROVED[0])
 )
 AGAIN = ("unit.identity-written:2", "backup.after-commit:2", "pool.container-renamed:2", "expire.deleted:3")
 
@@ -66,6 +68,7 @@ def test_every_point_has_a_scenario(fresh: Estate) -> None:
     assert set(fresh.ask("version")["crashPoints"]) == {
         *FIRST,
         *RESTORE,
+        *FILES,
         *PROOFS,
         *FLAT,
         *REBUILD,

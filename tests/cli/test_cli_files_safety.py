@@ -1,0 +1,164 @@
+"""Restores of files into folders that are not empty, not trusted, not root's; that are killed; whose copy is damaged."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import estate_samples
+import holdfast_command
+import pytest
+from estate_samples import MIB, START, Estate
+
+sys.path.append(str(Path(__file__).parents[1] / "guests"))
+
+import guest_builders as builders
+
+pytestmark = builders.needs_root
+
+BIG = os.urandom(3 * MIB + 777)
+
+
+@pytest.fixture(scope="module")
+def estate(tmp_path_factory: pytest.TempPathFactory) -> Estate:
+    """One machine with one small disk, a copy in a Directory and one in a pool."""
+    made = estate_samples.build(tmp_path_factory.mktemp("safety") / "estate", duplicate="yes")
+    disk = builders.blank(tmp_path_factory.mktemp("disk") / "disk.raw", 16 * MIB)
+    builders.run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", disk)
+    with builders.mounted(disk, kind="ext4") as root:
+        folder = root / "folder"
+        folder.mkdir()
+        for number in range(5):
+            (folder / f"file{number}").write_bytes(bytes([number]) * 5000)
+        os.chown(folder / "file1", 4000, 5000)
+        (folder / "file1").chmod(0o6755)
+        os.link(folder / "file2", folder / "second name")
+        (folder / "out").symlink_to("/etc")
+        (root / "big").write_bytes(BIG)
+        os.mknod(root / "null", 0o20666, os.makedev(1, 3))
+        os.setxattr(root / "big", "user.note", b"kept")
+        os.utime(root / "big", ns=(1_700_000_000_123_456_789, 1_600_000_000_987_654_321))
+    made.machine("alpha", content=disk.read_bytes())
+    made.apply(clock=START)
+    return made
+
+
+def get(estate: Estate, *words: str | Path, code: int = 0) -> holdfast_command.Any:
+    return estate.at(START).json("files", "get", "alpha", *words, code=code)
+
+
+def test_what_is_there_is_kept_unless_forced(estate: Estate, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file1").write_bytes(b"mine")
+    before = estate_samples.tree(tmp_path)
+    for words in (("folder",), ("folder/file1", "--paths"), ("/", "big")):
+        estate.at(START).run("files", "get", "alpha", *words, "--to", tmp_path, code=4 if words[0] != "/" else 64)
+    estate.at(START).run("files", "get", "alpha", "/", "--to", tmp_path, code=4)
+    assert estate_samples.tree(tmp_path) == before
+    done = get(estate, "folder", "--to", tmp_path, "--force")
+    assert (done["state"], done["files"], done["links"]) == ("Restored", 5, 1)
+    assert (tmp_path / "folder" / "file1").read_bytes() == b"\1" * 5000
+    assert (tmp_path / "folder" / "second name").samefile(tmp_path / "folder" / "file2")
+    again = get(estate, "folder", "--to", tmp_path, "--force")
+    assert (again["state"], sorted(path.name for path in (tmp_path / "folder").iterdir())) == (
+        "Restored",
+        [*(f"file{number}" for number in range(5)), "out", "second name"],
+    )
+    archive = tmp_path / "archive.tar"
+    get(estate, "folder", "--tar", archive)
+    with tarfile.open(archive) as opened:
+        assert opened.getmember("folder/file1").mode == 0o6755 and len(opened.getmembers()) == 8
+    estate.at(START).run("files", "get", "alpha", "folder", "--tar", archive, code=4)
+    get(estate, "big", "--tar", archive, "--force")
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_nothing_is_written_outside_of_the_folder(estate: Estate, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file0").write_bytes(b"untouched")
+    before = estate_samples.tree(outside)
+    to = tmp_path / "to"
+    to.mkdir()
+    (to / "folder").symlink_to(outside)
+    done = get(estate, "folder", "big", "--to", to, "--force", code=3)
+    assert [(one["path"], one["code"]) for one in done["failures"]] == [("/folder", "TargetExists")]
+    assert (to / "big").read_bytes() == BIG
+    (to / "folder").unlink()
+    (to / "folder").mkdir()
+    (to / "folder" / "file0").symlink_to(outside / "file0")
+    (to / "folder" / "out").mkdir()
+    done = get(estate, "folder", "--to", to, "--force", code=3)
+    # A link in the place of a file is replaced, a folder never.
+    assert [one["path"] for one in done["failures"]] == ["/folder/out"]
+    assert not (to / "folder" / "file0").is_symlink()
+    assert estate_samples.tree(outside) == before
+
+
+@pytest.mark.parametrize("words", [(), ("--force",)])
+def test_a_kill_leaves_whole_files_alone(estate: Estate, tmp_path: Path, words: tuple[str, ...]) -> None:
+    # A job that died at the same moment would be taken for one that goes on.
+    crashing = estate.at(f"2026-03-02T13:0{len(words)}:00Z").using(HOLDFAST_CRASH="files.before-name:3")
+    died = crashing.run("files", "get", "alpha", "folder", "--to", tmp_path, *words, code=None)
+    assert died.returncode == -signal.SIGKILL
+    left = [path for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert len([path for path in left if path.name.startswith("file")]) == 2
+    assert all(path.stat().st_size == 5000 for path in left if not path.is_symlink())
+    assert all(path.name in ("out", "second name") or path.name.startswith("file") for path in left)
+    assert get(estate, "folder", "--to", tmp_path, "--force")["state"] == "Restored"
+
+
+def test_a_damaged_copy_is_left_in_the_middle_of_a_file(estate: Estate, tmp_path: Path) -> None:
+    stored = max((estate.folder / "storage" / "fast").rglob("*"), key=lambda path: path.stat().st_size)
+    kept = stored.read_bytes()
+    at = kept.index(BIG[2 * MIB : 2 * MIB + 64])
+    stored.write_bytes(kept[:at] + bytes(64) + kept[at + 64 :])
+    try:
+        estate.at(START).run("files", "get", "alpha", "big", "--to", tmp_path / "one", "--copy", "1", code=3)
+        assert not (tmp_path / "one" / "big").exists()
+        done = get(estate, "big", "--to", tmp_path / "both", "--reason", "a test")
+    finally:
+        stored.write_bytes(kept)
+    assert (tmp_path / "both" / "big").read_bytes() == BIG
+    assert (tmp_path / "both" / "big").stat().st_mtime_ns == 1_600_000_000_987_654_321
+    assert os.getxattr(tmp_path / "both" / "big", "user.note") == b"kept"
+    assert done["state"] == "Restored"
+    audit = [one for one in estate.get("audit") if one["event"] in ("Restored", "RestoreFailed")]
+    assert [(one["event"], one["details"]["paths"]) for one in audit[-2:]] == [
+        ("RestoreFailed", ["big"]),
+        ("Restored", ["big"]),
+    ]
+    assert audit[-1]["details"]["reason"] == "a test"
+    restores = estate.get("restores")
+    assert (restores[-1]["format"], restores[-1]["state"], restores[-2]["state"]) == ("files", "Verified", "Failed")
+
+
+@pytest.fixture
+def anyones() -> Iterator[Path]:
+    """A folder that everybody may read and write."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_who_is_not_root_is_told_what_was_not_kept(estate: Estate, anyones: Path) -> None:
+    shutil.copytree(estate.folder / "storage" / "pool", anyones / "pool")
+    builders.run("chown", "-R", "65534", anyones / "pool")
+    (image,) = (one["id"] for one in estate.get("images"))
+    words = ["files", "get", "--unit", "pool", image, "/", "--to", "to"]
+    plain = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *holdfast_command.PROGRAM]
+    done = subprocess.run([*plain, *words], cwd=anyones, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for said in ("owners were not kept", "device nodes were left out", "bits that run a file as its owner"):
+        assert said in done.stdout
+    made = (anyones / "to" / "folder" / "file1").stat()
+    assert (made.st_uid, made.st_mode & 0o7777) == (65534, 0o755)
+    assert not (anyones / "to" / "null").exists()
