@@ -7,6 +7,7 @@ a listing loads neither units nor browsers.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 from reconciler.base import errors
@@ -27,12 +28,10 @@ class CachedTree:
         if not place.path:
             return fileplaces.Row("", "directory", 0, 0, 0, 0, 1, 0, (), ())
         above, _, name = place.path.rpartition("/")
-        try:
+        with contextlib.suppress(errors.NotFound):
             for row in self.folder(fileplaces.Place(place.volume, above)):
                 if row.name == name:
                     return row
-        except errors.NotFound:
-            pass
         raise errors.NotFound(f"image {self._image} has no /{place.path} on {place.volume.name}")
 
     def folder(self, place: fileplaces.Place) -> tuple[fileplaces.Row, ...]:

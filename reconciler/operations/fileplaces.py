@@ -8,6 +8,7 @@ looked up in; this module knows neither.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -203,12 +204,8 @@ def _behind(parts: Sequence[str], name: str) -> str | None:
 
 def _found(tree: Tree, place: Place) -> str | None:
     """The path as the volume spells it, None where there is no such file."""
-    try:
+    with contextlib.suppress(errors.NotFound, errors.GuestUnreadable):
         return tree.row(place).path
-    except errors.NotFound:
-        pass
-    except errors.GuestUnreadable:
-        return None
     if place.volume.filesystem not in FOLDING:
         return None
     above = ""
