@@ -6,7 +6,7 @@ import catalog_samples as samples
 import pytest
 
 from reconciler.base import errors
-from reconciler.catalog import audits, database, images, inventories, readings
+from reconciler.catalog import audits, database, images, inventories, listings, readings
 from reconciler.planning import observed
 
 
@@ -325,3 +325,18 @@ def test_an_expired_image_that_is_adopted_again_is_seen_again(db: database.Datab
     assert images.import_image(db, found, "old", 77, None, now=samples.NOW, actor="tester")
     assert [image.id for image in images.one_series(db, samples.CLIENT, "obl").images] == ["img-1", "img-2"]
     assert samples.copies(db, "img-1") == {1: "Expired", 2: "Complete"}
+
+
+def test_good_copies_say_where_an_image_is(db: database.Database) -> None:
+    for number in (1, 2, 3):
+        samples.image(db, f"img-{number}")
+    images.begin_image(db, samples.draft("img-4"))
+    samples.duplicate(db, "img-1")
+    samples.expire(db, "img-2", 1)
+    images.mark_state(db, "img-1", 1, "Damaged", now=samples.NOW, actor="test", message="a scrub said so")
+    first, third = listings.whereabouts(db)
+    assert (first.image, first.client_id, first.sequence, first.units) == ("img-1", samples.CLIENT, 1, ("pool",))
+    assert (third.image, third.units) == ("img-3", ("fast",))
+    assert listings.whereabouts(db, "img-3") == (third,)
+    assert listings.whereabouts(db, "img-2") == listings.whereabouts(db, "img-4") == ()
+    assert (first.time, first.time.tzinfo is not None) == (samples.NOW, True)
