@@ -11,6 +11,7 @@ import itertools
 import operator
 import stat
 from array import array
+from typing import TypeGuard
 
 from reconciler.base import extents
 from reconciler.guests import nodes, scans, wires
@@ -208,7 +209,7 @@ def node(row: list[object], volume: int) -> nodes.Node:
     if len(row) != 18:
         raise wires.Broken("a node is not a row")
     inode, form, size, links, mode, uid, gid, *moments, flags, streams, target, device, xattrs, problem, lost = row
-    if not isinstance(form, int) or form not in _FORMATS or (target is not None and not isinstance(target, str)):
+    if not isinstance(form, int) or form not in _FORMATS or not _target(target):
         raise wires.Broken("a node is described in impossible terms")
     if not isinstance(flags, list) or not nodes.FLAGS.issuperset(map(str, flags)) or len(flags) > len(nodes.FLAGS):
         raise wires.Broken("a node has unknown flags")
@@ -235,6 +236,10 @@ def node(row: list[object], volume: int) -> nodes.Node:
         problem=text(problem),
         incomplete=text(lost),
     )
+
+
+def _target(value: object) -> TypeGuard[str | None]:
+    return value is None or (isinstance(value, str) and "\x00" not in value and len(value) <= 2 * wires.MOST_PATH)
 
 
 def _small(value: object, most: int) -> int | None:

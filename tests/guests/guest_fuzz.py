@@ -121,6 +121,8 @@ def browse(disk: disks.Disk) -> None:
                         for name, child in itertools.islice(browser.children(node), _FILES):
                             assert name and "/" not in name
                             waiting.append(child)
+                    with told():
+                        assert all(name and number >= 0 for name, number in browser.names(node))
                 with told():
                     assert browser.node(volume, node.inode).kind == node.kind
 

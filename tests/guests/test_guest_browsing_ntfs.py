@@ -213,6 +213,20 @@ def test_a_content_without_its_end_is_refused(small: Path) -> None:
             browser.read(node, 0, 10)
 
 
+def test_a_size_beyond_all_costs_no_neighbour(small: Path) -> None:
+    def grow(data: bytearray, node: nodes.Node) -> None:
+        at = _data(data, _record(data, node))
+        struct.pack_into("<QQQ", data, at + 40, *(3 * [(1 << 64) - 1]))
+
+    image = _changed(small, "beyond.raw", grow, "file")
+    with builders.opened(image) as disk, browsing.browse(disk) as browser:
+        found = dict(browser.children(browser.root(0)))
+        assert set(found) == {"file", "folder"} == {name for name, _ in browser.names(browser.root(0))}
+        with pytest.raises(errors.GuestUnreadable):
+            browser.read(found["file"], 0, 10)
+        assert len(dict(browser.children(found["folder"]))) == 200
+
+
 def test_a_folder_whose_index_is_damaged_is_read_from_the_table(small: Path) -> None:
     def damage(data: bytearray, node: nodes.Node) -> None:
         at = data.index(b"INDX")

@@ -187,7 +187,7 @@ class Server:
         """
         names = self._lists.pop((volume, inode, first), None)
         if names is None:
-            names = (name for name in self._volume(volume).names(inode) if _proper(name.text))
+            names = (name for name in self._volume(volume).names(inode) if _proper(name))
             names = itertools.islice(names, first, None)
         taken: list[served.Name] = []
         try:
@@ -238,9 +238,10 @@ def _raising(error: Exception) -> Iterator[served.Name]:
     yield
 
 
-def _proper(name: str) -> bool:
-    """Whether a file can bear this name; damage alone makes others."""
-    return bool(name) and "/" not in name and wires.proper(name)
+def _proper(name: served.Name) -> bool:
+    """Whether a file can bear this name, and this number; damage alone makes others."""
+    text = name.text
+    return bool(text) and "/" not in text and wires.proper(text) and 0 <= name.number <= wires.MOST_NUMBER
 
 
 def _try(found: served.FileSystem, name: served.Name) -> served.Node | None:
@@ -255,8 +256,13 @@ def _try(found: served.FileSystem, name: served.Name) -> served.Node | None:
         return served.Node(inode=name.number, format=0, problem=str(error) or type(error).__name__)
 
 
+def _named(name: str) -> bool:
+    """Whether a stream or an attribute can bear this name."""
+    return bool(name) and "\0" not in name and len(name) <= wires.MOST_PATH
+
+
 def _row(node: served.Node) -> list[object]:
-    """A node as it goes over the wire."""
+    """A node as it goes over the wire, without what no file can have: damage must not cost its neighbours."""
     return [
         node.inode,
         node.format,
@@ -267,10 +273,11 @@ def _row(node: served.Node) -> list[object]:
         node.gid,
         *(outputs.bounded(moment) for moment in node.times),
         node.flags,
-        node.streams,
-        node.target,
-        node.device,
-        [(name, base64.b64encode(value).decode("ascii")) for name, value in node.xattrs],
+        [(name, min(size, wires.MOST_NUMBER)) for name, size in node.streams if _named(name)],
+        # As in C, a target ends with its first zero.
+        node.target if node.target is None else node.target.split("\0", 1)[0],
+        node.device if node.device is not None and node.device <= wires.MOST_NUMBER else None,
+        [(name, base64.b64encode(value).decode("ascii")) for name, value in node.xattrs if _named(name)],
         node.problem[:1000],
         node.incomplete[:1000],
     ]
