@@ -126,7 +126,7 @@ def test_every_copy_and_time_over_nbd(estate: Estate) -> None:
         )
 
 
-def test_what_is_mounted_does_not_expire(tmp_path: Path) -> None:
+def test_what_is_mounted_does_not_expire_and_is_read_from_any_copy(tmp_path: Path) -> None:
     estate = estate_samples.build(tmp_path / "estate", "alpha", duplicate="yes")
     estate.apply(clock=START)
     estate.apply(clock="2026-03-03T12:30:00Z")
@@ -147,6 +147,17 @@ def test_what_is_mounted_does_not_expire(tmp_path: Path) -> None:
         estate_samples.until(lambda: not socket.parent.exists(), seconds=10, what="the end of nbdkit")
     assert state() == "Expired"
     assert [one["state"] for one in estate.get("jobs") if one["type"] == "Mount"] == ["Lost"]
+
+    # What the copy read first has lost, the next one gives; the catalog knows from then on.
+    (second,) = {one["image"] for one in estate.get("copies") if (one["unit"], one["state"]) == ("fast", "Complete")}
+    (data,) = (estate.folder / "storage" / "fast").glob(f"*/{second}/*.raw")
+    with data.open("r+b") as file:
+        file.write(b"damage")
+    with _mounted(estate, "alpha", "--image", second) as (document, _):
+        disk = estate.folder / "machines" / "alpha" / "system.img"
+        _run("qemu-img", "compare", "-f", "raw", "-F", "raw", document["disks"][0]["uri"], disk)
+    copies = {one["number"]: one["state"] for one in estate.get("copies") if one["image"] == second}
+    assert copies == {1: "Damaged", 2: "Complete"}
 
 
 def test_a_mount_can_be_cancelled(estate: Estate) -> None:
