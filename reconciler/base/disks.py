@@ -53,6 +53,14 @@ class Parted(Protocol):
         """The parts of a range, ascending, each with its offset; what is between them is zero. Raises as ``pread``."""
 
 
+@runtime_checkable
+class Lending(Protocol):
+    """A disk that can show bytes without giving them away, for those who only digest them."""
+
+    def look(self, offset: int, length: int) -> Buffer:
+        """As ``pread``; the bytes are there until the same thread looks or reads again."""
+
+
 class Closing:
     """Mix-in: any Disk as a context manager."""
 

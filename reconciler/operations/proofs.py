@@ -91,9 +91,9 @@ def _digest(disk: disks.Disk, size: int, start: int, end: int, listed: bytearray
     """Digest a stretch; holes of the disk are known to be zero and not read."""
     data = extents.align(extents.clip(disk.extents(), size), digests.BLOCK, size)
     stretch = extents.intersect(((start, end - start),), data)
+    read = disk.look if isinstance(disk, disks.Lending) else disk.pread
     for offset, length in extents.pieces(stretch, digests.BLOCK):
         meter.check()
         index = offset // digests.BLOCK
-        listed[index * digests.DIGEST_SIZE : (index + 1) * digests.DIGEST_SIZE] = digests.digest(
-            memoryview(disk.pread(offset, length))
-        )
+        found = digests.digest(memoryview(read(offset, length)))
+        listed[index * digests.DIGEST_SIZE : (index + 1) * digests.DIGEST_SIZE] = found
