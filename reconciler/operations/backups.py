@@ -228,7 +228,9 @@ def _write(
         try:
             looks = looked or guestviews.views(readable, context.meter, order.policy.spec, keep=not selective)
             looked = ()
-            with fileindexing.Indexing(unit, parent.id, context.meter, wanted=order.policy.spec.index) as index:
+            # A catalog has no files to find.
+            wanted = order.policy.spec.index and order.policy.spec.source.catalog is None
+            with fileindexing.Indexing(unit, parent.id, context.meter, wanted=wanted) as index:
                 streamed = _stream_all(writer, reading, looks, parent, state, order, context, index)
                 if (short := next((one.short for one in streamed if one.short is not None), None)) is not None:
                     raise short

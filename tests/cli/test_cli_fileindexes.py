@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -205,6 +206,14 @@ def test_without_an_index_nothing_is_kept_and_a_crash_before_the_lesson_is_made_
     assert {entry.image.id for entry in cache.learned()} == left
     with contextlib.closing(database.open_writing(str(estate.state / "catalog.sqlite"))) as db:
         assert {row.image for row in listings.whereabouts(db)} == left
+
+    # The state folder goes, and the cache with it: the units give both back.
+    known = {(entry.image, entry.head is not None) for entry in cache.learned()}
+    shutil.rmtree(estate.state)
+    estate.command.at("2026-03-05T13:00:00Z").run("catalog", "rebuild", "--from", "fast", "pool")
+    again = caches.FileCache(estate.state / "cache")
+    assert again.learned() == () and caught_up(estate, again).done
+    assert {(entry.image, entry.head is not None) for entry in again.learned()} == known
 
 
 def test_a_guest_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
