@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reconciler.catalog import histories, imports, machines, readings, rows, tables
+from reconciler.catalog import counters, histories, imports, machines, readings, rows, tables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +83,9 @@ class Labels:
         self._newest: dict[str, tuple[int, str]] = {}
         self._first: dict[str, dt.datetime] = {}
         self._series: set[tuple[str, str]] = set()
+        #: Digests of the lifecycle specs that are kept, and the highest sequence number so far.
+        self._owed = set(connection.scalars(sa.select(tables.LIFECYCLE_VERSIONS.c.digest)))
+        self._highest = known
 
     def compare(self, unit: Unit, name: str) -> None:
         """Bring the copies of one unit up to date with its labels."""
@@ -121,16 +124,20 @@ class Labels:
 
     def _take(self, held: Held, unit: str) -> None:
         image = held.image
+        self._highest = max(self._highest, image.sequence)
         state = self._connection.scalar(sa.select(tables.IMAGES.c.state).where(tables.IMAGES.c.id == image.id))
         if state is None:
             self._meet(image)
-            imports.take_image(self._connection, image)
+            imports.take_image(self._connection, image, self._owed, self._highest)
             self._tally.images_taken += 1
         elif state not in histories.COMMITTED:
             self._commit(image)
         if imports.take_copy(self._connection, image, unit, held.stored_bytes, held.base, self._now) is not None:
             self._tally.copies_taken += 1
-            self._touch(image.id, image.client_id, image.policy)
+            if state is None:
+                self._series.add((image.client_id, image.policy))
+            else:
+                self._touch(image.id, image.client_id, image.policy)
 
     def _finish(self, held: Held, number: int) -> None:
         """A copy that was being written when the dump was made: its unit committed it since."""
@@ -210,6 +217,7 @@ class Labels:
     def settle(self) -> None:
         """Once all units were compared: what is known of clients, and which images decisions need."""
         client = tables.CLIENTS
+        counters.raise_to(self._connection, counters.IMAGE_SEQUENCE, self._highest)
         for id, (_, name) in self._newest.items():
             self._connection.execute(client.update().where(client.c.id == id).values(name=name))
         for id, first in self._first.items():

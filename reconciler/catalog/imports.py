@@ -120,10 +120,14 @@ def take_copy(
     return number
 
 
-def remember_owed(connection: sa.Connection, spec: Mapping[str, Any]) -> str:
-    """Keep a lifecycle spec once; its digest."""
+def remember_owed(connection: sa.Connection, spec: Mapping[str, Any], known: set[str] | None = None) -> str:
+    """Keep a lifecycle spec once; its digest. ``known``: digests of those that are kept, brought up to date."""
     versions = tables.LIFECYCLE_VERSIONS
     digest = digests.json_digest(spec)
+    if known is not None:
+        if digest in known:
+            return digest
+        known.add(digest)
     if connection.scalar(sa.select(versions.c.digest).where(versions.c.digest == digest)) is None:
         connection.execute(versions.insert().values(digest=digest, spec=dict(spec)))
     return digest
@@ -155,24 +159,34 @@ def settle(connection: sa.Connection, client_id: str, policy: str) -> None:
     )  # fmt: skip
 
 
-def take_image(connection: sa.Connection, image: ImportedImage) -> None:
-    """Make the row of an image that the catalog does not have, of a client that it has."""
+def take_image(
+    connection: sa.Connection, image: ImportedImage, known: set[str] | None = None, floor: int | None = None
+) -> None:
+    """Make the row of an image that the catalog does not have, of a client that it has.
+
+    ``known`` as ``remember_owed`` takes it. With ``floor``, the highest sequence number met, the caller counts on.
+    """
     columns = tables.IMAGES.c
+    # All values of ``spent`` are named because the index begins with it.
     taken = sa.select(columns.id).where(
-        columns.client_id == image.client_id, columns.policy == image.policy, columns.sequence == image.sequence
-    )
+        columns.spent.in_([False, True]), columns.client_id == image.client_id, columns.policy == image.policy,
+        columns.sequence == image.sequence,
+    )  # fmt: skip
     sequence = image.sequence
     if connection.scalar(taken) is not None:
         # Two catalogs counted by themselves: order within a series must stay strict.
+        counters.raise_to(connection, counters.IMAGE_SEQUENCE, floor or 0)
         sequence = counters.next_number(connection, counters.IMAGE_SEQUENCE)
-    counters.raise_to(connection, counters.IMAGE_SEQUENCE, sequence)
+    elif floor is None:
+        counters.raise_to(connection, counters.IMAGE_SEQUENCE, sequence)
     facts = [dataclasses.asdict(disk) for disk in image.disks]
     connection.execute(
         tables.IMAGES.insert().values(
             id=image.id, client_id=image.client_id, policy=image.policy, schedule=image.schedule,
-            lifecycle=image.lifecycle, owed=remember_owed(connection, image.owed), type=image.type, state=image.state,
-            time=image.time, sequence=sequence, slot=image.slot, revision=image.revision, parent=image.parent,
-            changes=image.changes, consistency=image.consistency, size_bytes=sum(disk.size for disk in image.disks),
+            lifecycle=image.lifecycle, owed=remember_owed(connection, image.owed, known), type=image.type,
+            state=image.state, time=image.time, sequence=sequence, slot=image.slot, revision=image.revision,
+            parent=image.parent, changes=image.changes, consistency=image.consistency,
+            size_bytes=sum(disk.size for disk in image.disks),
             disk_names=[disk.name for disk in image.disks], disks=facts, warnings=[dict(w) for w in image.warnings],
             source_state=dict(image.source_state), spent=False,
         )
