@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import heapq
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -108,9 +109,9 @@ class Transfer:
         """What is looked at, in order: data, and zeros where something else may lie."""
         data = self._disk.extents()
         zeros = extents.subtract(self._held, data)
-        steps = [(offset, length, True) for offset, length in extents.pieces(data, STRETCH)]
-        steps += [(offset, length, False) for offset, length in zeros]
-        for offset, length, is_data in sorted(steps):
+        written = ((offset, length, True) for offset, length in extents.pieces(data, STRETCH))
+        cleared = ((offset, length, False) for offset, length in zeros)
+        for offset, length, is_data in heapq.merge(written, cleared):
             yield _Step(offset=offset, length=length, data=is_data)
 
     def _move(self, step: _Step) -> Moved:

@@ -14,7 +14,7 @@ from pathlib import Path
 import disk_samples as samples
 import pytest
 
-from reconciler.base import errors
+from reconciler.base import disks, errors, meters
 from reconciler.sources import targets
 
 MIB = samples.MIB
@@ -156,6 +156,73 @@ def test_a_full_device_is_told_and_nothing_stays(small_device: Path, format: str
         target.finish()
     target.abort()
     assert list(small_device.iterdir()) == []
+
+
+@samples.needs_qemu
+def test_a_flat_vmdk_is_two_files_or_none(tmp_path: Path) -> None:
+    data = samples.content(3 * MIB + 5)
+    path, extent = tmp_path / "a.vmdk", tmp_path / "a-flat.vmdk"
+
+    def made(*, force: bool) -> targets.Target:
+        return targets.open_target("vmdk", path, len(data), subformat="flat", force=force, identity="this disk")
+
+    target = made(force=False)
+    fill(target, data)
+    assert not path.exists() and not extent.exists()
+    target.finish()
+    assert {one.name for one in tmp_path.iterdir()} == {path.name, extent.name}
+    assert extent.stat().st_size == 3 * MIB + 512
+    samples.qemu("qemu-img", "convert", "-f", "vmdk", "-O", "raw", path, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data + bytes(507)
+    (tmp_path / "out").unlink()
+    path.unlink()
+    with pytest.raises(errors.TargetExists, match="a-flat"):
+        made(force=False)
+    replaced = made(force=True)
+    replaced.pwrite(0, b"x" * 512)
+    replaced.finish()
+    assert content_of("vmdk", path, MIB) == b"x" * 512 + bytes(MIB - 512)
+    made(force=True).abort()
+    assert {one.name for one in tmp_path.iterdir()} == {path.name, extent.name}
+
+
+@samples.needs_qemu
+def test_a_stream_takes_the_whole_disk(tmp_path: Path) -> None:
+    data = samples.content(5 * MIB + 512)
+    path = tmp_path / "a.vmdk"
+    target = targets.open_target("vmdk", path, len(data), subformat="streamOptimized")
+    assert isinstance(target, targets.Filled)
+    sent = target.fill(disks.MemoryDisk("a", data), meters.Meter())
+    target.flush()
+    proof = target.read_back()
+    assert samples.whole(proof) == data
+    proof.close()
+    target.finish()
+    assert path.stat().st_size == sent
+    samples.qemu("qemu-img", "check", "-f", "vmdk", path)
+    samples.qemu("qemu-img", "convert", "-f", "vmdk", "-O", "raw", path, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data
+
+
+def test_what_a_dead_attempt_left_is_told_and_can_be_mended(tmp_path: Path) -> None:
+    data = samples.content(4 * MIB)
+    first = targets.open_target("raw", tmp_path / "a", len(data), identity="this disk")
+    first.pwrite(0, data[: 2 * MIB])
+    assert first.held() == ()
+    (left,) = list(tmp_path.iterdir())
+    os.link(left, tmp_path / "kept")  # as a kill would leave it: its lock goes with its process, its name stays
+    first.abort()
+    (tmp_path / "kept").rename(left)
+    again = targets.open_target("raw", tmp_path / "a", len(data), identity="this disk")
+    assert sum(length for _, length in again.held()) > MIB // 2
+    assert bytes(again.pread(0, MIB)) == data[:MIB]
+    again.zero(0, MIB)
+    again.pwrite(MIB, bytes(MIB), over=True)
+    again.finish()
+    assert content_of("raw", tmp_path / "a", 4 * MIB) == bytes(4 * MIB)
+    other = targets.open_target("raw", tmp_path / "b", MIB, identity="this disk")
+    assert other.held() == ()
+    other.abort()
 
 
 def child(format: str, path: Path, crash: str = "", *words: str) -> subprocess.Popen[bytes]:
