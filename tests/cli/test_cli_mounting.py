@@ -230,10 +230,10 @@ def test_disks_and_files_as_a_folder(estate: Estate, tmp_path: Path) -> None:
             for name in ("data.img", "system.img"):
                 _run("cmp", at / "disks" / name, machine / name)
                 _run("qemu-img", "compare", "-f", "raw", "-F", "raw", at / "disks" / name, machine / name)
-            assert (_names(at / "files" / "system"), _names(at / "files" / "data")) == (["root"], ["Data"])
-            root = at / "files" / "system" / "root"
+            assert (_names(at / "files" / "system.img"), _names(at / "files" / "data.img")) == (["root"], ["Data"])
+            root = at / "files" / "system.img" / "root"
             content = subprocess.run(["ntfscat", machine / "data.img", "big"], capture_output=True, check=True).stdout
-            assert (at / "files" / "data" / "Data" / "big").read_bytes() == content
+            assert (at / "files" / "data.img" / "Data" / "big").read_bytes() == content
             # Several readers at once, of files and of disks.
             paths = [root / "etc" / "many" / f"file {number}" for number in range(0, 500, 5)]
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -245,6 +245,7 @@ def test_disks_and_files_as_a_folder(estate: Estate, tmp_path: Path) -> None:
                 (root / "new").touch()
             with pytest.raises(FileNotFoundError):
                 (root / "nothing").read_bytes()
+            assert (at / "files" / "system.img" / "v0" / "same").stat().st_ino == (root / "same").stat().st_ino
             loop = tmp_path / "loop"
             loop.mkdir(exist_ok=True)
             _run("mount", "-t", "ext4", "-o", "ro,noload,loop", at / "disks" / "system.img", loop)
@@ -267,7 +268,7 @@ def test_a_damaged_file_is_an_error_with_a_name(estate: Estate, files: Path, tmp
         file.write(b"damage")
     log = tmp_path / "log"
     with _mounted(estate, "--unit", alone, image, "--at", tmp_path / "at", log=log) as (document, _):
-        root = tmp_path / "at" / "files" / "system" / "root"
+        root = tmp_path / "at" / "files" / "system.img" / "root"
         with pytest.raises(OSError, match="Input/output error"):
             (root / "etc" / "big").read_bytes()
         assert (root / "etc" / "hostname").read_text() == "alpha\n"
@@ -275,7 +276,7 @@ def test_a_damaged_file_is_an_error_with_a_name(estate: Estate, files: Path, tmp
         done = subprocess.run(["nbdcopy", uri, "null:"], capture_output=True, check=False)
         assert done.returncode != 0
     said = log.read_text()
-    assert f"/files/system/root/etc/big: image {image}, disk system.img: block at offset" in said
+    assert f"/files/system.img/root/etc/big: image {image}, disk system.img: block at offset" in said
 
 
 def test_nothing_hangs_after_a_kill(estate: Estate, tmp_path: Path) -> None:

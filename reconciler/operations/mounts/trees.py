@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import abc
 import collections
-import contextlib
 import dataclasses
 import errno
 import os
@@ -20,7 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from reconciler.base import disks, errors
-from reconciler.guests import browsing, nodes
+from reconciler.guests import browsing, nodes, scans
+from reconciler.operations import fileplaces
 from reconciler.sources import targets
 
 #: Paths whose items are remembered; a folder that is listed puts its entries here, for who asks for each of them next.
@@ -130,15 +130,15 @@ class Volumes(Item):
     def children(self) -> Iterator[tuple[bytes, Item]]:
         browser = self._opened()
         for name, number in self._named.items():
-            # A volume that cannot be read hides none of the others: whoever enters it is told.
-            with contextlib.suppress(errors.GuestUnreadable):
-                yield name, self._root(browser, number)
+            yield name, self._root(browser, number)
 
     def child(self, name: bytes) -> Item:
         browser = self._opened()
-        if name not in self._named:
+        # Every volume has its number for a name, too, though a folder lists it once.
+        names = {b"v%d" % number: number for number in self._named.values()} | self._named
+        if name not in names:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return self._root(browser, self._named[name])
+        return self._root(browser, names[name])
 
     def close(self) -> None:
         """End the parser. Idempotent."""
@@ -149,7 +149,11 @@ class Volumes(Item):
             browser.close()
 
     def _root(self, browser: browsing.Browser, number: int) -> Item:
-        return Guest(self._setting, browser, browser.root(number), "", (self._first + number) << _OWN)
+        base = ((self._first + number) & 0xFFFF) << _OWN
+        try:
+            return Guest(self._setting, browser, browser.root(number), "", base)
+        except (errors.GuestUnreadable, errors.NotFound) as error:
+            return Unreadable(self._setting, base, errors.GuestUnreadable(error.message))
 
     def _opened(self) -> browsing.Browser:
         with self._lock:
@@ -157,26 +161,32 @@ class Volumes(Item):
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             if self._browser is None:
                 self._browser = browsing.browse(self._disk)
-                self._named = _volume_names(self._browser)
+                self._named = _volume_names(self._disk.name, self._browser.volumes)
             return self._browser
 
 
-def _volume_names(browser: browsing.Browser) -> dict[bytes, int]:
-    """Each volume with a file system of files: its label, its number where it has none or shares it."""
-    found = {
-        number: volume.label.encode("utf-8", "replace").replace(b"/", b"_").replace(b"\0", b"_")
-        for number, volume in enumerate(browser.volumes)
-        if volume.filesystem not in (None, "swap")
-    }
-    labels = list(found.values())
+def _volume_names(disk: str, volumes: Sequence[scans.Volume]) -> dict[bytes, int]:
+    """The volumes that hold files, as ``holdfast files`` calls them: by label where it is their own, else ``vN``."""
+    found = [(disk, number, one.filesystem, one.label, one.length) for number, one in enumerate(volumes)]
     return {
-        b"%d" % number
-        if label in (b"", b".", b"..")
-        else b"%s-%d" % (label, number)
-        if labels.count(label) > 1
-        else label: number
-        for number, label in found.items()
+        _bytes(one.name if "/" not in one.name else f"v{one.number}"): one.number for one in fileplaces.named(found)
     }
+
+
+class Unreadable(Item):
+    """A volume that cannot be opened: it is there, and whoever enters it is told why."""
+
+    def __init__(self, setting: Setting, inode: int, error: errors.HoldfastError) -> None:
+        self._setting, self._inode, self._error = setting, inode, error
+
+    def stat(self) -> dict[str, int]:
+        return self._setting.stat(_FOLDER, 0, self._inode)
+
+    def children(self) -> Iterator[tuple[bytes, Item]]:
+        raise self._error
+
+    def child(self, name: bytes) -> Item:
+        raise errors.GuestUnreadable(f"no {os.fsdecode(name)} here: {self._error.message}") from self._error
 
 
 class Guest(Item):
@@ -262,7 +272,7 @@ class Tree:
     def __init__(self, chosen: Sequence[disks.Disk], setting: Setting) -> None:
         names = targets.restored_names([disk.name for disk in chosen], "raw")
         self._volumes = {
-            os.fsencode(names[disk.name].removesuffix(".img")): Volumes(setting, 2000 + number, disk, number * 1000 + 1)
+            os.fsencode(disk.name.replace("/", "%2F")): Volumes(setting, 2000 + number, disk, number * 1000 + 1)
             for number, disk in enumerate(chosen)
         }
         raw = {
