@@ -79,6 +79,10 @@ def _protected(
     if newest is None:
         if problem := _problem(seen, history.series):
             return Condition(type="Protected", status="False", reason=problem[0], message=problem[1], since=None)
+        failed = next(history.newest(), None)
+        if failed is not None:
+            words = f"every image that can be read failed its verification; the newest is of {times.show_minutes(failed.time)}"
+            return Condition(type="Protected", status="False", reason="VerificationFailed", message=words, since=None)
         words = "the series has no complete image that can be read"
         return Condition(type="Protected", status="False", reason="NoImage", message=words, since=None)
     when = times.show_minutes(newest.time)

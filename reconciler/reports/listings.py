@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from reconciler.api.documents import lists
 from reconciler.base import quantities
 from reconciler.reports import tables
+
+#: What is as it should be of a condition that is no merit.
+_GOOD: Final = {"Failing": "False"}
 
 
 def images(document: lists.ImageList) -> str:
@@ -58,7 +63,7 @@ def clients(document: lists.ClientList) -> str:
     """``get clients``."""
     rows = []
     for client in document.items:
-        worst = next((c for c in client.conditions if c.status != "True"), None)
+        worst = next((c for c in client.conditions if c.status != _GOOD.get(c.type, "True")), None)
         rows.append(
             (
                 client.slug,

@@ -85,6 +85,10 @@ def test_a_real_machine_boots_from_its_backup_and_one_that_cannot_fails(tmp_path
         ("alive", "Boot"): "Passed", ("alive", "Files"): "Passed",
         ("broken", "Boot"): "Failed", ("broken", "Files"): "Passed",
     }  # fmt: skip
+    lines = estate.at(START).run("get", "clients").stdout.splitlines()
+    assert {line.split()[0]: line.split("  ")[-1].strip() for line in lines[1:]} == {
+        "alive": "ok", "broken": "Protected: VerificationFailed",
+    }  # fmt: skip
     assert recoverable(estate) == {"alive": ("True", "Verified"), "broken": ("False", "VerificationFailed")}
     results = {one["image"].partition("-")[0]: one for one in estate.get("verifications") if one["proof"] == "Boot"}
     assert nonce in results["alive"]["details"]["console"]
