@@ -81,7 +81,8 @@ def _protected(
             return Condition(type="Protected", status="False", reason=problem[0], message=problem[1], since=None)
         failed = next(history.newest(), None)
         if failed is not None:
-            words = f"every image that can be read failed its verification; the newest is of {times.show_minutes(failed.time)}"
+            when = times.show_minutes(failed.time)
+            words = f"every image that can be read failed its verification; the newest is of {when}"
             return Condition(type="Protected", status="False", reason="VerificationFailed", message=words, since=None)
         words = "the series has no complete image that can be read"
         return Condition(type="Protected", status="False", reason="NoImage", message=words, since=None)
