@@ -7,6 +7,7 @@ not kept is counted in a ``Report`` by reason, with the first file that it befel
 from __future__ import annotations
 
 import dataclasses
+import stat
 from collections.abc import Iterator
 from typing import Final, Protocol
 
@@ -17,6 +18,11 @@ from reconciler.guests import browsing, nodes
 PIECE: Final = 1 << 20
 #: Failures and changed names that are told one by one; the rest is counted.
 _KEPT: Final = 1_000
+#: A folder above what was picked, of which nothing but its name is kept.
+PLAIN: Final = nodes.Node(
+    volume=0, inode=0, kind="directory", format=stat.S_IFDIR, size=0, links=1, mode=None, uid=None, gid=None,
+    created=0, modified=0, changed=0, accessed=0,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +126,7 @@ class Sink(Protocol):
     """
 
     def directory(self, name: str, node: nodes.Node, path: str) -> None:
-        """Make a folder and enter it. ``path``: of the image, for messages; so everywhere."""
+        """Make a folder and enter it; of ``PLAIN`` the name alone. ``path``: of the image, for messages."""
 
     def leave(self) -> None:
         """Finish the folder entered last, and leave it."""

@@ -119,7 +119,14 @@ def resolve(tree: Tree, text: str) -> Place | None:
     """The place that a path means; None for the list of volumes. Raises ``NotFound`` and ``UsageError``."""
     if not tree.volumes:
         raise errors.NotFound("the image holds no file system that can be read")
-    found = places(tree.volumes, text, lambda place: _found(tree, place))
+    try:
+        found = places(tree.volumes, text, lambda place: _found(tree, place))
+    except errors.NotFound as error:
+        link = _link(tree, text)
+        if link is None:
+            raise
+        hint = f"{link} is a symbolic link; name the path that it leads to"
+        raise errors.NotFound(error.message, hint=hint) from error
     if found is not None:
         return found
     if len(tree.volumes) == 1:
@@ -221,6 +228,19 @@ def _found(tree: Tree, place: Place) -> str | None:
             return None
         above = same[0].path
     return above
+
+
+def _link(tree: Tree, text: str) -> str | None:
+    """A symbolic link on the way to a path that is not there."""
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    for end in range(1, len(parts)):
+        above = "/".join(parts[:end])
+        for volume in tree.volumes:
+            path = above if len(tree.volumes) == 1 else _behind(parts[:end], volume.name) or above
+            with contextlib.suppress(errors.NotFound, errors.GuestUnreadable):
+                if tree.row(Place(volume, path)).kind == "symlink":
+                    return f"/{above}"
+    return None
 
 
 def expand(tree: Tree, text: str) -> list[Place]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -22,11 +21,6 @@ from reconciler.operations import browsedtrees, filecontents, fileplaces
 _DEEPEST: Final = 800
 #: What one file meets, all the others will meet, too.
 _FATAL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EPIPE))
-#: A folder above what was picked, of which nothing but its name is kept.
-_PLAIN: Final = nodes.Node(
-    volume=0, inode=0, kind="directory", format=stat.S_IFDIR, size=0, links=1, mode=None, uid=None, gid=None,
-    created=0, modified=0, changed=0, accessed=0,
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +113,7 @@ class _Walk:
             entered = 0
             try:
                 for name in pick.names[:-1]:
-                    if self._enter(name, _PLAIN, pick.shown):
+                    if self._enter(name, filecontents.PLAIN, pick.shown):
                         entered += 1
                 if entered == len(pick.names) - 1 or not pick.names:
                     self._tree(browser, volume.disk, node, pick)

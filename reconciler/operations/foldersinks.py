@@ -105,6 +105,12 @@ class FolderSink:
                 return
         except FileNotFoundError:
             return
+        except OSError as error:
+            # A name that the folder cannot hold is not there; the one that it gets instead is looked at then.
+            if error.errno in _UNNAMEABLE:
+                return
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
         finally:
             os.close(handle)
         raise errors.TargetExists(f"{'/'.join(names) or 'the folder'} is there already", hint="--force writes over it")
@@ -137,8 +143,8 @@ class FolderSink:
         level = self._levels.pop()
         self._names.pop()
         try:
-            # Nothing was asked of a folder that only stands above; nor of one that others use.
-            if level.node is not None and level.node.inode and (not level.old or self._force):
+            # Nothing was asked of a folder that only stands above.
+            if level.node is not None and level.node is not filecontents.PLAIN and (not level.old or self._force):
                 self._dress(level.handle, level.node, level.path, folder=True)
             elif not level.old:
                 os.fchmod(level.handle, 0o777 & ~self._mask)

@@ -39,7 +39,7 @@ class TarSink:
     def directory(self, name: str, node: nodes.Node, path: str) -> None:
         """As ``filecontents.Sink`` says. A folder above what was picked has no entry."""
         self._names.append(_single(name))
-        if node.inode:
+        if node is not filecontents.PLAIN:
             self._member(b"/".join(map(_raw, self._names)) + b"/", _FOLDER, node, path)
 
     def leave(self) -> None:
@@ -99,12 +99,12 @@ class TarSink:
             for data in pieces:
                 self._write(data)
                 done += len(data)
+        except errors.Cancelled:
+            raise
         except errors.HoldfastError as error:
             for start in range(done, held, filecontents.PIECE):
                 self._write(bytes(min(filecontents.PIECE, held - start)))
             self._write(bytes(-held % _BLOCK))
-            if isinstance(error, errors.Cancelled):
-                raise
             raise errors.GuestUnreadable(
                 f"it is in the archive with zeros behind its first {done} stored bytes: {error.message}"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import estate_samples
 import holdfast_command
+import jsonschema
 import pytest
 from estate_samples import MIB, START, Estate
 
@@ -140,6 +142,48 @@ def test_a_damaged_copy_is_left_in_the_middle_of_a_file(estate: Estate, tmp_path
     assert (restores[-1]["format"], restores[-1]["state"], restores[-2]["state"]) == ("files", "Verified", "Failed")
 
 
+def test_a_folder_that_cannot_hold_all_is_told_what_it_got(estate: Estate, tmp_path: Path) -> None:
+    names = ("what? a *:file", "end.", "CON\\x", "plain", "x" * 255)
+    disk = builders.blank(tmp_path / "disk.raw", 8 * MIB)
+    builders.run("mke2fs", "-q", "-F", "-t", "ext4", "-b", "1024", disk)
+    with builders.mounted(disk, kind="ext4") as root:
+        for name in names:
+            (root / name).write_bytes(name.encode())
+        os.link(root / "plain", root / "also: plain")
+    machine = estate.machine("odd", content=disk.read_bytes())
+    estate.apply(clock="2026-03-02T14:00:00Z")
+    shutil.rmtree(machine)
+    target = builders.blank(tmp_path / "target.raw", 24 * MIB)
+    builders.run("mkntfs", "-F", "-Q", target)
+    with builders.mounted(target, kind="ntfs", options="windows_names") as root:
+        done = estate.at("2026-03-02T15:00:00Z").json("files", "get", "odd", "/", "--to", root / "to")
+        held = {path.name: path.read_bytes() for path in (root / "to").iterdir() if path.is_file()}
+        assert (root / "to" / "plain").stat().st_nlink == 2
+    given = {one["path"].removeprefix("/"): one["name"] for one in done["renamed"]}
+    assert given == {
+        "what? a *:file": "what%3F a %2A%3Afile",
+        "end.": "end%2E",
+        "CON\\x": "CON%5Cx",
+        "also: plain": "also%3A plain",
+    }
+    assert held == {given.get(name, name): name.encode() for name in names} | {"also%3A plain": b"plain"}
+    assert done["state"] == "Restored" and any("written in another way: 4" in note for note in done["notes"])
+
+
+def test_documents_are_what_their_schemas_say(estate: Estate, tmp_path: Path) -> None:
+    command = estate.at(START)
+    for kind, words in {
+        "FileList": ("ls", "alpha", "folder"),
+        "FileFindings": ("find", "file*"),
+        "FileVersions": ("versions", "alpha", "big"),
+        "FileRestoreResult": ("get", "alpha", "folder", "--to", tmp_path),
+    }.items():
+        document = command.json("files", *words)
+        schema = json.loads((holdfast_command.ROOT / "schemas" / "documents" / f"{kind}.json").read_text())
+        jsonschema.Draft202012Validator(schema).validate(document)
+        assert document["kind"] == kind and set(document) == set(schema["properties"])
+
+
 @pytest.fixture
 def anyones() -> Iterator[Path]:
     """A folder that everybody may read and write."""
@@ -152,7 +196,7 @@ def anyones() -> Iterator[Path]:
 def test_who_is_not_root_is_told_what_was_not_kept(estate: Estate, anyones: Path) -> None:
     shutil.copytree(estate.folder / "storage" / "pool", anyones / "pool")
     builders.run("chown", "-R", "65534", anyones / "pool")
-    (image,) = (one["id"] for one in estate.get("images"))
+    image = estate.get("images", "--client", "alpha")[0]["id"]
     words = ["files", "get", "--unit", "pool", image, "/", "--to", "to"]
     plain = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *holdfast_command.PROGRAM]
     done = subprocess.run([*plain, *words], cwd=anyones, capture_output=True, text=True, check=False)
