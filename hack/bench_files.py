@@ -90,6 +90,7 @@ class Estate:
         with _index_of(self.units[KINDS[0]], id) as index:
             self.cache.learn(answers.Image(id=id, client=client, time=day * 10**9, sequence=day), index)
         self.learning.append(time.monotonic() - began)
+        print(f"{id}: learned in {self.learning[-1]:.2f} s", file=sys.stderr, flush=True)
         self.files += len(rows)
         self.images.append(id)
         return id

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -129,21 +128,19 @@ class Keeper:
     def __init__(self, site: sites.Site) -> None:
         self._site = site
         self._next = 0.0
-        self._turn = threading.Lock()
 
     def turn(self, log: Callable[[str], None]) -> None:
         """Go on for about a second. What goes wrong goes to the log."""
         files = self._site.files
         if files is None or time.monotonic() < self._next:
             return
-        with self._turn:
-            try:
-                caught = catch_up(self._site.db, self._site.units, files, meter=meters.Meter(), seconds=1.0)
-            except errors.HoldfastError as error:
-                log(f"the search cache of files was not brought up to date: {error}")
-                self._next = time.monotonic() + _EVERY
-                return
-            for image, why in caught.failed:
-                log(f"the files of {image} cannot be searched: {why}")
-            if caught.done:
-                self._next = time.monotonic() + _EVERY
+        try:
+            caught = catch_up(self._site.db, self._site.units, files, meter=meters.Meter(), seconds=1.0)
+        except errors.HoldfastError as error:
+            log(f"the search cache of files was not brought up to date: {error}")
+            self._next = time.monotonic() + _EVERY
+            return
+        for image, why in caught.failed:
+            log(f"the files of {image} cannot be searched: {why}")
+        if caught.done:
+            self._next = time.monotonic() + _EVERY
