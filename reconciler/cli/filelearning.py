@@ -32,5 +32,5 @@ def catch_up(chosen: settings.Settings, found: answers.Cache) -> None:
         known = inventories.known_units(db)
         units.declare({one.name: opening.declared(one.name, one.type, one.path, None, None) for one in known.values()})
         caught = filelessons.catch_up(db, units, found, meter=meter)
-    for image, why in caught.failed:
-        _LOGGER.warning("the files of %s cannot be searched: %s", image, why)
+    for line in caught.told():
+        _LOGGER.warning("%s", line)

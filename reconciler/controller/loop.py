@@ -94,6 +94,7 @@ def for_ever(controller: passes.Controller, *, stop: threading.Event, progress: 
                 progress()
     finally:
         stop.set()
+        keeper.close()
         if watcher is not None:
             watcher.join(5)
 
@@ -127,6 +128,10 @@ class _Keeper:
             or any(row.id not in self._taken for row in requests.pending(self._controller.site.db))
         )
         return finished or self._stale
+
+    def close(self) -> None:
+        """End what goes on beside the loop."""
+        self._files.close()
 
     def turn(self) -> None:
         """Read again what may have changed, turn once, tell what happened, answer who asked."""

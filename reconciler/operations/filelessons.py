@@ -1,7 +1,7 @@
 """The search cache of files, kept level with the catalog: an image is learned once it is there, and forgotten with it.
 
 ``backups`` teaches each image right after its commit. What a crash, an unreachable unit or a lost cache left out,
-``catch_up`` teaches from the attachments on the units: the loop calls it now and then, and whoever searches, before.
+``catch_up`` teaches from the attachments on the units: beside the loop now and then, and for whoever searches, before.
 Nothing here fails anybody's work: the cache is a convenience that can be made anew.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -22,6 +23,8 @@ from reconciler.storage import opening
 
 #: Seconds between two comparisons of the whole cache with the whole catalog by the loop.
 _EVERY: Final = 3_600.0
+#: Seconds that an image being learned may keep the loop from ending; what is cut off is learned later.
+_PATIENCE: Final = 5.0
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -33,8 +36,16 @@ class Caught:
     forgotten: int
     #: Images that could not be learned now, and why.
     failed: tuple[tuple[str, str], ...]
-    #: Whether nothing is left to learn but what failed.
-    done: bool
+
+    def told(self) -> tuple[str, ...]:
+        """What failed, in a line for each cause: thousands of images may lie on one unit that is not there."""
+        causes: dict[str, list[str]] = {}
+        for image, why in self.failed:
+            causes.setdefault(why, []).append(image)
+        return tuple(
+            f"the files of {of[0]}{f' and {len(of) - 1} more' if len(of) > 1 else ''} cannot be searched: {why}"
+            for why, of in causes.items()
+        )
 
 
 def image_of(row: listings.Whereabouts) -> answers.Image:
@@ -54,7 +65,7 @@ def learn(site: sites.Site, image: str, log: Callable[[str], None]) -> None:
         return
     try:
         for row in listings.whereabouts(site.db, image):
-            _learn(site.units, site.files, row)
+            _learn(site.units, site.files, row, {})
     except errors.HoldfastError as error:
         log(f"the files of {image} cannot be searched yet: {error}")
 
@@ -77,45 +88,50 @@ def catch_up(
     *,
     meter: meters.Meter,
     client: str | None = None,
-    seconds: float | None = None,
 ) -> Caught:
     """Learn every image that the cache does not know, and forget those that are gone. Raises ``Cancelled``.
 
-    ``client``: an id, for its images alone. ``seconds``: after which no further image is begun; None for no bound.
-    Raises ``CatalogError`` where the catalog or the cache cannot be used. ``meter`` counts images as ``scanned``.
+    ``client``: an id, for its images alone. Raises ``CatalogError`` where the catalog or the cache cannot be used.
+    ``meter`` counts images as ``scanned``.
     """
-    began = time.monotonic()
     rows = [row for row in listings.whereabouts(db) if client is None or row.client_id == client]
-    known = {one.image.id for one in files.learned(client)}
-    gone = known.difference(row.image for row in rows)
+    wanted = {row.image: image_of(row) for row in rows}
+    known = {one.id: one for one in files.images(client)}
+    # An image that another catalog told otherwise of is learned as this one tells of it.
+    gone = {id for id, one in known.items() if wanted.get(id) != one}
     files.forget(gone)
-    missing = [row for row in rows if row.image not in known]
+    missing = [row for row in rows if row.image not in known or row.image in gone]
     meter.add(total=len(missing))
-    # Where there are very many images, comparing takes longer than that: what is compared for is worth more time.
-    looked = time.monotonic()
-    deadline = None if seconds is None else looked + max(seconds, 4 * (looked - began))
     learned = 0
     failed: list[tuple[str, str]] = []
+    lost: dict[str, errors.HoldfastError] = {}
     for row in missing:
         meter.check()
-        if deadline is not None and learned and time.monotonic() > deadline:
-            return Caught(learned=learned, forgotten=len(gone), failed=tuple(failed), done=False)
         try:
-            learned += _learn(units, files, row)
+            learned += _learn(units, files, row, lost)
         except (errors.UnitError, errors.FormatTooNew, errors.NotFound) as error:
             failed.append((row.image, error.message))
         meter.add(scanned=1)
-    return Caught(learned=learned, forgotten=len(gone), failed=tuple(failed), done=True)
+    return Caught(learned=learned, forgotten=len(gone.difference(wanted)), failed=tuple(failed))
 
 
-def _learn(units: opening.OpenUnits, files: answers.Cache, row: listings.Whereabouts) -> bool:
-    """Learn from the first copy whose index can be read. Raises what the last one did."""
+def _learn(
+    units: opening.OpenUnits, files: answers.Cache, row: listings.Whereabouts, lost: dict[str, errors.HoldfastError]
+) -> bool:
+    """Learn from the first copy whose index can be read. Raises what the last one did.
+
+    ``lost``: units that are not there, which are not asked again.
+    """
     trouble: errors.HoldfastError | None = None
     for name in row.units:
         try:
+            if name in lost:
+                raise lost[name]
             with contextlib.closing(units.get(name).open(row.image)) as stored:
                 return files.learn(image_of(row), fileindexing.index_of(stored))
         except (errors.UnitError, errors.FormatTooNew, errors.NotFound) as error:
+            if isinstance(error, errors.UnitOffline | errors.NotFound):
+                lost[name] = error
             trouble = error
     if trouble is not None:
         raise trouble
@@ -123,24 +139,40 @@ def _learn(units: opening.OpenUnits, files: answers.Cache, row: listings.Whereab
 
 
 class Keeper:
-    """Catches up beside the loop, a little at each turn until all is learned, then once an hour."""
+    """Catches up beside the loop, once it has begun and every hour from then on, in a thread of its own. Close it.
+
+    The cache is worth no delay of a backup: what is learned may be much, and a unit may be slow to say that it is away.
+    """
 
     def __init__(self, site: sites.Site) -> None:
         self._site = site
         self._next = 0.0
+        self._meter = meters.Meter()
+        self._thread: threading.Thread | None = None
 
     def turn(self, log: Callable[[str], None]) -> None:
-        """Go on for about a second. What goes wrong goes to the log."""
-        files = self._site.files
-        if files is None or time.monotonic() < self._next:
+        """Begin where it is time; returns at once. What goes wrong goes to the log."""
+        if self._site.files is None or time.monotonic() < self._next or (self._thread and self._thread.is_alive()):
             return
+        # Set here and once more at the end, so that one that dies is not begun again at every tick.
+        self._next = time.monotonic() + _EVERY
+        self._thread = threading.Thread(target=self._catch_up, args=(self._site.files, log), name="files", daemon=True)
+        self._thread.start()
+
+    def _catch_up(self, files: answers.Cache, log: Callable[[str], None]) -> None:
         try:
-            caught = catch_up(self._site.db, self._site.units, files, meter=meters.Meter(), seconds=1.0)
+            caught = catch_up(self._site.db, self._site.units, files, meter=self._meter)
+        except errors.Cancelled:
+            return
         except errors.HoldfastError as error:
             log(f"the search cache of files was not brought up to date: {error}")
-            self._next = time.monotonic() + _EVERY
-            return
-        for image, why in caught.failed:
-            log(f"the files of {image} cannot be searched: {why}")
-        if caught.done:
-            self._next = time.monotonic() + _EVERY
+        else:
+            for line in caught.told():
+                log(line)
+        self._next = time.monotonic() + _EVERY
+
+    def close(self) -> None:
+        """Stop, after the image that is being learned, which is waited for a few seconds. Idempotent."""
+        self._meter.cancel()
+        if self._thread is not None:
+            self._thread.join(_PATIENCE)

@@ -172,10 +172,10 @@ def test_the_index_is_what_a_mount_says_and_an_incremental_stores_what_changed(t
 
     # All of it comes from the units again; and what is gone is forgotten.
     anew = caches.FileCache(tmp_path / "anew")
-    assert caught_up(estate, anew) == filelessons.Caught(learned=4, forgotten=0, failed=(), done=True)
+    assert caught_up(estate, anew) == filelessons.Caught(learned=4, forgotten=0, failed=())
     assert told(anew, second, "ntfs.img") == states["ntfs.img"]
     assert {one.image for one in anew.learned()} == {one.image for one in cache.learned()}
-    assert caught_up(estate, anew) == filelessons.Caught(learned=0, forgotten=0, failed=(), done=True)
+    assert caught_up(estate, anew) == filelessons.Caught(learned=0, forgotten=0, failed=())
 
 
 def test_without_an_index_nothing_is_kept_and_a_crash_before_the_lesson_is_made_good(tmp_path: Path) -> None:

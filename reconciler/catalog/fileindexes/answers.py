@@ -71,6 +71,9 @@ class Cache(Protocol):
     Every call raises ``CatalogError`` where the file cannot be used; it can always be deleted.
     """
 
+    def images(self, client: str | None = None) -> tuple[Image, ...]:
+        """Which images it knows, of one client or of all; much faster than all that it knows of them."""
+
     def learned(self, client: str | None = None) -> tuple[Learned, ...]:
         """What it knows, of one client or of all; by client, oldest first."""
 

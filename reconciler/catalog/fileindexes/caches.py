@@ -41,15 +41,14 @@ class FileCache:
         """``folder``: of the estate's caches; made when something is learned or asked."""
         self._store = stores.Store(folder / FILE)
 
+    def images(self, client: str | None = None) -> tuple[answers.Image, ...]:
+        """As ``answers.Cache`` says."""
+        rows = self._images("NULL", client)
+        return tuple(answers.Image(id=id, client=name, time=time, sequence=of) for id, name, time, of, _ in rows)
+
     def learned(self, client: str | None = None) -> tuple[answers.Learned, ...]:
         """What it knows, of one client or of all; by client, oldest first."""
-        where, values = ("WHERE clients.name = ?", (client,)) if client is not None else ("", ())
-        with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT images.id, clients.name, time, sequence, head FROM images JOIN clients ON clients.id = client"
-                f" {where} ORDER BY clients.name, sequence, images.id",
-                values,
-            ).fetchall()
+        rows = self._images("head", client)
         return tuple(
             answers.Learned(
                 image=answers.Image(id=id, client=name, time=time, sequence=sequence),
@@ -57,6 +56,15 @@ class FileCache:
             )
             for id, name, time, sequence, head in rows
         )
+
+    def _images(self, head: str, client: str | None) -> list[tuple[str, str, int, int, bytes | None]]:
+        where, values = ("WHERE clients.name = ?", (client,)) if client is not None else ("", ())
+        with self._reading() as connection:
+            return connection.execute(
+                f"SELECT images.id, clients.name, time, sequence, {head} FROM images"
+                f" JOIN clients ON clients.id = client {where} ORDER BY clients.name, sequence, images.id",
+                values,
+            ).fetchall()
 
     def learn(self, image: answers.Image, index: indexes.Index | None) -> bool:
         """As ``answers.Cache`` says."""
