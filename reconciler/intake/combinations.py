@@ -13,7 +13,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from reconciler.api import lifecycles, policies, servicelevels, storage
+from reconciler.api import lifecycles, policies, restores, servicelevels, storage
 from reconciler.intake import codes, documents, findings, promises
 from reconciler.planning import calendars
 from reconciler.planning import servicelevels as levels
@@ -60,6 +60,7 @@ def check(objects: Sequence[findings.Located], found: findings.Findings) -> None
     """Every contradiction between objects, into ``found``."""
     estate = Estate.of(objects)
     _paths(estate, found)
+    _targets(objects, estate, found)
     _reach(estate, found)
     for item in estate.lifecycles.values():
         if isinstance(item.object, lifecycles.StorageLifecyclePolicy):
@@ -108,6 +109,19 @@ def _paths(estate: Estate, found: findings.Findings) -> None:
                 codes.OVERLAPPING_PATHS, one.item, one.path, message, f"give each {one.what} a folder of its own"
             )
         outer.append(one)
+
+
+def _targets(objects: Sequence[findings.Located], estate: Estate, found: findings.Findings) -> None:
+    """Nothing is restored into a folder that belongs to a unit or a holding area."""
+    owned = list(_owned(estate))
+    for item in objects:
+        folder = item.object.spec.target.folder if isinstance(item.object, restores.Restore) else None
+        parts = _parts(folder) if folder is not None else ()
+        other = next((one for one in owned if parts[: len(one.parts)] == one.parts), None)
+        if other is not None:
+            message = f"the target is the folder of {other.item.label}, or lies inside it"
+            where = ("spec", "target", "folder")
+            found.error(codes.RESTORE_SETTING, item, where, message, "restore to a folder of its own")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

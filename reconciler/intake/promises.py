@@ -92,13 +92,23 @@ def _broken(
     operations: Sequence[tuple[lifecycles.Operation, tuple[storage.StorageUnit, ...]]],
 ) -> Iterator[tuple[str, str, str]]:
     name = policy.spec.lifecycle
-    everywhere = [(one, units) for one, units in operations if one.schedules is None]
+    # A copy that only waits for the next one is none that stays.
+    everywhere = [
+        (one, units)
+        for one, units in operations
+        if one.schedules is None and not isinstance(one.retention, lifecycles.ExpireAfterCopy)
+    ]
     if spec.copies is not None and len(everywhere) < spec.copies:
-        yield "copies", f"lifecycle {name} makes {len(everywhere)} of every image", "add a Duplication to it"
+        yield "copies", f"lifecycle {name} keeps {len(everywhere)} of every image", "add a Duplication to it"
     domains = {
         unit.spec.failure_domain or f"unit/{unit.name}" for _, units in everywhere for unit in units if unit is not None
     }
-    if spec.failure_domains is not None and domains and len(domains) < spec.failure_domains <= (spec.copies or 100):
+    if spec.failure_domains is None or spec.failure_domains > (spec.copies or 100) or not domains:
+        pass
+    elif len(everywhere) < spec.failure_domains <= len(domains):
+        words = f"lifecycle {name} keeps {len(everywhere)} copies of an image: they cannot lie in more failure domains"
+        yield "failureDomains", words, "add a Duplication to it"
+    elif len(domains) < spec.failure_domains:
         listed = ", ".join(sorted(domains))
         yield "failureDomains", f"the copies of lifecycle {name} all lie in {listed}", "copy to a unit elsewhere"
     if spec.retention is not None and not _reaches((one.retention for one, _ in operations), spec.retention):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,13 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
     Raises ``VerificationFailed``; ``EmulatorFailed``, ``SourceError`` or ``UnitError`` where nothing was learned;
     ``Cancelled``.
     """
+    try:
+        return _drill(site, order, context)
+    except (errors.ImageDamaged, errors.ImageMissing) as error:
+        return verifications.broken(site, order, context, error)
+
+
+def _drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.JobContext) -> engines.Outcome:
     unit = site.units.get(order.unit)
     with contextlib.ExitStack() as stack:
         stored = stack.enter_context(contextlib.closing(unit.open(order.image)))
@@ -38,6 +45,7 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
         path = Path(inventories.known_units(site.db)[order.unit].path)
         troubles: list[exports.Trouble] = []
         drives = []
+        served_by: list[exports.Export] = []
         for name in guess.disks:
             wanted = exports.Order(
                 image=order.image,
@@ -46,19 +54,18 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
                 writable=True,
             )
             export = exports.serve(wanted, told=troubles.append)
-            stack.enter_context(export)
+            served_by.append(stack.enter_context(export))
             sector = next(record.sector for record in stored.label.disks if record.name == name)
             drives.append(bootorders.Drive(name=name, where=export.uri, sector=sector))
         context.log(
             f"starting {stored.label.client_name} with {guess.order.firmware} and {guess.order.bus}: {guess.why}"
         )
         result = boots.boot(drives, guess.order, context.meter)
+        served = all(export.alive for export in served_by)
     for trouble in troubles:
         context.log(str(trouble.error))
-    damaged = next((one.error for one in troubles if isinstance(one.error, errors.ImageDamaged)), None)
-    if damaged is not None and not result.passed:
-        # A disk that could not be read to it says more than what the guest made of that.
-        return verifications.broken(site, order, context, damaged)
+    if not result.passed:
+        _blame(troubles, result, served=served)
     kept = _keep(site, stored.label, order, result)
     details = {
         "seconds": round(result.seconds, 3), "accelerator": result.accelerator, "firmware": guess.order.firmware,
@@ -67,6 +74,19 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
     message = f"{result.message}, after {quantities.show_seconds(result.seconds)}"
     finding = verifications.Finding(passed=result.passed, message=message, details=details)
     return verifications.keep(site, order, context, finding)
+
+
+def _blame(troubles: Sequence[exports.Trouble], result: boots.BootResult, *, served: bool) -> None:
+    """Raise what says more than what the guest made of it: the copy is damaged, or could not be read to it."""
+    found = [one.error for one in troubles]
+    found.sort(key=lambda one: not isinstance(one, errors.ImageDamaged | errors.ImageMissing))
+    if found:
+        raise found[0]
+    if result.disk_errors or not served:
+        raise errors.EmulatorFailed(
+            f"the machine's disks could not be read or written: {result.message}",
+            hint="check the unit, and the space for what the machine writes (TMPDIR)",
+        )
 
 
 def _guess(stored: units.StoredImage, ways: drilling.BootDrill) -> bootguesses.Guess:

@@ -90,7 +90,11 @@ def contents(site: sites.Site, order: VerifyOrder, context: engines.JobContext) 
 def broken(
     site: sites.Site, order: VerifyOrder, context: engines.JobContext, error: errors.UnitError
 ) -> engines.Outcome:
-    """Keep that the copy's own label or lists are gone or false, though its unit is online."""
+    """Keep that a copy is gone or false, though its unit is online: whatever was being tried, that is its content.
+
+    The drill that met it is still to be made, from another copy.
+    """
+    order = dataclasses.replace(order, kind="Content")
     _mark(site, order, "Lost" if isinstance(error, errors.ImageMissing) else "Damaged", str(error))
     return keep(site, order, context, Finding(passed=False, message=error.message, details={}))
 

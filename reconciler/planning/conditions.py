@@ -117,17 +117,21 @@ def _recoverable(
     if not asked:
         lasts = (verifications.last(history, seen.verifications, kind, None) for kind in verifications.KINDS)
         known = [one for one in lasts if one is not None]
-    for result in known:
+    wanting = verifications.wanting(history, seen.verifications)
+    for result in (*known, *wanting):
         if result.state == "Failed":
             words = f"{result.kind} of {result.image} failed: {result.message}"
             return said("False", "VerificationFailed", words, result.at)
     for one, maybe in found:
+        proofs = verifications.contents(history, seen.verifications, one) if one.kind == verifications.CONTENT else ()
+        # Of contents the one that was proven the longest time ago counts: each copy is asked for.
+        at = min((proven for _, _, proven in proofs), default=maybe.at if maybe is not None else None)
+        due = verifications.due(one, at) if at is not None else None
+        if at is not None and due is not None and now - due > min(_SLACK, one.period.approximate):
+            words = f"{one.kind} was last verified {times.show_minutes(at)}; {one.by} asks for every {one.period}"
+            return said("False", "VerificationOverdue", words, due)
         if maybe is None:
             return said("Unknown", "NotVerified", f"{one.kind} is asked by {one.by}, and was never verified", None)
-        due = verifications.due(one, maybe, maybe.at)
-        if now - due > min(_SLACK, one.period.approximate):
-            words = f"{one.kind} was last verified {times.show_minutes(maybe.at)}; {one.by} asks for every {one.period}"
-            return said("False", "VerificationOverdue", words, due)
     if not known:
         return said("Unknown", "NotVerified", "no image of the series has been verified", None)
     last = max(known, key=lambda result: result.at)

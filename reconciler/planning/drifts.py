@@ -267,10 +267,10 @@ def missed(level: str, policy: str, slug: str, reason: actions.Reason) -> action
 
 
 def unproven(history: histories.History, seen: observed.Observed, slug: str) -> Iterator[actions.Drift]:
-    """Verifications of one series whose last word is that they failed."""
-    for kind in verifications.KINDS:
-        found = verifications.last(history, seen.verifications, kind, None)
+    """Drills of one series whose last word is that they failed, and contents that proved false and still do."""
+    drills = (verifications.last(history, seen.verifications, kind, None) for kind in verifications.DRILLS)
+    for found in (*drills, *verifications.wanting(history, seen.verifications)):
         if found is not None and found.state == "Failed":
             when = times.show_minutes(found.at)
-            message = f"{kind} of {found.image} (copy {found.copy}) failed {when}: {found.message}"
+            message = f"{found.kind} of {found.image} (copy {found.copy}) failed {when}: {found.message}"
             yield actions.Drift(code="VerificationFailed", object=f"Client/{slug}", message=message)

@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Final
 
-from reconciler.planning import actions, desired, histories, observed, placements, retries, verifications
+from reconciler.planning import actions, desired, histories, nevers, observed, retries, verifications
 
 _WORDS: Final = {
     verifications.CONTENT: "every digest is read again",
@@ -28,13 +28,15 @@ class Desk:
         self,
         wanted: desired.Desired,
         seen: observed.Observed,
-        units: placements.Units,
+        rules: nevers.Rules,
         now: dt.datetime,
         horizon: dt.datetime,
     ) -> None:
         self._wanted = wanted
         self._seen = seen
-        self._units = units
+        self._units = rules.units
+        #: Ids of images that somebody declared wrong.
+        self._wrong = rules.register.orders()
         self._now = now
         self._horizon = horizon
         self._live = {job.address for job in seen.jobs}
@@ -56,24 +58,10 @@ class Desk:
         yield from made.values()
 
     def _content(self, history: histories.History, slug: str, asked: verifications.Asked) -> Iterator[actions.Action]:
-        shapes = [
-            shape
-            for shape in history.images.kinds
-            if any(part.state in observed.GOOD and _meant(asked, part.operation) for part in shape.parts)
-        ]
-        for place in history.images.where(shapes):
-            image = history.images[place]
-            results = {
-                one.copy: one for one in self._seen.verifications.get(image.id, ()) if one.kind == verifications.CONTENT
-            }
-            for copy in image.copies:
-                if copy.state not in observed.GOOD or not _meant(asked, copy.operation):
-                    continue
-                # Making a copy proved it: a backup by what it read, a duplicate by reading it back.
-                begun = verifications.due(asked, _made(image, copy), copy.created_at)
-                at = verifications.due(asked, results.get(copy.number), begun)
-                if at <= self._horizon:
-                    yield self._action(history, slug, asked, image, copy, at)
+        for image, copy, proven in verifications.contents(history, self._seen.verifications, asked):
+            at = verifications.due(asked, proven)
+            if at <= self._horizon:
+                yield self._action(history, slug, asked, image, copy, at)
 
     def _drill(self, history: histories.History, slug: str, asked: verifications.Asked) -> Iterator[actions.Action]:
         chosen = self._newest(history, asked)
@@ -81,7 +69,7 @@ class Desk:
             return
         image, copy = chosen
         result = verifications.last(history, self._seen.verifications, asked.kind, asked.operation)
-        at = verifications.due(asked, result, copy.created_at)
+        at = verifications.due(asked, result.at) if result is not None else copy.created_at
         if result is not None and result.state == "Failed" and _later(history, image, result):
             at = min(at, copy.created_at)
         if at <= self._horizon:
@@ -92,14 +80,20 @@ class Desk:
     ) -> tuple[observed.Image, observed.Copy] | None:
         """The newest image with a copy that is meant and can be read, and that copy; one that is online first."""
         offline: tuple[observed.Image, observed.Copy] | None = None
-        for image in history.newest():
-            copies = [copy for copy in history.good(image) if _meant(asked, copy.operation)]
+        for image in self._candidates(history):
+            copies = [copy for copy in history.good(image) if verifications.meant(asked, copy.operation)]
             online = [copy for copy in copies if not self._units.offline(copy.unit)]
             if online:
                 return image, min(online, key=lambda one: (self._units.standalone(one.unit), one.number))
             if copies and offline is None:
                 offline = image, copies[0]
         return offline
+
+    def _candidates(self, history: histories.History) -> Iterator[observed.Image]:
+        """Images that can be read, newest first; one that somebody declared wrong only where all are."""
+        if not self._wrong or all(image.id in self._wrong for image in history.newest()):
+            return history.newest()
+        return (image for image in history.newest() if image.id not in self._wrong)
 
     def _action(
         self,
@@ -150,16 +144,6 @@ class Desk:
 def address(image: str, copy: int, kind: str) -> str:
     """The address of one verification of one copy."""
     return f"verify/{image}/{copy}/{kind.lower()}"
-
-
-def _meant(asked: verifications.Asked, operation: str) -> bool:
-    return asked.operation is None or asked.operation == operation
-
-
-def _made(image: observed.Image, copy: observed.Copy) -> observed.Verification:
-    return observed.Verification(
-        image=image.id, copy=copy.number, kind=verifications.CONTENT, state="Passed", at=copy.created_at
-    )
 
 
 def _later(history: histories.History, image: observed.Image, result: observed.Verification) -> bool:

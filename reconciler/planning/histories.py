@@ -56,7 +56,9 @@ class History:
     def __init__(self, series: observed.Series, now: dt.datetime) -> None:
         self.series = series
         self.images = columns.of(series.images)
-        doubtful = _doubtful(self.images.stamps, times.to_number(now + AHEAD))
+        #: What lies later than this was not written by a clock that is right now.
+        self.latest = now + AHEAD
+        doubtful = _doubtful(self.images.stamps, times.to_number(self.latest))
         #: Indices of the images in ``doubtful``.
         self.doubted = doubtful
         #: Ids of images clearly later than now (``AHEAD``), or whose time contradicts their sequence: kept, satisfying

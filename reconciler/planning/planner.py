@@ -118,7 +118,7 @@ class _Pass:
         self.judge = expiry.Judge(self.wanted, seen, now)
         self.ledger = expirations.Ledger(self.wanted, seen, self.judge.units, now)
         self.copier = duplications.Desk(self.judge, self.wanted, seen, now, promised=self.judge.promised)
-        self.drills = drills.Desk(self.wanted, seen, self.judge.units, now, self.horizon)
+        self.drills = drills.Desk(self.wanted, seen, self.judge, now, self.horizon)
         self.restores = restorations.Desk(self.judge, self.wanted, seen, now)
         self.problems: list[diagnostics.Diagnostic] = []
         self.questions: list[actions.Question] = []

@@ -1,8 +1,9 @@
 """What the last verifications of images say: which images failed, and how recently a series was proven.
 
 Read by ``nevers`` (an image that failed is not the last good one), by ``drills`` (when the next one is due) and by
-``conditions`` (``Recoverable``). Copies of an image are bit-identical, so what was found of one of them was found of
-the image; where two differ, the later word counts.
+``conditions`` (``Recoverable``). Copies of an image are bit-identical, so what a drill found of one of them was found
+of the image; where two differ, the later word counts. A content that proves false is about its copy alone, until that
+one is made anew. Results from a time that the clock has not reached yet (it was set back) date nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from reconciler.planning import desired, histories, observed, servicelevels
 CONTENT: Final = "Content"
 FILES: Final = "Files"
 BOOT: Final = "Boot"
-KINDS: Final = (CONTENT, FILES, BOOT)
+#: Those that try what an image is good for, rather than whether a copy is what was written.
+DRILLS: Final = (FILES, BOOT)
+KINDS: Final = (CONTENT, *DRILLS)
 
 
 class Asked(NamedTuple):
@@ -59,14 +62,14 @@ def _of(verify: lifecycles.Verify | None, operation: str | None, by: str) -> Ite
 
 
 def failed(found: Mapping[str, tuple[observed.Verification, ...]]) -> frozenset[str]:
-    """Ids of the images whose last verification of some kind failed."""
-    return frozenset(image for image, results in found.items() if any(_newest(results, kind) for kind in KINDS))
+    """Ids of the images whose last drill of some kind failed."""
+    return frozenset(image for image, results in found.items() if any(_newest(results, kind) for kind in DRILLS))
 
 
 def _newest(results: Iterable[observed.Verification], kind: str) -> bool:
     """Whether the last word of one kind is that it failed."""
     of_kind = [one for one in results if one.kind == kind]
-    return bool(of_kind) and max(of_kind, key=lambda one: one.at).state == "Failed"
+    return bool(of_kind) and max(of_kind, key=lambda one: (one.at, one.state == "Failed")).state == "Failed"
 
 
 def last(
@@ -75,15 +78,69 @@ def last(
     kind: str,
     operation: str | None,
 ) -> observed.Verification | None:
-    """The latest result of a kind within a series; with ``operation``, of its copies alone."""
+    """The latest result of a kind in a series, up to now; with ``operation``, of its copies alone.
+
+    Contents that proved false are ``wanting`` instead; of a copy that was made anew since, that was its last proof.
+    """
     best: observed.Verification | None = None
     for image in history.images.ids if found else ():
-        for one in found.get(image, ()):
-            if one.kind != kind or (best is not None and one.at <= best.at):
+        for result in found.get(image, ()):
+            one = _anew(history, result) if kind == CONTENT and result.state == "Failed" else result
+            if result.kind != kind or one is None or one.at > history.latest:
+                continue
+            if best is not None and one.at <= best.at:
                 continue
             if operation is None or operation_of(history, one) == operation:
                 best = one
     return best
+
+
+def _anew(history: histories.History, result: observed.Verification) -> observed.Verification | None:
+    """What making a copy anew proved after its content had proved false; None where it was not."""
+    image = history.by_id(result.image)
+    for copy in image.copies if image is not None else ():
+        if copy.number == result.copy and copy.state in observed.GOOD:
+            return result._replace(state="Passed", at=copy.created_at, message="it was made anew")
+    return None
+
+
+def contents(
+    history: histories.History, found: Mapping[str, tuple[observed.Verification, ...]], asked: Asked
+) -> Iterator[tuple[observed.Image, observed.Copy, dt.datetime]]:
+    """The good copies that are meant, each with when its bytes were last proven.
+
+    Making a copy proved it: a backup by what it read, a duplicate by reading it back.
+    """
+    shapes = [
+        shape
+        for shape in history.images.kinds
+        if any(part.state in observed.GOOD and meant(asked, part.operation) for part in shape.parts)
+    ]
+    for place in history.images.where(shapes):
+        image = history.images[place]
+        results = [one for one in found.get(image.id, ()) if one.kind == CONTENT and one.at <= history.latest]
+        for copy in image.copies:
+            if copy.state in observed.GOOD and meant(asked, copy.operation):
+                times = (one.at for one in results if one.copy == copy.number)
+                yield image, copy, max((copy.created_at, *times))
+
+
+def meant(asked: Asked, operation: str) -> bool:
+    """Whether the copies of an operation are asked about."""
+    return asked.operation is None or asked.operation == operation
+
+
+def wanting(
+    history: histories.History, found: Mapping[str, tuple[observed.Verification, ...]]
+) -> Iterator[observed.Verification]:
+    """Contents that proved false of copies that were not made anew since."""
+    for image in history.images.ids if found else ():
+        for one in found.get(image, ()):
+            if one.kind == CONTENT and one.state == "Failed":
+                known = history.by_id(image)
+                copies = known.copies if known is not None else ()
+                if any(copy.number == one.copy and copy.state in ("Damaged", "Lost") for copy in copies):
+                    yield one
 
 
 def operation_of(history: histories.History, result: observed.Verification) -> str | None:
@@ -93,11 +150,9 @@ def operation_of(history: histories.History, result: observed.Verification) -> s
     return next((copy.operation for copy in copies if copy.number == result.copy), None)
 
 
-def due(asked: Asked, result: observed.Verification | None, begun: dt.datetime) -> dt.datetime:
-    """When the next one is due; ``begun``: from when one that was never made counts."""
-    if result is None:
-        return begun
+def due(asked: Asked, last: dt.datetime) -> dt.datetime:
+    """When the next one is due after one at ``last``."""
     try:
-        return asked.period.after(result.at)
+        return asked.period.after(last)
     except OverflowError:
         return dt.datetime.max.replace(tzinfo=dt.UTC)

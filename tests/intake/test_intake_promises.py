@@ -70,7 +70,7 @@ def test_the_paths_of_a_restore_begin_at_its_manifest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "code", "said"),
     [
-        ("copies: 2", "copies: 3", codes.PROMISE_BROKEN, "makes 2 of every image"),
+        ("copies: 2", "copies: 3", codes.PROMISE_BROKEN, "keeps 2 of every image"),
         ("failureDomains: 2", "failureDomains: 3", codes.SERVICE_LEVEL, "cannot lie in 3"),
         ("retention: 56d", "retention: 400d", codes.PROMISE_BROKEN, "keeps images that long"),
         ("rpo: 80h", "rpo: 1h", codes.PROMISE_BROKEN, "back up more often"),
@@ -86,6 +86,35 @@ def test_a_promise_that_cannot_be_kept_is_told_at_once(
     (found,) = loaded.diagnostics
     assert found.code == code and said in str(found)
     assert (found.severity is diagnostics.Severity.WARNING) == ("crm" in new) == (loaded.desired is not None)
+
+
+BUFFER = ("retention: {type: Fixed, period: 7d}}", "retention: {type: ExpireAfterCopy}}")
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "said"),
+    [
+        (LEVEL.replace("  failureDomains: 2\n", ""), (BUFFER,), "keeps 1 of every image"),
+        (LEVEL.replace("  copies: 2\n", ""), (BUFFER,), "all lie in room-2"),
+        (
+            LEVEL.replace("  copies: 2\n", ""),
+            (BUFFER, ("members: [array]", "members: [array, pool]"), ("storage: pool", "storage: fast")),
+            "cannot lie in more failure domains",
+        ),
+    ],
+)
+def test_copies_that_do_not_stay_keep_no_promise(
+    tmp_path: Path, text: str, changes: tuple[tuple[str, str], ...], said: str
+) -> None:
+    found = [str(one) for one in load(tmp_path, text, *changes).diagnostics if one.code == codes.PROMISE_BROKEN]
+    assert len(found) == 1 and said in found[0]
+
+
+@pytest.mark.parametrize("folder", ["/srv/units/pool", "/srv/units/../units/array/out"])
+def test_nothing_is_restored_into_the_folder_of_a_unit(tmp_path: Path, folder: str) -> None:
+    (found,) = load(tmp_path, RESTORE.replace("{folder: out}", f"{{folder: {folder}}}")).diagnostics
+    assert found.code == codes.RESTORE_SETTING and "lies inside it" in str(found)
+    assert "extra.yaml:7:20" in str(found)
 
 
 def test_a_promise_that_can_be_kept_says_nothing(tmp_path: Path) -> None:

@@ -39,6 +39,10 @@ RETENTIONS: tuple[dict[str, Any], ...] = (
     {"type": "CapacityManaged"},
     {"type": "Forever"},
 )
+#: Proofs that are asked for: mostly none.
+PROOFS: tuple[dict[str, Any], ...] = (
+    {}, {}, {}, {"content": "2d"}, {"boot": "3d"}, {"content": "1mo", "files": "12h", "boot": "7d"}
+)  # fmt: skip
 STORAGES = ("fast", "deep", "far", "spread", "failover")
 UNITS = ("fast", "deep", "far", "near")
 #: Edits of a unit's manifest.
@@ -78,6 +82,10 @@ def lifecycles(draw: st.DrawFn) -> models.Object:
     for index in range(draw(st.integers(0, 3))):
         source = draw(st.sampled_from([one["name"] for one in tree]))
         tree.append({"name": f"copy-{index}", "type": "Duplication", "source": source, **draw(operations())})
+    for one in tree:
+        verify = draw(st.sampled_from(PROOFS))
+        if verify:
+            one["verify"] = verify
     return samples.lifecycle("gold", *tree)
 
 
@@ -108,8 +116,35 @@ def policies(draw: st.DrawFn) -> list[models.Object]:
         spec: dict[str, Any] = {"retries": {"count": draw(st.integers(0, 2))}}
         if draw(st.booleans()):
             spec["limits"] = {"maxConcurrentJobs": 1}
-        result.append(samples.policy(name, *draw(st.sampled_from(SCHEDULES)), **spec))
+        made = samples.policy(name, *draw(st.sampled_from(SCHEDULES)), **spec)
+        metadata = made.metadata.model_copy(update={"labels": {"tier": name}})
+        result.append(made.model_copy(update={"metadata": metadata}))
     return result
+
+
+@st.composite
+def service_levels(draw: st.DrawFn) -> models.Object:
+    """A promise about one of the policies, or both."""
+    spec: dict[str, Any] = {"selector": {"matchLabels": {"tier": draw(st.sampled_from(("gold", "silver")))}}}
+    spec["rpo"] = draw(st.sampled_from(("26h", "3d")))
+    if draw(st.booleans()):
+        spec["verified"] = draw(st.sampled_from(PROOFS[3:]))
+    if draw(st.booleans()):
+        spec |= {"copies": 2, "failureDomains": 2, "copyWithin": "12h"}
+    return samples.make("ServiceLevel", draw(st.sampled_from(("low", "high"))), spec)
+
+
+@st.composite
+def restores(draw: st.DrawFn) -> models.Object:
+    """A restore of one of the machines."""
+    spec: dict[str, Any] = {"client": draw(st.sampled_from(("oblVM1", "oblVM2", "nobody")))}
+    chosen = draw(st.integers(0, 3))
+    if chosen == 0:
+        spec["image"] = f"img-{draw(st.integers(1, 9))}"
+    elif chosen == 1:
+        spec["asOf"] = f"2026-11-{draw(st.integers(20, 28))}T00:00:00Z"
+    spec["target"] = {"folder": draw(st.sampled_from(("/srv/a", "/srv/b")))}
+    return samples.make("Restore", draw(st.sampled_from(("drill", "other"))), spec)
 
 
 def windows() -> list[models.Object]:

@@ -253,3 +253,68 @@ def test_copies_are_judged_once_they_had_their_time(spec: dict[str, Any], copies
     drift = [one for one in planner.plan(wanted, seen, NOW).drift if one.code == "ServiceLevelMissed"]
     condition = next(one for one in conditions.conditions(wanted, seen, series, NOW) if one.type == "Protected")
     assert (len(drift), condition.reason) == ((1, code) if code else (0, "Recent"))
+
+
+# -- what a result is about, and when it was ---------------------------------------------------------------------------
+
+
+def test_a_content_that_proved_false_is_about_its_copy_until_that_one_is_made_anew() -> None:
+    wanted, bad = estate(land={"content": "1d"}), result("img-2", 1, "Content", ago(hours=2), "Failed")
+    later = result("img-1", 1, "Content", ago(hours=1))
+    damaged = samples.series(
+        *(
+            image._replace(copies=(image.copies[0]._replace(state="Damaged"), image.copies[1]))
+            if image.id == "img-2"
+            else image
+            for image in images().images
+        )
+    )
+    anew = samples.series(
+        *(
+            image._replace(copies=(image.copies[0]._replace(created_at=ago(hours=1)), image.copies[1]))
+            for image in images().images
+        )
+    )
+    found = {"img-2": (bad,), "img-1": (later,)}
+    for series, reason, drift in ((damaged, "VerificationFailed", 1), (anew, "Verified", 0)):
+        seen = samples.seen(wanted, series, verifications=found)
+        told = {one.type: one for one in conditions.conditions(wanted, seen, series, NOW)}
+        assert told["Recoverable"].reason == reason
+        plan = planner.plan(wanted, seen, NOW)
+        assert len([one for one in plan.drift if one.code == "VerificationFailed"]) == drift
+        # The other copy is what it was: the image is still one to count on.
+        assert not nevers.Rules(wanted, seen, NOW).failed
+    assert verify(wanted, bad, later, series=anew)["verify/img-2/1/content"].state is not actions.State.DUE
+
+
+def test_the_content_that_was_proven_the_longest_time_ago_counts() -> None:
+    wanted = estate(dedupe={"content": "1d"})
+    found = (result("img-3", 2, "Content", ago(hours=1)),)
+    condition = recoverable(wanted, *found)
+    assert (condition.status, condition.reason) == ("True", "Verified")
+    old = samples.series(*(samples.image(n, ago(days=9 - n), *both(ago(days=9 - n))) for n in (1, 2)))
+    seen = samples.seen(wanted, old, verifications={"img-2": (result("img-2", 2, "Content", ago(hours=1)),)})
+    told = next(one for one in conditions.conditions(wanted, seen, old, NOW) if one.type == "Recoverable")
+    assert told.reason == "VerificationOverdue"
+
+
+@pytest.mark.parametrize("kind", ["content", "files", "boot"])
+def test_results_from_a_clock_that_was_set_back_hold_nothing_up(kind: str) -> None:
+    wanted = estate(dedupe={kind: "1d"})
+    ahead = NOW + dt.timedelta(days=1000)
+    found = verify(wanted, *(result(f"img-{n}", 2, kind.capitalize(), ahead) for n in (1, 2, 3)))
+    assert [one.state for one in found.values()].count(actions.State.DUE) >= 1
+    again = (result("img-3", 2, kind.capitalize(), NOW), result("img-1", 2, kind.capitalize(), ahead))
+    if kind != "content":
+        assert [one.state.value for one in verify(wanted, *again).values()] == ["Planned"]
+
+
+def test_an_image_that_was_declared_wrong_is_not_tried_while_there_is_another() -> None:
+    wanted = estate(dedupe={"boot": "14d"})
+
+    def ruled(*names: str) -> list[str]:
+        orders = tuple(observed.Ruling(kind="Expire", object=one, by="ann", at=NOW, reason="wrong") for one in names)
+        return list(verify(wanted, rulings=orders))
+
+    assert ruled("img-3") == ["verify/img-2/2/boot"]
+    assert ruled("img-1", "img-2", "img-3") == ["verify/img-3/2/boot"]

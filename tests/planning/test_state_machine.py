@@ -311,6 +311,15 @@ class Life(RuleBasedStateMachine):
         known = {item.key for item in self.world.wanted.objects()}
         self._apply(edits.put(self.world.wanted, *(item for item in back if item.key not in known)))
 
+    @rule(item=st.one_of(estates.restores(), estates.restores(), estates.service_levels()), gone=st.booleans())
+    def something_is_promised_or_restored(self, item: Any, gone: bool) -> None:
+        """A Restore or a ServiceLevel is written, changed, or taken away."""
+        known = {one.key for one in self.world.wanted.objects()}
+        if not gone:
+            self._apply(edits.put(self.world.wanted, item))
+        elif item.key in known:
+            self._apply(edits.without(self.world.wanted, item))
+
     @rule(share=st.sampled_from((2, 100)), hours=hours)
     def half_the_tree_is_gone(self, share: int, hours: float) -> None:
         """By accident; it is brought back after a while. Nothing changes meanwhile."""

@@ -169,6 +169,7 @@ def _complaints(
     if calm(series.images, world.now):
         if not _retired(world, series.client):
             yield from _last(world, series, image, copy)
+            yield from _last_proven(world, series, image, copy)
         # What was decided before a grace is decided.
         if copy.state != "Expiring" and not ordered:
             yield from _broken_promises(world, world.planned[series.client, series.policy], image, copy)
@@ -241,6 +242,24 @@ def _last(world: worlds.World, series: observed.Series, image: observed.Image, c
     ]
     kept = newest[: 3 if newest and world.now - newest[0].time > OVERDUE else 1]
     yield from _last_of(world, series, kept, image, copy)
+
+
+def _last_proven(
+    world: worlds.World, series: observed.Series, image: observed.Image, copy: observed.Copy
+) -> Iterator[str]:
+    """An image that failed a drill is not the only one left."""
+    for one in reversed(series.images):
+        if one.state != "Complete" or one.id in world.approved_orders or not _there(world, series, one):
+            continue
+        if not any(_failed(world, one.id, kind) for kind in ("Files", "Boot")):
+            yield from _last_of(world, series, [one], image, copy)
+            return
+
+
+def _failed(world: worlds.World, image: str, kind: str) -> bool:
+    """Whether the last word of one kind about an image is that it failed."""
+    found = sorted((one.at, one.state) for key, one in world.results.items() if (key[0], key[2]) == (image, kind))
+    return any(state == "Failed" for at, state in found if at == found[-1][0])
 
 
 def _last_of(

@@ -31,6 +31,7 @@ from reconciler.planning import (
     observed,
     planner,
     promises,
+    verifications,
 )
 
 Fate = Callable[[actions.Action], str]
@@ -42,6 +43,8 @@ UNIT_BYTES, COPY_BYTES = 4000, 10
 _REWRITTEN = ("Damaged", "Lost", "Writing")
 #: Outcomes of which the catalog hears only that the worker is gone.
 _DEATHS = ("Lost", "Stopped", "Torn", "Unheard")
+#: Work that leaves something behind although it failed.
+_TELLING = (actions.Type.EXPIRE, actions.Type.VERIFY, actions.Type.RESTORE)
 
 
 def succeed(_: actions.Action) -> str:
@@ -118,6 +121,10 @@ class World:
     retired: set[str] = dataclasses.field(default_factory=set)
     #: Copies that were found lost, as (image id, number): only their record could go.
     losses: set[tuple[str, int]] = dataclasses.field(default_factory=set)
+    #: The last result of each proof, by image id, copy number and kind.
+    results: dict[tuple[str, int, str], observed.Verification] = dataclasses.field(default_factory=dict)
+    #: Restores of manifests that were begun, by name and digest.
+    restores: dict[tuple[str, str], observed.Restoring] = dataclasses.field(default_factory=dict)
     #: Everything that was started: address and outcome.
     done: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
@@ -146,7 +153,16 @@ class World:
             clock_jump=self.jump,
             emptying=dict(self.emptying),
             last_used=self._last_used(),
+            verifications=self.found(),
+            restores=tuple(self.restores.values()),
         )
+
+    def found(self) -> dict[str, tuple[observed.Verification, ...]]:
+        """The last results by image id."""
+        result: dict[str, tuple[observed.Verification, ...]] = {}
+        for one in self.results.values():
+            result[one.image] = (*result.get(one.image, ()), one)
+        return result
 
     def _last_used(self) -> dict[str, dt.datetime]:
         result: dict[str, dt.datetime] = {}
@@ -413,7 +429,7 @@ class World:
 
     def _run(self, start: dispatch.Start, outcome: str, effective: desired.Desired) -> None:
         self.done.append((start.action.address, outcome))
-        if outcome == "Lost" or (outcome == "Failed" and start.action.type is not actions.Type.EXPIRE):
+        if outcome == "Lost" or (outcome == "Failed" and start.action.type not in _TELLING):
             self._attempted(start.action, outcome)
             return
         try:
@@ -439,12 +455,38 @@ class World:
             key, _, image = self.find(str(action.image))
             begins = self._mark_expiring(key, image, action)
             return Job(start, key, None, action.copy if begins else None)
+        if action.type is actions.Type.RESTORE or action.proof is not None:
+            key, _, image = self.find(str(action.image))
+            copy = next(one for one in image.copies if one.number == action.copy)
+            assert copy.state == "Complete", f"{action.address}: read from a copy that is {copy.state}"
+            if action.type is actions.Type.RESTORE:
+                self._restored(action, "Running")
+            return Job(start, key, None, None)
         assert action.type in (actions.Type.RECLAIM, actions.Type.VERIFY), f"nobody asked for {action.type}"
         return Job(start, None, None, None)
+
+    def _restored(self, action: actions.Action, state: str) -> None:
+        name, digest = action.address.removeprefix("restore/").rpartition("@")[0], str(action.digest)
+        self.restores[name, digest] = observed.Restoring(name=name, digest=digest, state=state, at=self.now)
+
+    def _learned(self, action: actions.Action, outcome: str) -> None:
+        """What a proof or a restore leaves in the catalog; a proof that failed is a fact like one that passed."""
+        if action.type is actions.Type.RESTORE:
+            if outcome not in ("Lost", "Stopped", "Torn"):
+                self._restored(action, "Verified" if outcome in ("Succeeded", "Unheard") else "Failed")
+        elif action.proof is not None and outcome in ("Succeeded", "Unheard", "Failed"):
+            image, number = str(action.image), int(str(action.copy))
+            state = "Failed" if outcome == "Failed" else "Passed"
+            self.results[image, number, action.proof] = observed.Verification(
+                image=image, copy=number, kind=action.proof, state=state, at=self.now, message="so it was found"
+            )
+            if outcome == "Failed" and action.proof == verifications.CONTENT:
+                self.damage(image, number, "Damaged")
 
     def _end(self, job: Job, outcome: str) -> None:
         """What a job came to, in the catalog and on the units."""
         action = job.start.action
+        self._learned(action, outcome)
         if outcome in ("Succeeded", "Partial"):
             self._commit(job, "Partial" if outcome == "Partial" else "Complete")
         elif outcome == "Unheard" and job.draft is not None:
@@ -487,7 +529,7 @@ class World:
                 self._expire(str(action.image), job.number)
         elif action.type is actions.Type.RECLAIM:
             self.reclaimable.pop(self._place(job), None)
-        else:
+        elif action.type is actions.Type.VERIFY and action.proof is None:
             self.proven[self._place(job)] = self.now
 
     def _discard(self, job: Job) -> None:
@@ -587,6 +629,7 @@ class World:
         copy = next(one for one in image.copies if one.number == number)
         effective = self.effective()
         self._set(image_id, number, state="Expired")
+        self.results = {key: one for key, one in self.results.items() if key[:2] != (image_id, number)}
         declared = effective.units.get(copy.unit)
         if declared is not None and declared.spec.type == "DedupePool":
             self.reclaimable[copy.unit] = self.reclaimable.get(copy.unit, 0) + copy.stored_bytes
