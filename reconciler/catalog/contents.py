@@ -34,7 +34,7 @@ class Head:
     catalog: str
     #: Number of the newest line of the audit trail that is worth a dump.
     mark: int
-    #: When that line was written; None before the first, and in dumps of earlier versions.
+    #: The latest time of the trail up to there; None before its first line, and in dumps of earlier versions.
     at: dt.datetime | None
 
 
@@ -58,7 +58,8 @@ def mark(connection: sa.Connection) -> int:
 def written(connection: sa.Connection, catalog: str, *, by_age: bool = False) -> Iterator[Lines]:
     """All of it within the caller's reading transaction. ``by_age``: images and copies in the order they were made."""
     newest = mark(connection)
-    at = connection.scalar(sa.select(tables.AUDIT.c.at).where(tables.AUDIT.c.number == newest))
+    # The latest one: where a clock was set back, the newest line is not the youngest.
+    at = connection.scalar(sa.select(sa.func.max(tables.AUDIT.c.at)).where(tables.AUDIT.c.number <= newest))
     head = {"holdfast": "catalog", "formatVersion": FORMAT_VERSION, "schema": migrations.HEAD, "catalog": catalog}
     yield _single({**head, "mark": newest, "at": times.to_number(at) if at is not None else None})
     count = 0

@@ -117,7 +117,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Estate:
     (image,) = [one["id"] for one in estate.get("images") if one["client"] == "delta"]
     label = next((estate.folder / "storage" / "pool").rglob(f"*{image}*"))
     label.write_bytes(b"{}")
-    estate.apply(clock=day(11), code=None)
+    last = estate.apply(clock=day(11), code=None)
+    assert {one["state"] for one in last["actions"]} == {"Succeeded"}, last
     shutil.copytree(estate.folder, estate.folder.with_name("kept"), symlinks=True)
     return estate
 
