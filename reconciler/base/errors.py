@@ -111,6 +111,10 @@ class CatalogError(HoldfastError):
     """The catalog cannot be opened, read or changed as asked."""
 
 
+class CatalogTooOld(CatalogError):
+    """An older Holdfast made the catalog, and this one reads it once a writer has migrated it."""
+
+
 class NeverViolated(HoldfastError):
     """A deletion that one of the six nevers forbids; refused inside the deleting transaction."""
 

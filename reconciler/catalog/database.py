@@ -167,7 +167,7 @@ def open_reading(location: str) -> Database | None:
         return None
     if found != migrations.HEAD:
         database.close()
-        raise errors.CatalogError(
+        raise errors.CatalogTooOld(
             f"{database.location}: catalog schema {found} is older than this Holdfast reads ({migrations.HEAD})",
             hint="holdfast apply migrates it",
         )

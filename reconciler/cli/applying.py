@@ -6,8 +6,9 @@ import dataclasses
 import functools
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +21,8 @@ from reconciler.controller import handovers, loop, outcomes, passes
 from reconciler.planning import planfile, savedplans
 from reconciler.reports import passes as reports
 from reconciler.reports import plans
+
+_T = TypeVar("_T")
 
 #: What moved is named up to this many times.
 _REASONS = 12
@@ -44,7 +47,7 @@ def apply(
     clock = clocks.from_environment()
     if path.is_dir():
         chosen = settings.of_estate(path, state=state, catalog=catalog)
-        code = _confirm(chosen, clock, yes=yes, output=output)
+        code = _migrating(chosen, lambda: _confirm(chosen, clock, yes=yes, output=output))
     else:
         chosen = _saved(path, clock, catalog)
         code = None
@@ -56,6 +59,16 @@ def apply(
             answer = handovers.hand_over(db, holder, chosen.state, chosen.estate, clock, sessions.actor(), outputs.note)
             return _answered(answer, output)
         return _pass(chosen, db, clock, until_converged=until_converged, output=output)
+
+
+def _migrating(chosen: settings.Settings, work: Callable[[], _T]) -> _T:
+    """What ``work`` comes to; a catalog that an older Holdfast made is migrated first, and ``work`` begun again."""
+    try:
+        return work()
+    except errors.CatalogTooOld as error:
+        with sessions.writing(chosen, create=True):
+            outputs.note(f"holdfast: {error.message}; it was migrated")
+        return work()
 
 
 def _confirm(chosen: settings.Settings, clock: clocks.Clock, *, yes: bool, output: options.Output) -> int | None:
@@ -96,7 +109,8 @@ def _saved(path: Path, clock: clocks.Clock, catalog: str | None) -> settings.Set
         ) from error
     chosen = _where(saved, catalog)
     read = functools.partial(savedplans.facts, also=saved.facts)
-    fresh, _, facts = planning.computed(chosen, _Then(times.aware(saved.now), clock), None, facts=read)
+    then = _Then(times.aware(saved.now), clock)
+    fresh, _, facts = _migrating(chosen, lambda: planning.computed(chosen, then, None, facts=read))
     reasons = planfile.compare(saved, planfile.document(fresh))
     if reasons:
         found = [*(savedplans.moved(saved.facts, facts) if facts is not None else ()), *reasons]

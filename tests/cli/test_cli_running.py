@@ -10,6 +10,8 @@ import estate_samples
 import pytest
 from estate_samples import START, Estate
 
+from reconciler.catalog import database, migrations
+
 
 def finished(estate: Estate) -> int:
     if not (estate.state / "catalog.sqlite").exists():
@@ -128,3 +130,16 @@ def test_cancel_returns_when_nothing_moves_any_more(tmp_path: Path, pass_of_its_
             process.communicate(timeout=40)
     assert estate.get("images") == []
     assert "cancelled" in estate.command.run("cancel", job["id"]).stdout
+
+
+def test_the_catalog_of_an_older_version_is_migrated_by_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    estate = estate_samples.build(tmp_path / "estate", "alpha")
+    with monkeypatch.context() as older:
+        older.setattr(migrations, "REVISIONS", migrations.REVISIONS[:1])
+        older.setattr(migrations, "HEAD", migrations.REVISIONS[-1])
+        database.open_writing(str(estate.state / "catalog.sqlite")).close()
+    command = estate.at(START)
+    assert "holdfast apply migrates it" in command.run("plan", ".", code=1).stderr
+    assert "it was migrated" in command.run("apply", ".", "--yes", code=0).stderr
+    assert finished(estate) == 1
+    assert "migrated" not in command.run("apply", ".", "--yes", code=0).stderr
