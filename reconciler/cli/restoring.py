@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reconciler.api import vcenters
 from reconciler.base import clocks, errors, meters, times
-from reconciler.catalog import configurations, database
+from reconciler.catalog import configurations, database, inventories
 from reconciler.cli import (
     options,
     outputs,
@@ -80,7 +80,9 @@ def restore(
     moment = restoreoptions.moment(as_of)
     choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy))
     found = sessions.read(chosen, lambda db: _in_force(db, vcenter))
-    work = asked.work(found or _declared(chosen.estate, vcenter), tuple(one.path for one in choice.copies))
+    known = sessions.read(chosen, inventories.known_units)
+    folders = tuple(Path(one.path) for one in known.values())
+    work = asked.work(found or _declared(chosen.estate, vcenter), folders)
     if dry_run:
         notes: list[str] = []
         rate = sessions.read(chosen, lambda db: choices.rate(db, choice.unit))
@@ -143,7 +145,7 @@ class _Asked:
             raise errors.UsageError("--staged makes VMDKs", hint="leave out --format")
 
     def work(self, vcenter: vcenters.VCenter | None, units: tuple[Path, ...]) -> restoreworks.Work:
-        """What is to be done; ``units``: folders of the units that are read."""
+        """What is to be done; ``units``: folders of the storage units."""
         if vcenter is not None:
             wanted = {key: value for key, value in self.machine.items() if key != "power_on"}
             power_on = bool(self.machine.get("power_on"))

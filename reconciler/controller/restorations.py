@@ -15,6 +15,7 @@ from typing import Any
 
 from reconciler.api import restores as kinds
 from reconciler.base import crashes, errors, meters
+from reconciler.catalog import inventories
 from reconciler.catalog import restores as records
 from reconciler.controller import choices
 from reconciler.jobs import engines
@@ -50,9 +51,11 @@ def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engi
     try:
         found = findings.recorder(site.db, site.clock, site.actor, context.log, notes)
         with contextlib.closing(choice.open(site.caches, found)) as stored:
-            done = _made(stored, _wanted(spec, choice), interrupted, context)
+            done = _made(stored, _wanted(site, spec), interrupted, context)
             read = stored.source
     except errors.HoldfastError as error:
+        if isinstance(error, errors.TargetExists):
+            error.hint = "restore to another folder, move it away, or write overwrite: true"
         records.end(site.db, number, state="Failed", now=site.clock.now(), message=str(error), details={"notes": notes})
         raise
     crashes.passing("restore.proven")
@@ -82,14 +85,14 @@ def _begun(site: sites.Site, order: Order, choice: choices.Choice, context: engi
     )
 
 
-def _wanted(spec: kinds.RestoreSpec, choice: choices.Choice) -> restores.Order:
+def _wanted(site: sites.Site, spec: kinds.RestoreSpec) -> restores.Order:
     return restores.Order(
         to=Path(spec.target.folder or spec.target.device or ""),
         disks=spec.disks,
         format=spec.format,
         subformat=spec.subformat,
         force=spec.overwrite,
-        units=tuple(copy.path for copy in choice.copies),
+        units=tuple(Path(unit.path) for unit in inventories.known_units(site.db).values()),
     )
 
 

@@ -45,7 +45,7 @@ class Order:
     subformat: str | None = None
     #: Whether what is there may be replaced.
     force: bool = False
-    #: Folders of the units that are read: no device under them may be written.
+    #: Folders of units: nothing is restored into them, and no device under them may be written.
     units: tuple[Path, ...] = ()
 
 
@@ -125,6 +125,11 @@ def _chosen(label: units.ImageLabel, order: Order) -> RestorePlan:
         return _onto_device(label, order, [by_name[name] for name in wanted])
     if order.to.exists() and not order.to.is_dir():
         raise errors.UsageError(f"{order.to} is neither a folder nor a block device")
+    for unit in order.units:
+        if order.to.resolve().is_relative_to(unit.resolve()):
+            raise errors.UsageError(
+                f"{order.to} lies inside the storage unit at {unit}", hint="restore to a folder of its own"
+            )
     paths = targets.restored_names([record.name for record in label.disks], order.format, subformat)
     disks = [_planned(label, by_name[name], order.to / paths[name], order.format, subformat) for name in wanted]
     for disk in disks:

@@ -1,13 +1,13 @@
 """Which of the due actions start now, on which unit, through which media server: under all limits at once.
 
 Called by the controller's loop with the due actions of a plan and the jobs that are alive. Limits: a unit's jobs
-(source and target; restores have one slot more), a policy's, a media server's, a VCenter's (``hypervisors``), one
-backup, drill or removal of a snapshot per machine over all policies, one machine that is started, and the room of a
-unit: each start reserves what it is expected to add, so that two large jobs do not both take the last space. Restores
-and removals of snapshots go first, then priority, then what has been due longest. An action that does not fit is passed
-over, not waited for, so that others with room go on. What small work is left over then joins a start of its kind as a
-batch, done one after another in that one slot: thousands of small images need no turn each. Deterministic: equal input,
-equal choice.
+(source and target; restores have one slot more, and verifications, which nobody waits for, half at most), a policy's, a
+media server's, a VCenter's (``hypervisors``), one backup, drill or removal of a snapshot per machine over all policies,
+one machine that is started, and the room of a unit: each start reserves what it is expected to add, so that two large
+jobs do not both take the last space. Restores and removals of snapshots go first, then priority, then what has been due
+longest. An action that does not fit is passed over, not waited for, so that others with room go on. What small work is
+left over then joins a start of its kind as a batch, done one after another in that one slot: thousands of small images
+need no turn each. Deterministic: equal input, equal choice.
 """
 
 from __future__ import annotations
@@ -190,6 +190,7 @@ class _Floor:
         self._last_used = dict(load.last_used)
         self._on_unit: collections.Counter[str] = collections.Counter()
         self._restores: collections.Counter[str] = collections.Counter()
+        self._proofs: collections.Counter[str] = collections.Counter()
         self._of_policy: collections.Counter[str] = collections.Counter()
         self._on_server: collections.Counter[str] = collections.Counter()
         self._machines: set[str] = set()
@@ -226,6 +227,8 @@ class _Floor:
         type, policy = work.type, work.policy
         counter = self._restores if type == actions.Type.RESTORE else self._on_unit
         counter.update(units)
+        if type == actions.Type.VERIFY:
+            self._proofs.update(units)
         if policy is not None and type in (actions.Type.BACKUP, actions.Type.DUPLICATE):
             self._of_policy[policy] += 1
         if client is not None and _on_machine(work):
@@ -304,6 +307,8 @@ class _Floor:
         if type is actions.Type.RESTORE:
             # One slot more than the rest may take: a restore never queues behind nothing but backups.
             return self._restores[unit] < 1 or self._restores[unit] + self._on_unit[unit] < limit + 1
+        if type is actions.Type.VERIFY and self._proofs[unit] >= max(1, limit // 2):
+            return False
         return self._on_unit[unit] + max(0, self._restores[unit] - 1) < limit
 
     def _room(self, unit: str, action: actions.Action) -> bool:

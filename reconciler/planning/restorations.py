@@ -16,8 +16,11 @@ from reconciler.planning import actions, desired, histories, nevers, observed, r
 
 
 def digest(item: restores.Restore) -> str:
-    """What a restore is done once for."""
-    return digests.json_digest(item.written()["spec"])
+    """What a restore is done once for: what its spec says, without what is so by default.
+
+    A version that knows a setting more must not make restores again that were made long ago.
+    """
+    return digests.json_digest(item.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True))
 
 
 def address(name: str, digest: str) -> str:
@@ -113,7 +116,10 @@ class Desk:
         self, item: restores.Restore, client: str | None, chosen: bool, attempts: observed.Attempts | None
     ) -> tuple[actions.State, dt.datetime | None, actions.Reason]:
         if client is None:
+            several = [one.slug for one in self._seen.clients.values() if one.name == item.spec.client]
             words = f"no client is named {item.spec.client}; holdfast get clients lists them"
+            if several:
+                words = f"{len(several)} clients are named {item.spec.client}: say which: {', '.join(sorted(several))}"
             return actions.State.BLOCKED, None, actions.Reason(code="ClientUnknown", message=words)
         if not chosen:
             return actions.State.BLOCKED, None, actions.Reason(code="NoImage", message=_missing(item.spec))

@@ -27,7 +27,7 @@ _NOUNS: Final[Mapping[str, tuple[str, str]]] = {
     "Duplicate": ("copy", "copies"),
     "Expire": ("expiry", "expiries"),
     "Reclaim": ("collection", "collections"),
-    "Verify": ("scrub", "scrubs"),
+    "Verify": ("verification", "verifications"),
     "Restore": ("restore", "restores"),
     "RemoveSnapshot": ("snapshot removal", "snapshot removals"),
 }

@@ -65,7 +65,7 @@ def test_what_is_in_the_way_is_kept_and_the_restore_waits(estate: Estate) -> Non
     estate.apply(clock=START, code=3)
     assert (estate.folder / "out" / "system.img").read_bytes() == b"precious"
     (record,) = estate.get("restores")
-    assert record["state"] == "Failed" and "exists" in record["message"]
+    assert record["state"] == "Failed" and "exists" in record["message"] and "overwrite: true" in record["message"]
     (estate.folder / "out" / "system.img").unlink()
     estate.apply(clock="2026-03-02T12:10:00Z")
     assert disks(estate) == machines(estate)
@@ -89,6 +89,19 @@ def test_an_unknown_machine_is_said_and_holds_nothing_up(estate: Estate) -> None
     assert (action["state"], action["reason"]["code"]) == ("Blocked", "ClientUnknown")
     estate.apply(clock=START)
     assert not estate.get("restores")
+
+
+def test_nothing_is_written_into_a_unit(estate: Estate, tmp_path: Path) -> None:
+    # A manifest that names the folder itself is an error; a link to it is seen when it is to be written.
+    (estate.folder / "out").symlink_to(estate.folder / "storage" / "pool")
+    estate.apply(clock=START, code=3)
+    (record,) = estate.get("restores")
+    assert record["state"] == "Failed" and "lies inside the storage unit" in record["message"]
+    inside = estate.folder / "storage" / "pool" / "deep"
+    for source in (("alpha",), ("--unit", estate.folder / "storage" / "pool", record["image"])):
+        said = estate.command.run("restore", *source, "--to", inside, code=64).stderr
+        assert "lies inside the storage unit" in said
+    assert not inside.exists() and not list((estate.folder / "storage" / "pool").rglob("*.img"))
 
 
 def test_a_restore_by_command_leaves_the_same_record(estate: Estate, tmp_path: Path) -> None:

@@ -168,6 +168,19 @@ def test_a_machine_bears_one_drill_or_backup_and_only_one_machine_is_started() -
     assert [one.action.proof for one in chosen] == ["Files"]
 
 
+def test_verifications_leave_half_of_a_unit_to_backups_and_all_get_their_turn() -> None:
+    wanted = estate({"content": "1d"})
+    many = samples.series(*(samples.image(n, ago(days=30 - n), *both(ago(days=30 - n))) for n in range(22, 29)))
+    wanted = dataclasses.replace(wanted, units={**wanted.units, "fast": samples.unit("fast", maxConcurrentJobs=4)})
+    due = list(verify(wanted, series=many).values())
+    seen = samples.seen(wanted, many)
+    first = dispatch.choose(due, (), wanted, seen, NOW)
+    assert len(due) > 4 and len(first) == 2
+    # The one that has waited the longest comes first: none waits for ever.
+    oldest = sorted(due, key=lambda one: one.at or NOW)
+    assert [one.action.address for one in first] == [one.address for one in oldest[:2]]
+
+
 # -- what a failure means ----------------------------------------------------------------------------------------------
 
 

@@ -65,6 +65,16 @@ def test_what_cannot_be_found_is_blocked_with_the_reason(spec: dict[str, Any], c
     assert found.reason.code == code and said in found.reason.message
 
 
+def test_a_name_that_two_clients_have_is_asked_about() -> None:
+    other = observed.Client(id="x", slug="oblvm1-2", name="oblVM1", source="/x", first_seen=ago(days=9))
+    clients = {samples.CLIENT: samples.client(), "x": other}
+    _, found = plan(restore(), clients=clients)
+    assert found is not None and found.reason.code == "ClientUnknown"
+    assert "2 clients are named oblVM1" in found.reason.message and "oblvm1, oblvm1-2" in found.reason.message
+    _, found = plan(restore(client="oblvm1"), clients=clients)
+    assert found is not None and found.image == "img-3"
+
+
 @pytest.mark.parametrize(("state", "due"), [("Verified", False), ("Failed", True), ("Running", True)])
 def test_it_converges_once_per_digest(state: str, due: bool) -> None:
     item = restore()
@@ -74,6 +84,16 @@ def test_it_converges_once_per_digest(state: str, due: bool) -> None:
     assert made.changes is any(one.state is actions.State.DUE for one in made.actions)
     _, changed = plan(restore(format="qcow2"), restores=(record,))
     assert changed is not None and changed.state is actions.State.DUE
+
+
+def test_the_digest_is_about_what_is_said_and_stays_what_it_was() -> None:
+    said = restorations.digest(restore())
+    # Written down here: a version that knows more settings must come to the same.
+    assert said == "blake3:eea1dc9090c52c9094fe78fd78ca74719e7958780468a910e1009f92013d26a8"
+    assert restorations.digest(restore(format="raw", overwrite=False, disks=[])) == said
+    moment = restorations.digest(restore(asOf="2026-11-22T21:00:00Z"))
+    assert restorations.digest(restore(asOf="2026-11-22T22:00:00+01:00")) == moment != said
+    assert restorations.digest(restore(overwrite=True)) not in (said, moment)
 
 
 def test_a_failed_one_waits_and_is_tried_again() -> None:
