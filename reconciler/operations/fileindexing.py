@@ -144,7 +144,8 @@ class Indexing:
                     raise
                 # What the parent says may be what cannot be read.
                 writer.attach(entries.ATTACHMENT, indexes.build(rows, about), parent=self._parent)
-        except (errors.UnitError, errors.FormatTooNew) as error:
+        except (errors.UnitError, errors.FormatTooNew, ValueError) as error:
+            # A page that is too long: thousands of volumes, each of a name that does not compress, are nobody's guest.
             told = machines.Found(code=NOT_INDEXED, message=f"the index of its files was not kept: {error}")
             return (*warnings, told)
         return warnings

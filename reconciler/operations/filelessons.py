@@ -23,7 +23,8 @@ from reconciler.storage import opening
 
 #: Seconds between two comparisons of the whole cache with the whole catalog by the loop.
 _EVERY: Final = 3_600.0
-#: Seconds that an image being learned may keep the loop from ending; what is cut off is learned later.
+#: Seconds that a job waits for others that write in the cache, and that an image being learned may keep the loop from
+#: ending; what is left out is learned later.
 _PATIENCE: Final = 5.0
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -65,7 +66,7 @@ def learn(site: sites.Site, image: str, log: Callable[[str], None]) -> None:
         return
     try:
         for row in listings.whereabouts(site.db, image):
-            _learn(site.units, site.files, row, {})
+            _learn(site.units, site.files, row, {}, patience=_PATIENCE)
     except errors.HoldfastError as error:
         log(f"the files of {image} cannot be searched yet: {error}")
 
@@ -76,7 +77,7 @@ def forget(site: sites.Site, image: str, log: Callable[[str], None]) -> None:
         return
     try:
         if not listings.whereabouts(site.db, image):
-            site.files.forget([image])
+            site.files.forget([image], patience=_PATIENCE)
     except errors.HoldfastError as error:
         log(f"the files of {image} can still be searched: {error}")
 
@@ -116,7 +117,12 @@ def catch_up(
 
 
 def _learn(
-    units: opening.OpenUnits, files: answers.Cache, row: listings.Whereabouts, lost: dict[str, errors.HoldfastError]
+    units: opening.OpenUnits,
+    files: answers.Cache,
+    row: listings.Whereabouts,
+    lost: dict[str, errors.HoldfastError],
+    *,
+    patience: float | None = None,
 ) -> bool:
     """Learn from the first copy whose index can be read. Raises what the last one did.
 
@@ -128,7 +134,7 @@ def _learn(
             if name in lost:
                 raise lost[name]
             with contextlib.closing(units.get(name).open(row.image)) as stored:
-                return files.learn(image_of(row), fileindexing.index_of(stored))
+                return files.learn(image_of(row), fileindexing.index_of(stored), patience=patience)
         except (errors.UnitError, errors.FormatTooNew, errors.NotFound) as error:
             if isinstance(error, errors.UnitOffline | errors.NotFound):
                 lost[name] = error

@@ -245,6 +245,39 @@ def test_a_file_that_is_no_cache_is_made_anew(tmp_path: Path) -> None:
     assert caches.FileCache(tmp_path).learned() == ()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE images SET head = x'00'",
+        "UPDATE images SET head = x'c8'",
+        "UPDATE images SET head = 5",
+        "UPDATE images SET layers = NULL",
+        "UPDATE blocks SET names = 5",
+        "UPDATE blocks SET numbers = 'text'",
+        "UPDATE clients SET name = CAST(x'80' AS TEXT)",
+    ],
+)
+def test_whatever_rots_in_it_never_is_more_than_an_error_of_the_cache(tmp_path: Path, damage: str) -> None:
+    cache, rows = caches.FileCache(tmp_path), [samples.entry("a")]
+    cache.learn(image(1), index(rows))
+    with sqlite3.connect(tmp_path / caches.FILE) as connection:
+        connection.execute(damage)
+    connection.close()
+    refused = 0
+    for use in (
+        cache.learned,
+        lambda: list(cache.search(answers.Query(text="a"))),
+        lambda: cache.learn(image(2), index(rows)),
+    ):
+        try:
+            use()
+        except errors.CatalogError as error:
+            assert "made anew" in (error.hint or "")
+            refused += 1
+    assert refused == 1
+    assert cache.learn(image(3), index(rows))
+
+
 def test_many_learn_and_read_at_once(tmp_path: Path) -> None:
     """Threads and another process learn while readers ask; nobody is refused, and nothing is lost."""
     rows = samples.tree(1, 1_500)

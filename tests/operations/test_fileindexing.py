@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from export_samples import MIB
 
 from reconciler.base import disks, errors, extents, meters
-from reconciler.catalog.fileindexes import entries
+from reconciler.catalog.fileindexes import entries, pages
 from reconciler.operations import fileindexing, holding
 from reconciler.storage import opening, units
 
@@ -138,6 +139,24 @@ def test_what_cannot_be_read_is_a_warning_and_the_rest_goes_on(unit: units.Stora
     # A parent without an index is no obstacle to the next one's.
     found, _ = store(unit, "i2", Source(content), parent="i1")
     assert list(found.rows) == direct(content) == rows(unit, "i2")
+
+
+def test_more_volumes_than_an_index_can_tell_of_are_a_warning(unit: units.StorageUnit) -> None:
+    """Nobody has so many of such names; a guest that means harm may."""
+    dice = random.Random(1)
+    names = ("".join(chr(dice.randrange(0x10000, 0x110000)) for _ in range(128)) for _ in range(4_000))
+    volumes = [pages.Volume(filesystem="ntfs", label=name, offset=0, length=1) for name in names]
+    writer = unit.begin(samples.label("i1"), [DISK])
+    writer.write(Source(bytes(MIB)), meter=meters.Meter())
+    with fileindexing.Indexing(unit, None, meters.Meter(), wanted=True) as index:
+        looked = [
+            fileindexing.Looked(disk=pages.Disk(name=f"d{at}", volumes=tuple(volumes[at : at + 1_000])), rows=())
+            for at in range(0, 4_000, 1_000)
+        ]
+        assert [one.code for one in index.attach(writer, looked)] == ["FilesNotIndexed"]
+    writer.commit(samples.label("i1"))
+    with contextlib.closing(unit.open("i1")) as stored:
+        assert stored.attachments() == ()
 
 
 def test_a_cancel_is_no_warning(unit: units.StorageUnit, tmp_path: Path) -> None:

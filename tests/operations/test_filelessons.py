@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ class Place:
     units: WatchedUnits
     cache: caches.FileCache
     folder: Path
+    cache_file: Path
 
 
 @pytest.fixture
@@ -60,7 +62,9 @@ def place(tmp_path: Path) -> Iterator[Place]:
             image = imports.ImportedImage(**said, sequence=number)
             assert imports.import_image(db, image, "unit", 1, None, now=label.time, actor="tests")
         site = sites.Site(db=db, units=opened, clock=clocks.SystemClock(), actor="tests", files=cache)
-        yield Place(site=site, units=opened, cache=cache, folder=made.folder)
+        yield Place(
+            site=site, units=opened, cache=cache, folder=made.folder, cache_file=tmp_path / "cache" / caches.FILE
+        )
     opened.close()
 
 
@@ -119,3 +123,17 @@ def test_an_image_that_the_catalog_tells_otherwise_of_is_learned_anew(place: Pla
     assert [one.sequence for one in place.cache.images()] == [*range(1, COUNT + 1)]
     assert len({one.client for one in place.cache.images()}) == 1
     assert caught_up() == filelessons.Caught(learned=0, forgotten=0, failed=())
+
+
+def test_a_job_does_not_wait_long_for_who_writes_in_the_cache(place: Place) -> None:
+    place.cache.images()
+    told: list[str] = []
+    with contextlib.closing(sqlite3.connect(place.cache_file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        filelessons.learn(place.site, "i1", told.append)
+        assert time.monotonic() - began < 30
+    assert len(told) == 1
+    assert "the files of i1 cannot be searched yet" in told[0]
+    filelessons.learn(place.site, "i1", told.append)
+    assert [one.id for one in place.cache.images()] == ["i1"]

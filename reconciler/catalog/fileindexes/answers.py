@@ -77,14 +77,15 @@ class Cache(Protocol):
     def learned(self, client: str | None = None) -> tuple[Learned, ...]:
         """What it knows, of one client or of all; by client, oldest first."""
 
-    def learn(self, image: Image, index: indexes.Index | None) -> bool:
+    def learn(self, image: Image, index: indexes.Index | None, *, patience: float | None = None) -> bool:
         """Take in an image, None where it carries no index; False if it is known already.
 
+        ``patience``: seconds to wait for others that write, None for long. Raises ``CatalogError`` after them.
         Raises ``ImageDamaged``, ``FormatTooNew`` or ``UnitError`` where the index cannot be read; then nothing changed.
         """
 
-    def forget(self, ids: Collection[str]) -> None:
-        """Forget images; unknown ones are none."""
+    def forget(self, ids: Collection[str], *, patience: float | None = None) -> None:
+        """Forget images; unknown ones are none. ``patience`` as for ``learn``."""
 
     def known(self) -> dict[str, bool]:
         """Ids of the images that it knows, and whether they have an index; cheaper than ``learned``."""

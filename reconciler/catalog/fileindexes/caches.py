@@ -30,6 +30,9 @@ from reconciler.catalog.fileindexes import (
     stores,
 )
 
+#: What bits that flipped in the file come to where SQLite does not notice: text that is none, numbers in place of
+#: bytes, folders without their blocks. What is read of a unit is read outside of ``_sound``.
+_DAMAGE: Final = (columns.Malformed, errors.FormatTooNew, UnicodeError, TypeError, LookupError, OverflowError)
 #: The name of the file in the folder of caches.
 FILE: Final = "files.sqlite"
 
@@ -48,14 +51,14 @@ class FileCache:
 
     def learned(self, client: str | None = None) -> tuple[answers.Learned, ...]:
         """What it knows, of one client or of all; by client, oldest first."""
-        rows = self._images("head", client)
-        return tuple(
-            answers.Learned(
-                image=answers.Image(id=id, client=name, time=time, sequence=sequence),
-                head=pages.decode_head(head) if head is not None else None,
+        with self._sound():
+            return tuple(
+                answers.Learned(
+                    image=answers.Image(id=id, client=name, time=time, sequence=sequence),
+                    head=pages.decode_head(head) if head is not None else None,
+                )
+                for id, name, time, sequence, head in self._images("head", client)
             )
-            for id, name, time, sequence, head in rows
-        )
 
     def _images(self, head: str, client: str | None) -> list[tuple[str, str, int, int, bytes | None]]:
         where, values = ("WHERE clients.name = ?", (client,)) if client is not None else ("", ())
@@ -66,7 +69,7 @@ class FileCache:
                 values,
             ).fetchall()
 
-    def learn(self, image: answers.Image, index: indexes.Index | None) -> bool:
+    def learn(self, image: answers.Image, index: indexes.Index | None, *, patience: float | None = None) -> bool:
         """As ``answers.Cache`` says."""
         lesson: lessons.Lesson | None = None
         while True:
@@ -77,7 +80,7 @@ class FileCache:
                 ground = lessons.ground(connection, image)
             if index is not None and (lesson is None or not lesson.fits(ground)):
                 lesson = lessons.Lesson(index, ground)
-            with self._writing() as connection:
+            with self._writing(patience) as connection:
                 if lessons.known(connection, image.id):
                     return False
                 if lesson is not None and not lesson.fits(lessons.ground(connection, image)):
@@ -85,10 +88,10 @@ class FileCache:
                 lessons.take(connection, image, lesson)
                 return True
 
-    def forget(self, ids: Collection[str]) -> None:
+    def forget(self, ids: Collection[str], *, patience: float | None = None) -> None:
         """As ``answers.Cache`` says."""
         if ids:
-            with self._writing() as connection:
+            with self._writing(patience) as connection:
                 lessons.forget(connection, ids)
 
     def known(self) -> dict[str, bool]:
@@ -178,15 +181,15 @@ class FileCache:
             yield connection
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._sound(), self._store.writing() as connection:
+    def _writing(self, patience: float | None) -> Iterator[sqlite3.Connection]:
+        with self._sound(), self._store.writing(patience) as connection:
             yield connection
 
     @contextlib.contextmanager
     def _sound(self) -> Iterator[None]:
         try:
             yield
-        except columns.Malformed as error:
+        except _DAMAGE as error:
             self._store.remove()
             raise errors.CatalogError(
                 f"{self._store.path}: the search cache of files was damaged: {error}",

@@ -52,9 +52,14 @@ class Store:
         self._made = False
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, alone in the whole file, undone where the block raises. Raises ``CatalogError``."""
-        with self._turn, self._explained(), contextlib.closing(self._open()) as connection:
+    def writing(self, patience: float | None = None) -> Iterator[sqlite3.Connection]:
+        """A transaction, alone in the whole file, undone where the block raises. Raises ``CatalogError``.
+
+        ``patience``: seconds to wait for others that write, two minutes if None.
+        """
+        seconds = _BUSY_SECONDS if patience is None else patience
+        with self._alone(seconds), self._explained(), contextlib.closing(self._open()) as connection:
+            connection.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -62,6 +67,16 @@ class Store:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _alone(self, seconds: float) -> Iterator[None]:
+        """Among the threads of this process. Raises ``CatalogError``."""
+        if not self._turn.acquire(timeout=seconds):
+            raise self._unusable("another thread writes in it for too long")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -147,4 +162,4 @@ class Store:
 
 def _is_damage(error: BaseException) -> bool:
     """Whether SQLite says that the file is broken, or is none of its own."""
-    return type(error) is sqlite3.DatabaseError
+    return type(error) is sqlite3.DatabaseError or "decode to UTF-8" in str(error)
