@@ -26,6 +26,7 @@ from reconciler.controller import choices
 from reconciler.jobs import embedded, engines
 from reconciler.operations import (
     browsedtrees,
+    failovers,
     filecontents,
     fileplaces,
     filerestores,
@@ -67,6 +68,8 @@ def get(
     fileoptions.require_alone(unit, image=image, copy=copy, **{"as-of": as_of})
     if (to is None) == (tar is None):
         raise errors.UsageError("exactly one of --to and --tar is needed", hint="--to DIR, --tar FILE or --tar -")
+    if tar == "-" and sys.stdout.isatty():
+        raise errors.UsageError("a terminal is no place for an archive", hint="--tar - | tar -x, or --tar FILE")
     if tar == "-" and output is options.Output.JSON:
         raise errors.UsageError("--tar - has stdout for the archive", hint="-o json goes with --tar FILE")
     asked = _Asked(paths=paths, to=to, tar=tar, whole=whole, force=force, reason=reason, output=output)
@@ -163,7 +166,7 @@ def _from_catalog(
         choice = choices.staying(db, choice)
         failed = findings.recorder(db, clock, sessions.actor(), context.log, notes)
         with contextlib.closing(choice.open(chosen.caches, failed)) as stored:
-            record = _Record(db, clock, choice, asked, context.id)
+            record = _Record(db, clock, choice, asked, context.id, stored)
             _run(stored, asked, picked, report, context.meter, record)
     return _emit(asked, choice, report, notes, time.monotonic() - started)
 
@@ -207,9 +210,16 @@ class _Record:
     """Leaves the record of a restore: who, what and why. A catalog that refuses stops nothing."""
 
     def __init__(
-        self, db: database.Database, clock: clocks.Clock, choice: choices.Choice, asked: _Asked, job: str
+        self,
+        db: database.Database,
+        clock: clocks.Clock,
+        choice: choices.Choice,
+        asked: _Asked,
+        job: str,
+        stored: failovers.FailoverImage,
     ) -> None:
         self._db, self._clock, self._choice, self._asked, self._job = db, clock, choice, asked, job
+        self._stored = stored
 
     @contextlib.contextmanager
     def __call__(self, report: filecontents.Report) -> Iterator[None]:
@@ -245,8 +255,17 @@ class _Record:
             return
         with _unstopped("how the restore ended"):
             state = "Failed" if message else "Verified"
-            now = self._clock.now()
-            restores.end(self._db, number, state=state, now=now, message=message, details=details)
+            source = self._stored.source
+            restores.end(
+                self._db,
+                number,
+                state=state,
+                now=self._clock.now(),
+                message=message,
+                copy=source.number,
+                unit=source.unit,
+                details=details,
+            )
 
 
 @contextlib.contextmanager

@@ -14,9 +14,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,20 +22,16 @@ from typing import Final
 
 from reconciler.base import crashes, errors, files
 from reconciler.guests import nodes
-from reconciler.operations import filecontents
+from reconciler.operations import filecontents, filenames
 
 #: What a file system says to a name that it cannot hold.
 _UNNAMEABLE: Final = frozenset((errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG))
 #: What it says where files cannot be without a name.
 _NAMELESS: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL))
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
-#: Bytes of a name that Linux holds.
-_LONGEST: Final = 255
 #: Files that are made durable one by one; more of them all at once at the end.
 _ONE_BY_ONE: Final = 16
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
-#: Bytes that some file system refuses in names, beside those that are no text.
-_AWKWARD: Final = frozenset(b'\\:*?"<>|%')
 
 
 @dataclasses.dataclass(slots=True)
@@ -94,13 +88,13 @@ class FolderSink:
         try:
             for name in names[:-1]:
                 try:
-                    below = os.open(_plain(name), os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=handle)
+                    below = os.open(filenames.plain(name), os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=handle)
                 except FileNotFoundError:
                     return
                 os.close(handle)
                 handle = below
             if names:
-                os.stat(_plain(names[-1]), dir_fd=handle, follow_symlinks=False)
+                os.stat(filenames.plain(names[-1]), dir_fd=handle, follow_symlinks=False)
             elif not any(os.scandir(handle)):
                 return
         except FileNotFoundError:
@@ -239,7 +233,7 @@ class FolderSink:
                     raise
                 self._nameless = False
         if handle < 0:
-            temporary = _temporary()
+            temporary = filenames.temporary()
             handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN, 0o600, dir_fd=self._here)
         try:
             yield handle, temporary
@@ -295,7 +289,7 @@ class FolderSink:
         except FileExistsError as error:
             if not self._force:
                 raise errors.TargetExists("something is in its place") from error
-        temporary = _temporary()
+        temporary = filenames.temporary()
         make(temporary)
         try:
             os.rename(temporary, given, src_dir_fd=self._here, dst_dir_fd=self._here)
@@ -310,14 +304,14 @@ class FolderSink:
 
     def _name(self, name: str, path: str, act: Callable[[str], None]) -> str:
         """Do something under a name, or under one that the target can hold; the name it got."""
-        given = _plain(name)
+        given = filenames.plain(name)
         try:
             act(given)
         except OSError as error:
             if error.errno not in _UNNAMEABLE:
                 raise
-            given = _escaped(name, long=error.errno == errno.ENAMETOOLONG)
-            if given == _plain(name):
+            given = filenames.escaped(name, long=error.errno == errno.ENAMETOOLONG)
+            if given == filenames.plain(name):
                 raise
             act(given)
         if given != name:
@@ -398,43 +392,3 @@ class FolderSink:
             act()
         except (OSError, OverflowError) as error:
             self._report.lose(f"{what} ({getattr(error, 'strerror', None) or error})", path)
-
-
-def _temporary() -> str:
-    return f"{files.TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-
-
-def _plain(name: str) -> str:
-    """A name as it is, as long as it is one."""
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
-        return _escaped(name, long=False)
-    return name
-
-
-def _escaped(name: str, *, long: bool) -> str:
-    """A name with ``%XX`` for awkward bytes; one that is too long with the end of it as a digest."""
-    data = name.encode("utf-8", "surrogateescape")
-    if not long or name in ("", ".", ".."):
-        try:
-            data.decode()
-            text = True
-        except UnicodeDecodeError:
-            text = False
-        last = len(data) - 1
-        data = (
-            b"".join(
-                b"%%%02X" % byte
-                if byte in _AWKWARD
-                or byte in b"/\0"
-                or byte < 0x20
-                or (byte >= 0x80 and not text)
-                or (number == last and byte in b". ")
-                else bytes([byte])
-                for number, byte in enumerate(data)
-            )
-            or b"%"
-        )
-    if len(data) > _LONGEST:
-        mark = b"~" + hashlib.blake2b(data, digest_size=6).hexdigest().encode()
-        data = data[: _LONGEST - len(mark)].decode("utf-8", "ignore").encode() + mark
-    return os.fsdecode(data)

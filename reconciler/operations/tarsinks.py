@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 
 from reconciler.base import errors
 from reconciler.guests import nodes
-from reconciler.operations import filecontents
+from reconciler.operations import filecontents, filenames
 
 _BLOCK: Final = 512
 _RECORD: Final = 10_240
@@ -38,7 +38,7 @@ class TarSink:
 
     def directory(self, name: str, node: nodes.Node, path: str) -> None:
         """As ``filecontents.Sink`` says. A folder above what was picked has no entry."""
-        self._names.append(_single(name))
+        self._names.append(filenames.plain(name))
         if node is not filecontents.PLAIN:
             self._member(b"/".join(map(_raw, self._names)) + b"/", _FOLDER, node, path)
 
@@ -119,7 +119,7 @@ class TarSink:
     def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> None:
         """As ``filecontents.Sink`` says."""
         plain = dataclasses.replace(node, xattrs=())
-        self._member(self._path(name), _LINK, plain, path, link=b"/".join(_raw(_single(one)) for one in first))
+        self._member(self._path(name), _LINK, plain, path, link=b"/".join(_raw(filenames.plain(one)) for one in first))
 
     def symlink(self, name: str, node: nodes.Node, path: str) -> None:
         """As ``filecontents.Sink`` says."""
@@ -143,7 +143,7 @@ class TarSink:
         self._stream.flush()
 
     def _path(self, name: str) -> bytes:
-        return b"/".join(_raw(one) for one in (*self._names, _single(name)))
+        return b"/".join(_raw(one) for one in (*self._names, filenames.plain(name)))
 
     def _member(
         self,
@@ -198,13 +198,6 @@ class TarSink:
 
 def _raw(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
-
-
-def _single(name: str) -> str:
-    """A name that leads nowhere else, whatever a file system says."""
-    if name in ("", ".", ".."):
-        return "%2E" * len(name) or "%"
-    return name.replace("/", "%2F").replace("\0", "%00")
 
 
 def _moment(nanoseconds: int) -> bytes:

@@ -1,0 +1,147 @@
+"""Where restored files go, told by a walk that lies: names that lead elsewhere, contents that end, numbers too large."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reconciler.base import errors
+from reconciler.guests import nodes
+from reconciler.operations import filecontents, filenames, foldersinks, tarsinks
+
+MIB = 1 << 20
+
+
+@dataclasses.dataclass
+class Content:
+    """Bytes that may end early, with holes of zeros."""
+
+    size: int
+    spans: list[tuple[int, int]]
+    ends: int = 1 << 60
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        return iter(self.spans)
+
+    def pieces(self, offset: int, length: int) -> Iterator[tuple[int, bytes]]:
+        for start in range(offset, offset + length, MIB):
+            if start >= self.ends:
+                raise errors.GuestUnreadable("the rest is gone")
+            step = min(MIB, offset + length - start)
+            yield start, b"".join(self.at(start, step))
+
+    def at(self, offset: int, length: int) -> Iterator[bytes]:
+        data = bytearray(length)
+        for start, count in self.spans:
+            for place in range(max(start, offset), min(start + count, offset + length), 4096):
+                step = min(4096, start + count - place, offset + length - place)
+                data[place - offset : place - offset + step] = bytes([place // 4096 % 251 + 1]) * step
+        yield bytes(data)
+
+
+def node(kind: str = "file", inode: int = 5, **more: object) -> nodes.Node:
+    format = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "symlink": stat.S_IFLNK}[kind]
+    known: dict[str, object] = {
+        "volume": 0, "inode": inode, "kind": kind, "format": format, "size": 0, "links": 1, "mode": format | 0o640,
+        "uid": 1, "gid": 2, "created": 0, "modified": 1, "changed": 0, "accessed": 0, **more,
+    }  # fmt: skip
+    return nodes.Node(**known)  # type: ignore[arg-type]
+
+
+SMALL = Content(10, [(0, 10)])
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../x", "/etc/x", "a/../../b", "nul\0", "..\0"])
+def test_no_name_leads_elsewhere(tmp_path: Path, name: str) -> None:
+    report = filecontents.Report()
+    root = tmp_path / "root"
+    archive = io.BytesIO()
+    tar = tarsinks.TarSink(archive, report)
+    with foldersinks.FolderSink(root, report, force=True) as folder:
+        for sink in (folder, tar):
+            sink.directory(name, node("directory"), name)
+            sink.file(name, node(), SMALL, name)  # type: ignore[arg-type]
+            sink.symlink("up", node("symlink", target="../../.."), "up")
+            sink.link("other", (name, name), node(), "other")
+            sink.leave()
+            sink.finish()
+    escaped = filenames.plain(name)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+    assert sorted(str(path.relative_to(root)) for path in root.rglob("*")) == sorted(
+        [escaped, f"{escaped}/{escaped}", f"{escaped}/other", f"{escaped}/up"]
+    )
+    archive.seek(0)
+    with tarfile.open(fileobj=archive) as opened:
+        members = opened.getmembers()
+    assert [one.name for one in members] == [escaped, f"{escaped}/{escaped}", f"{escaped}/up", f"{escaped}/other"]
+    assert members[-1].linkname == f"{escaped}/{escaped}" and ".." not in f"{escaped}/{escaped}".split("/")
+
+
+@pytest.mark.parametrize("sizes", [(97, 98, 99, 100, 101), (480, 500, 990, 1000, 4000)])
+def test_every_length_of_name_owner_and_moment_is_read_back(sizes: tuple[int, ...]) -> None:
+    report, archive = filecontents.Report(), io.BytesIO()
+    sink = tarsinks.TarSink(archive, report)
+    wanted = []
+    for number, length in enumerate(sizes):
+        name, moment = "é" * 3 + "n" * (length - 6), (-1) ** number * (10**18 + number * 123_456_789)
+        owner = 10 ** (number * 2 + 1)
+        key = f"user.{'k' * length}=%{number}"
+        one = node(uid=owner, gid=owner + 1, modified=moment, xattrs=((key, bytes(range(256))),))
+        sink.file(name, one, Content(number, [(0, number)]), name)  # type: ignore[arg-type]
+        wanted.append((name, owner, owner + 1, moment, key))
+    sink.finish()
+    assert len(archive.getvalue()) % 10_240 == 0
+    archive.seek(0)
+    with tarfile.open(fileobj=archive) as opened:
+        for member, (name, uid, gid, moment, key) in zip(opened, wanted, strict=True):
+            assert (member.name, member.uid, member.gid, member.mode) == (name, uid, gid, 0o640)
+            assert abs(member.mtime * 10**9 - moment) < 1000
+            value = member.pax_headers[f"SCHILY.xattr.{key.replace('%', '%25').replace('=', '%3D')}"]
+            assert value.encode("utf-8", "surrogateescape") == bytes(range(256))
+
+
+@pytest.mark.parametrize("spans", [[(0, 9 * MIB)], [(0, 4096), (5 * MIB, 4 * MIB)], [(3 * MIB, 5 * MIB + 100)], []])
+def test_a_large_file_that_ends_early_leaves_an_archive_that_can_be_read(spans: list[tuple[int, int]]) -> None:
+    report, archive = filecontents.Report(), io.BytesIO()
+    sink = tarsinks.TarSink(archive, report)
+    whole = Content(9 * MIB, spans)
+    sink.file("whole", node(), whole, "whole")  # type: ignore[arg-type]
+    held = sum(length for _, length in spans)
+    cut = dataclasses.replace(whole, ends=7 * MIB)
+    if held > 4 * MIB:
+        with pytest.raises(errors.GuestUnreadable, match="zeros behind its first"):
+            sink.file("cut", node(), cut, "cut")  # type: ignore[arg-type]
+        with pytest.raises(errors.GuestUnreadable, match="is gone"):
+            sink.file("none", node(), dataclasses.replace(cut, ends=0), "none")  # type: ignore[arg-type]
+    sink.file("after", node(), SMALL, "after")  # type: ignore[arg-type]
+    sink.finish()
+    expected = b"".join(whole.at(0, whole.size))
+    archive.seek(0)
+    with tarfile.open(fileobj=archive) as opened:
+        found = {one.name: opened.extractfile(one).read() for one in opened}  # type: ignore[union-attr]
+    assert found["whole"] == expected
+    assert list(found) == (["whole", "cut", "after"] if held > 4 * MIB else ["whole", "after"])
+    if held > 4 * MIB:
+        # What lies in a hole is zeros in both.
+        assert found["cut"][: 6 * MIB] == expected[: 6 * MIB] and not any(found["cut"][8 * MIB :])
+        assert found["cut"] != expected
+
+
+def test_a_file_that_ends_early_is_not_in_the_folder(tmp_path: Path) -> None:
+    report = filecontents.Report()
+    with foldersinks.FolderSink(tmp_path, report, force=False) as sink:
+        with pytest.raises(errors.GuestUnreadable):
+            sink.file("cut", node(), Content(9 * MIB, [(0, 9 * MIB)], ends=MIB), "cut")  # type: ignore[arg-type]
+        sink.file("holes", node(), Content(100 * MIB, [(50 * MIB, 4096)]), "holes")  # type: ignore[arg-type]
+    assert [path.name for path in tmp_path.iterdir()] == ["holes"]
+    assert (tmp_path / "holes").stat().st_size == 100 * MIB and (tmp_path / "holes").stat().st_blocks < 100
+    with (tmp_path / "holes").open("rb") as file:
+        os.lseek(file.fileno(), 50 * MIB, os.SEEK_SET)
+        assert file.read(4096) == b"".join(Content(100 * MIB, [(50 * MIB, 4096)]).at(50 * MIB, 4096))
