@@ -54,6 +54,22 @@ def test_segments_come_back_as_they_were(tmp_path: Path, level: int | None) -> N
     assert (footer.kind, footer.container, footer.size) == (1, 0x0123456789ABCDEF, path.stat().st_size)
 
 
+def test_a_segment_is_unpacked_where_it_is_wanted_and_nowhere_else() -> None:
+    text = b"text " * 900
+    encoding, payload = containers.compress(text, 3)
+    record = containers.record_header(fingerprint(text), encoding, len(payload), len(text)) + bytes(payload)
+    room = bytearray(len(text) + 2)
+    place = memoryview(room)[1:-1]
+    assert containers.decode(record, fingerprint(text), KEY, place) is place
+    assert room == b"\0" + text + b"\0"
+    for other in (place[1:], memoryview(bytearray(len(text) + 1))):
+        assert containers.decode(record, fingerprint(text), KEY, other) == text
+    short = payload[: len(payload) // 2]
+    record = containers.record_header(fingerprint(text), encoding, len(short), len(text)) + bytes(short)
+    with pytest.raises(containers.Damaged):
+        containers.decode(record, fingerprint(text), None, place)
+
+
 def test_only_what_shrinks_is_compressed(tmp_path: Path) -> None:
     footer = containers.read_footer(build(tmp_path, SEGMENTS), POOL)
     assert [record.encoding for record in footer.records] == [0, 1, 0, 0]
@@ -78,11 +94,12 @@ def test_a_flipped_bit_anywhere_is_detected_and_never_gives_wrong_bytes(tmp_path
         containers.prove(path, POOL)
     for record in containers.read_footer(build(tmp_path / "good", SEGMENTS[:3]), POOL).records:
         piece = bytes(damaged[record.offset : record.offset + containers.RECORD.size + record.stored])
-        try:
-            found = containers.decode(piece, record.fingerprint, KEY)
-        except containers.Damaged:
-            continue
-        assert fingerprint(bytes(found)) == record.fingerprint
+        for into in (None, memoryview(bytearray(record.raw))):
+            try:
+                found = containers.decode(piece, record.fingerprint, KEY, into)
+            except containers.Damaged:
+                continue
+            assert fingerprint(bytes(found)) == record.fingerprint
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,22 @@ def test_a_flipped_byte_in_any_container_never_gives_wrong_bytes(
     finally:
         pool.close()
         path.write_bytes(whole)
+
+
+def test_equal_segments_in_many_places_and_parts_of_them_are_put_together_right(pool: pools.DedupePool) -> None:
+    text = samples.noise(300, 5) * 7000
+    data = bytearray(12 * MIB)
+    for at, length in ((0, 2 * MIB), (3 * MIB + 4096, 2 * MIB), (6 * MIB + 512, 2 * MIB), (10 * MIB, 700_000)):
+        data[at : at + length] = text[:length]
+    samples.store(pool, "i0", bytes(data))
+    # Of the next one, parts of segments are used, and others whole beside them.
+    data[1000:1100] = bytes(100)
+    data[7 * MIB : 7 * MIB + 50_000] = samples.noise(50_000, 6)
+    samples.store(pool, "i1", bytes(data), parent="i0")
+    with contextlib.closing(pool.open("i1")) as stored, contextlib.closing(stored.disk("d")) as disk:
+        assert bytes(disk.pread(0, len(data))) == data
+        for at, length in ((0, MIB), (3 * MIB, 4 * MIB), (7 * MIB + 1, 3 * MIB), (11 * MIB - 5, 10)):
+            assert bytes(disk.pread(at, length)) == data[at : at + length]
 
 
 def test_damage_names_image_disk_and_offset_and_spares_the_rest(pool: pools.DedupePool, root: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from reconciler.base import disks, errors, extents, files
+from reconciler.base import buffers, disks, errors, extents, files
 from reconciler.sources.diskimages import raw
 
 #: Offsets and lengths that every device takes.
@@ -54,10 +54,12 @@ class Direct:
         done = 0
         while done < len(view) and self._handle >= 0:
             step = min(_AT_ONCE, len(view) - done)
-            buffer = self._buffer()
-            buffer[:step] = view[done : done + step]
+            piece = view[done : done + step]
+            if not buffers.is_aligned(piece):
+                piece = self._buffer()[:step]
+                piece[:] = view[done : done + step]
             try:
-                done += os.pwrite(self._handle, buffer[:step], offset + done)
+                done += os.pwrite(self._handle, piece, offset + done)
             except OSError as error:
                 self._give_up(error)
             if done % _ALIGNED:

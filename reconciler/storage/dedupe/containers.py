@@ -234,10 +234,11 @@ def _check_header(head: bytes, file: Path, pool: uuid.UUID) -> tuple[int, int]:
     return kind, number
 
 
-def decode(record: disks.Buffer, fingerprint: bytes, key: bytes | None) -> disks.Buffer:
+def decode(record: disks.Buffer, fingerprint: bytes, key: bytes | None, into: memoryview | None = None) -> disks.Buffer:
     """The raw bytes of one record (header and payload), proven by ``fingerprint``. Raises ``Damaged``.
 
-    Without ``key`` only header and length are proven; the bytes are the caller's to prove.
+    Without ``key`` only header and length are proven; the bytes are the caller's to prove. ``into``: where they are
+    wanted if they have its length; they are put there, and ``into`` itself is returned, where that saves a copy.
     """
     view = memoryview(record)
     if len(view) < RECORD.size:
@@ -249,7 +250,7 @@ def decode(record: disks.Buffer, fingerprint: bytes, key: bytes | None) -> disks
     if encoding == RAW:
         data: disks.Buffer = payload
     elif encoding == ZSTD:
-        data = _decompress(payload, raw)
+        data = _decompress(payload, raw, None if into is None or len(into) != raw else into)
     else:
         raise Damaged(f"the record has the unknown encoding {encoding}")
     if len(data) != raw or (key is not None and blake3(data, key=key).digest() != fingerprint):
@@ -257,7 +258,7 @@ def decode(record: disks.Buffer, fingerprint: bytes, key: bytes | None) -> disks
     return data
 
 
-def _decompress(payload: memoryview, raw: int) -> bytes:
+def _decompress(payload: memoryview, raw: int, into: memoryview | None) -> disks.Buffer:
     # Lent out, not bound to threads: a server's threads have no memory of their own from one call to the next.
     try:
         decompressor = _decompressors.pop()
@@ -266,7 +267,11 @@ def _decompress(payload: memoryview, raw: int) -> bytes:
     try:
         if zstandard.frame_content_size(payload) != raw:
             raise Damaged("the segment's frame has a false length")
-        return bytes(decompressor.decompress(payload, max_output_size=raw))
+        if into is None:
+            return bytes(decompressor.decompress(payload, max_output_size=raw))
+        if decompressor.stream_reader(payload).readinto(into) != raw:
+            raise Damaged("the segment's frame is cut off")
+        return into
     except zstandard.ZstdError as error:
         raise Damaged(f"the segment cannot be decompressed: {error}") from error
     finally:

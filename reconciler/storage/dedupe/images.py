@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Mapping, Sequence
 
-from reconciler.base import digests, disks, errors, extents
+from reconciler.base import buffers, digests, disks, errors, extents
 from reconciler.storage import attachments, blocks, memories, units
 from reconciler.storage.dedupe import attachments as pool_attachments
 from reconciler.storage.dedupe import containers, manifests, recipes, stores
@@ -93,14 +93,24 @@ class Recipe:
         for piece in itertools.chain.from_iterable(pieces):
             used[piece.fingerprint] += piece.length
         alone = len(indices) == 1
+        made = [buffers.aligned(length) for _, length in ranges]
+        # Segments are unpacked right where they belong; what is wanted elsewhere too is copied from there.
+        places = {
+            piece.fingerprint: (piece.offset, block[piece.offset - start : piece.offset - start + piece.length])
+            for block, (start, _), own in zip(made, ranges, pieces, strict=True)
+            for piece in own
+            if piece.within == 0
+        }
         try:
-            segments = self._store.fetch(used, prove=alone)
+            segments = self._store.fetch(used, prove=alone, places={one: place for one, (_, place) in places.items()})
         except containers.Damaged as error:
             raise self.damaged(ranges[0][0], error) from error
         for fingerprint, length in used.items():
             if alone and length < len(segments[fingerprint]):
                 self._store.keep(fingerprint, segments[fingerprint])
-        return [self._joined(one, *block, segments) for one, block in zip(pieces, ranges, strict=True)]
+        for block, (start, _), own in zip(made, ranges, pieces, strict=True):
+            self._fill(block, start, own, segments, places)
+        return list(made)
 
     def part(self, offset: int, length: int) -> disks.Buffer:
         """A few bytes within one page, from segments that are proven one by one, each of them as a whole.
@@ -112,24 +122,27 @@ class Recipe:
             segments = {piece.fingerprint: self._store.segment(piece.fingerprint) for piece in pieces}
         except containers.Damaged as error:
             raise self.damaged(offset // digests.BLOCK * digests.BLOCK, error) from error
-        return self._joined(pieces, offset, length, segments)
+        found = bytearray(length)
+        self._fill(memoryview(found), offset, pieces, segments, {})
+        return bytes(found)
 
-    def _joined(
-        self, pieces: Sequence[recipes.Piece], offset: int, length: int, segments: Mapping[bytes, disks.Buffer]
-    ) -> disks.Buffer:
-        parts: list[disks.Buffer] = []
-        position = offset
+    def _fill(
+        self,
+        block: memoryview,
+        offset: int,
+        pieces: Sequence[recipes.Piece],
+        segments: Mapping[bytes, disks.Buffer],
+        places: Mapping[bytes, tuple[int, memoryview]],
+    ) -> None:
+        """Put the pieces where they belong in ``block``, which lies at ``offset`` of the disk; ``places``: offset and
+        place of those that may be there already."""
         for start, size, fingerprint, within in pieces:
-            if start > position:
-                parts.append(bytes(start - position))
             segment = segments[fingerprint]
             if within + size > len(segment):
                 raise self.damaged(start, "the recipe goes beyond a segment")
-            parts.append(segment if size == len(segment) else memoryview(segment)[within : within + size])
-            position = start + size
-        if position < offset + length:
-            parts.append(bytes(offset + length - position))
-        return b"".join(parts)
+            home, place = places.get(fingerprint, (-1, None))
+            if home != start or segment is not place:
+                block[start - offset : start - offset + size] = memoryview(segment)[within : within + size]
 
     def block_digests(self) -> bytes:
         """The disk's list of block digests. Raises ``ImageDamaged``."""

@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import threading
+import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -278,9 +279,15 @@ class Store:
         """One page or span from its container of this very kind. Raises ``containers.Damaged``."""
         return bytes(self._fetch((kind,), [fingerprint])[fingerprint])
 
-    def fetch(self, fingerprints: Collection[bytes], *, prove: bool = True) -> dict[bytes, disks.Buffer]:
-        """Data segments, each proven unless the caller does that. Raises ``containers.Damaged`` for one that is missing
-        or false."""
+    def fetch(
+        self,
+        fingerprints: Collection[bytes],
+        *,
+        prove: bool = True,
+        places: Mapping[bytes, memoryview] = types.MappingProxyType({}),
+    ) -> dict[bytes, disks.Buffer]:
+        """Data segments, each proven unless the caller does that; ``places``: where some are wanted, see
+        ``containers.decode``. Raises ``containers.Damaged`` for one that is missing or false."""
         result: dict[bytes, disks.Buffer] = {}
         for fingerprint in fingerprints:
             kept = self._kept.get(fingerprint)
@@ -288,7 +295,7 @@ class Store:
                 result[fingerprint] = kept
         rest = [fingerprint for fingerprint in dict.fromkeys(fingerprints) if fingerprint not in result]
         if rest:
-            result.update(self._fetch((containers.DATA,), rest, prove=prove))
+            result.update(self._fetch((containers.DATA,), rest, prove=prove, places=places))
         return result
 
     def keep(self, fingerprint: bytes, segment: disks.Buffer) -> None:
@@ -318,7 +325,12 @@ class Store:
             return [one if one is not None and one.container in self.present else None for one in locations]
 
     def _fetch(
-        self, kinds: Sequence[int], fingerprints: list[bytes], *, prove: bool = True
+        self,
+        kinds: Sequence[int],
+        fingerprints: list[bytes],
+        *,
+        prove: bool = True,
+        places: Mapping[bytes, memoryview] = types.MappingProxyType({}),
     ) -> dict[bytes, disks.Buffer]:
         """Segments from the first of ``kinds`` that holds them all. Raises ``containers.Damaged``."""
         problem = containers.Damaged("it is in no container")
@@ -327,14 +339,16 @@ class Store:
                 self.look_again()
             for kind in kinds:
                 try:
-                    return self._read(kind, fingerprints, self.header.key if prove else None)
+                    return self._read(kind, fingerprints, self.header.key if prove else None, places)
                 except FileNotFoundError as error:
                     problem = containers.Damaged(f"container {error.filename} is gone")
                 except containers.Damaged as error:
                     problem = error
         raise problem
 
-    def _read(self, kind: int, fingerprints: list[bytes], key: bytes | None) -> dict[bytes, disks.Buffer]:
+    def _read(
+        self, kind: int, fingerprints: list[bytes], key: bytes | None, places: Mapping[bytes, memoryview]
+    ) -> dict[bytes, disks.Buffer]:
         wanted = []
         for fingerprint, location in zip(fingerprints, self.locate(kind, fingerprints), strict=True):
             if location is None:
@@ -349,7 +363,7 @@ class Store:
                     # All are asked for before the first is waited for: the device may take them in its own order.
                     os.posix_fadvise(handle, run[0][1], _length(run), os.POSIX_FADV_WILLNEED)
                 for run in runs:
-                    result.update(_read_run(handle, kind, run, key))
+                    result.update(_read_run(handle, kind, run, key, places))
         return result
 
 
@@ -368,12 +382,15 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def _read_run(handle: int, kind: int, run: list[_Located], key: bytes | None) -> Iterator[tuple[bytes, disks.Buffer]]:
+def _read_run(
+    handle: int, kind: int, run: list[_Located], key: bytes | None, places: Mapping[bytes, memoryview]
+) -> Iterator[tuple[bytes, disks.Buffer]]:
     start = run[0][1]
     data = memoryview(os.pread(handle, _length(run), start))
     for container, offset, length, fingerprint in run:
         try:
-            yield fingerprint, containers.decode(data[offset - start : offset - start + length], fingerprint, key)
+            record = data[offset - start : offset - start + length]
+            yield fingerprint, containers.decode(record, fingerprint, key, places.get(fingerprint))
         except containers.Damaged as error:
             name = containers.file_name(container, kind)
             raise containers.Damaged(f"container {name} at {offset}: {error}") from error

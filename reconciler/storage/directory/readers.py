@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reconciler.base import digests, disks, errors, extents, files, meters
+from reconciler.base import buffers, digests, disks, errors, extents, files, meters
 from reconciler.storage import attachments, blocks, memories, units
 from reconciler.storage.directory import attachments as directory_attachments
 from reconciler.storage.directory import formats
@@ -175,7 +175,7 @@ class _Chain:
             self.close()
             raise
 
-    def load(self, indices: Sequence[int]) -> list[bytes]:
+    def load(self, indices: Sequence[int]) -> list[disks.Buffer]:
         """The bytes of blocks as they lie there; the caller proves them. Raises ``OSError``."""
         return [self._load(index) for index in indices]
 
@@ -183,9 +183,10 @@ class _Chain:
         """Bytes within one block as they lie there. Raises ``OSError``."""
         return os.pread(self._files[self._owners[offset // digests.BLOCK]].fileno(), length, offset)
 
-    def _load(self, index: int) -> bytes:
+    def _load(self, index: int) -> disks.Buffer:
         handle = self._files[self._owners[index]].fileno()
-        return os.pread(handle, digests.block_length(index, self._size), index * digests.BLOCK)
+        block = buffers.aligned(digests.block_length(index, self._size))
+        return block[: os.preadv(handle, [block], index * digests.BLOCK)]
 
     def close(self) -> None:
         """Close the files. Idempotent."""
