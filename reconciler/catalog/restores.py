@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reconciler.catalog import audits, database, tables
+from reconciler.catalog import audits, database, jobs, tables
 from reconciler.planning import observed
 
 
@@ -131,15 +131,18 @@ def restores(db: database.Database) -> tuple[observed.Restoring, ...]:
 
 
 def list_restores(db: database.Database) -> tuple[RestoreRow, ...]:
-    """Every record, oldest first."""
+    """Every record, oldest first. One whose worker is gone has failed, whatever it says."""
     with db.reading() as connection:
         rows = connection.execute(sa.select(tables.RESTORES).order_by(tables.RESTORES.c.number)).all()
-    return tuple(
-        RestoreRow(
-            number=row.number, name=row.name, digest=row.digest, state=row.state, client_id=row.client_id,
-            image=row.image, copy=row.copy_number, unit=row.unit, target=row.target, format=row.format, by=row.by,
-            reason=row.reason, job=row.job, started_at=row.started_at, finished_at=row.finished_at,
-            message=row.message, disks=row.disks,
-        )
-        for row in rows
+        live = connection.scalars(sa.select(tables.JOBS.c.number).where(tables.JOBS.c.state.in_(tables.LIVE)))
+        known = {jobs.job_id(number) for number in live} | {None}
+    return tuple(_row(row, dead=row.state == "Running" and row.job not in known) for row in rows)
+
+
+def _row(row: sa.Row[Any], *, dead: bool) -> RestoreRow:
+    return RestoreRow(
+        number=row.number, name=row.name, digest=row.digest, state="Failed" if dead else row.state,
+        client_id=row.client_id, image=row.image, copy=row.copy_number, unit=row.unit, target=row.target,
+        format=row.format, by=row.by, reason=row.reason, job=row.job, started_at=row.started_at,
+        finished_at=row.finished_at, message="its worker is gone" if dead else row.message, disks=row.disks,
     )  # fmt: skip

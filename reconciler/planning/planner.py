@@ -253,7 +253,9 @@ class _Pass:
         leaving = {(one.image.id, one.copy.number) for one in verdicts if one.state == "Due"}
         proofs = self.drills.answer(history, slug)
         self.actions.extend(one for one in proofs if (one.image, one.copy) not in leaving)
-        for level, reason in servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now):
+        retired = self.judge.register.retired(series.client)
+        missed = servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now) if not retired else ()
+        for level, reason in missed:
             self.drift.append(drifts.missed(level, series.policy, slug, reason))
         self.drift.extend(drifts.unproven(history, self.seen, slug))
         self._count(series, history)

@@ -82,6 +82,14 @@ def test_a_killed_one_is_finished_by_the_next_pass(estate: Estate, point: str) -
     assert not [path for path in (estate.folder / "out").iterdir() if path.name.startswith(".")]
 
 
+def test_one_that_was_killed_and_is_asked_for_no_more_has_failed(estate: Estate) -> None:
+    estate.at(START).crashing("restore.begun").run("apply", ".", "--yes", code=None)
+    (estate.folder / "restore.yaml").unlink()
+    estate.apply(clock=START)
+    (record,) = estate.get("restores")
+    assert (record["state"], record["message"]) == ("Failed", "its worker is gone")
+
+
 def test_an_unknown_machine_is_said_and_holds_nothing_up(estate: Estate) -> None:
     (estate.folder / "restore.yaml").write_text((RESTORE % "raw").replace("client: alpha", "client: nobody"))
     plan = estate.at(START).json("plan", ".", code=0)

@@ -248,6 +248,18 @@ def test_a_promised_rpo_is_the_objective() -> None:
     assert nevers.Rules(estate(), samples.seen(estate()), NOW).objective("gold") == dt.timedelta(hours=48)
 
 
+def test_nothing_is_promised_of_a_machine_that_was_retired() -> None:
+    wanted, old = promised(copies=2), ago(days=2)
+    series = samples.series(samples.image(1, old, *both(old)[:1]))
+    for rulings, codes in (
+        ((), ["ServiceLevelMissed"]),
+        ((observed.Ruling(kind="Retire", object=samples.CLIENT, by="ann", at=NOW, reason="gone"),), []),
+    ):
+        seen = samples.seen(wanted, series, rulings=rulings, inventories={})
+        drift = [one.code for one in planner.plan(wanted, seen, NOW).drift]
+        assert [one for one in drift if one == "ServiceLevelMissed"] == codes
+
+
 @pytest.mark.parametrize(
     ("spec", "copies", "code"),
     [
