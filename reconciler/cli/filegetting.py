@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -125,21 +126,40 @@ class _Asked:
 
 @contextlib.contextmanager
 def _archive(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that has its name once it is whole."""
-    if path.exists() and not force:
+    """A file that has its name once it is whole; a pipe or a device is written to as it is."""
+    there = _status(path)
+    # What goes into a pipe takes nothing's place.
+    if there is not None and not force and not stat.S_ISFIFO(there.st_mode):
         raise errors.TargetExists(f"{path} is there already", hint="--force writes over it")
+    if there is not None and not stat.S_ISREG(there.st_mode):
+        with _written(path), path.open("r+b" if stat.S_ISBLK(there.st_mode) else "wb", buffering=1 << 20) as stream:
+            yield stream
+        return
     temporary = files.temporary_name(path)
     try:
-        with temporary.open("xb", buffering=1 << 20) as stream:
+        with _written(path), temporary.open("xb", buffering=1 << 20) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise errors.TargetError(f"{path}: {error.strerror}") from error
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     files.sync_folder(path.absolute().parent)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.TargetError(f"{path}: {error.strerror}") from error
 
 
 def _from_catalog(

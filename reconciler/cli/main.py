@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import typer
 
 from reconciler.base import errors
 from reconciler.cli import commands
+
+#: Control characters, but for those that lay out a message, as ``\xNN``.
+_UNSEEN: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
 
 
 def main() -> None:
@@ -52,5 +56,5 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def complain(message: str, *, label: str = "holdfast: ") -> None:
-    """One message on stderr."""
-    sys.stderr.write(f"{label}{message}\n")
+    """One message on stderr. It may hold names that a guest chose; none of them tells a terminal what to do."""
+    sys.stderr.write(f"{label}{message.translate(_UNSEEN)}\n")

@@ -22,7 +22,7 @@ from typing import Final
 
 from reconciler.base import crashes, errors, files
 from reconciler.guests import nodes
-from reconciler.operations import filecontents, filenames
+from reconciler.operations import filecontents, filenames, fileplaces
 
 #: What a file system says to a name that it cannot hold.
 _UNNAMEABLE: Final = frozenset((errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG))
@@ -107,7 +107,9 @@ class FolderSink:
                 raise
         finally:
             os.close(handle)
-        raise errors.TargetExists(f"{'/'.join(names) or 'the folder'} is there already", hint="--force writes over it")
+        raise errors.TargetExists(
+            f"{fileplaces.readable('/'.join(names)) or 'the folder'} is there already", hint="--force writes over it"
+        )
 
     # -- what a walk calls ------------------------------------------------------------------------------------------
 

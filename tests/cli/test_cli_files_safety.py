@@ -44,6 +44,7 @@ def estate(tmp_path_factory: pytest.TempPathFactory) -> Estate:
         os.link(folder / "file2", folder / "second name")
         (folder / "out").symlink_to("/etc")
         (root / "big").write_bytes(BIG)
+        (root / "wipe\x1b[2J").write_bytes(b"a name for a terminal")
         os.mknod(root / "null", 0o20666, os.makedev(1, 3))
         os.setxattr(root / "big", "user.note", b"kept")
         os.utime(root / "big", ns=(1_700_000_000_123_456_789, 1_600_000_000_987_654_321))
@@ -80,6 +81,28 @@ def test_what_is_there_is_kept_unless_forced(estate: Estate, tmp_path: Path) -> 
     estate.at(START).run("files", "get", "alpha", "folder", "--tar", archive, code=4)
     get(estate, "big", "--tar", archive, "--force")
     assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_a_pipe_and_a_device_stay_what_they_are(estate: Estate, tmp_path: Path) -> None:
+    pipe, device, archive = tmp_path / "pipe", tmp_path / "device", tmp_path / "archive.tar"
+    os.mkfifo(pipe)
+    os.mknod(device, 0o20600, os.makedev(1, 3))
+    with archive.open("wb") as stream, subprocess.Popen(["timeout", "60", "cat", pipe], stdout=stream) as reader:
+        get(estate, "big", "--tar", pipe)
+        assert reader.wait() == 0
+    with tarfile.open(archive) as opened:
+        assert opened.extractfile("big").read() == BIG  # type: ignore[union-attr]
+    estate.at(START).run("files", "get", "alpha", "big", "--tar", device, code=4)
+    get(estate, "big", "--tar", device, "--force")
+    assert pipe.is_fifo() and device.is_char_device()
+
+
+def test_no_name_tells_a_terminal_what_to_do(estate: Estate, tmp_path: Path) -> None:
+    done = get(estate, "wipe*", "--to", tmp_path)
+    assert done["files"] == 1 and (tmp_path / "wipe\x1b[2J").exists()
+    for words, code in ((("wipe*", "--to", tmp_path), 4), (("nothing\x1b[2J", "--to", tmp_path), 1)):
+        said = estate.at(START).run("files", "get", "alpha", *words, code=code).stderr
+        assert r"\x1b[2J" in said and "\x1b" not in said
 
 
 def test_nothing_is_written_outside_of_the_folder(estate: Estate, tmp_path: Path) -> None:
