@@ -35,6 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "etc" / "big").write_bytes(os.urandom(3 * MIB + 17))
     (folder / "etc" / "link").symlink_to("hostname")
     os.link(folder / "etc" / "hostname", folder / "same")
+    os.link(folder / "etc" / "big", folder / "wipe\x1b[2J")
     os.setxattr(folder / "same", "user.colour", b"blue")
     os.chown(folder / "same", 1234, 2345)
     (folder / "same").chmod(0o4750)
@@ -271,12 +272,15 @@ def test_a_damaged_file_is_an_error_with_a_name(estate: Estate, files: Path, tmp
         root = tmp_path / "at" / "files" / "system.img" / "root"
         with pytest.raises(OSError, match="Input/output error"):
             (root / "etc" / "big").read_bytes()
+        with pytest.raises(OSError, match="Input/output error"):
+            (root / "wipe\x1b[2J").read_bytes()
         assert (root / "etc" / "hostname").read_text() == "alpha\n"
         (uri,) = [disk["uri"] for disk in document["disks"] if disk["name"] == "system.img"]
         done = subprocess.run(["nbdcopy", uri, "null:"], capture_output=True, check=False)
         assert done.returncode != 0
     said = log.read_text()
     assert f"/files/system.img/root/etc/big: image {image}, disk system.img: block at offset" in said
+    assert r"root/wipe\x1b[2J: image" in said and "\x1b" not in said
 
 
 def test_nothing_hangs_after_a_kill(estate: Estate, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from reconciler.base import errors
+from reconciler.operations import fileplaces
 from reconciler.operations.mounts import trees
 
 _LOGGER = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class _Operations:
         except errors.NotFound as error:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
         except (errors.HoldfastError, ValueError) as error:
-            shown = os.fsdecode(path.encode("latin-1"))
+            shown = fileplaces.readable(os.fsdecode(path.encode("latin-1")))
             if (shown, str(error)) not in self._told and len(self._told) < _MANY:
                 self._told.add((shown, str(error)))
                 _LOGGER.error("%s: %s", shown, error)
