@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import itertools
 import operator
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from reconciler.catalog.fileindexes import columns, entries, intervals
+from reconciler.catalog.fileindexes import columns, entries, intervals, layouts
 
 #: Versions in a block that is filled, and the most in one that holds several folders; counts.
 TARGET: Final = 1_000
@@ -27,49 +27,62 @@ Versions = list[intervals.Version]
 Names = dict[entries.Key, Versions]
 
 
+#: One row among the numbers: its kind with flags, the six numbers of ``columns.decode_row``, and its bounds.
+_ROW = struct.Struct("<B8q")
+
+
 class Block:
     """A block that is read. Raises ``Malformed`` where it makes no sense."""
 
-    def __init__(self, names: bytes) -> None:
-        """``names``: the packed names."""
-        self._names = columns.unpack(names)
-        self.groups, self.text = columns.split_names(self._names)
-        #: The number of the first name behind each folder.
-        self.ends = list(itertools.accumulate(group[3] for group in self.groups))
+    def __init__(self, names: bytes, unpacker: columns.Unpacker | None = None) -> None:
+        """``names``: the packed names. ``unpacker``: for whoever reads many."""
+        self._unpacker = columns.Unpacker() if unpacker is None else unpacker
+        self.names = layouts.Names(self._unpacker.unpack(names))
 
-    def versions(self, numbers: bytes, wanted: Sequence[int] | None = None) -> Versions:
-        """Everything in it, or what lies under some of the names; ``numbers`` are the packed ones."""
-        values, count = columns.unpack(numbers), self.ends[-1] if self.ends else 0
-        since, until = self._bounds(values, count)
-        rows = columns.decode(self._names, values[: -16 * count] if count else b"", wanted)
-        if wanted is not None:
-            since, until = (array("q", (column[number] for number in wanted)) for column in (since, until))
-        return list(map(intervals.Version, rows, since, until))
+    def found(self, numbers: bytes, wanted: Iterable[tuple[int, bytes]]) -> Iterator[Versions]:
+        """What lies under some names, the versions of one name at a time; nothing else of the block is looked at.
 
-    @staticmethod
-    def _bounds(values: bytes, count: int) -> tuple[array[int], array[int]]:
-        end = len(values)
-        if end < 16 * count:
+        ``numbers``: the packed ones. ``wanted``: numbers of names, rising, and the names.
+        """
+        values, count = self._unpacker.unpack(numbers), self.names.count
+        if len(values) != count * _ROW.size:
+            raise columns.Malformed("there are more or fewer numbers than names")
+        placed = [(number, self.names.above(number), name) for number, name in wanted]
+        above = sorted({folder for _, folder, _ in placed})
+        groups = dict(zip(above, self.names.groups(above), strict=True))
+        last: tuple[int, bytes] | None = None
+        history: Versions = []
+        for number, folder, name in placed:
+            if last != (folder, name):
+                if history:
+                    yield history
+                last, history = (folder, name), []
+            code, *six, since, until = _ROW.unpack(values[number::count])
+            entry = columns.decode_row(groups[folder], layouts.text(name), code, six)
+            history.append(intervals.Version(entry, since, until))
+        if history:
+            yield history
+
+    def _versions(self, numbers: bytes) -> Versions:
+        values, count = self._unpacker.unpack(numbers), self.names.count
+        bounds = len(values) - 16 * count
+        if bounds < 0:
             raise columns.Malformed("a block has no bounds")
-        since = columns.integers(values[end - 16 * count : end - 8 * count], count)
-        return since, columns.integers(values[end - 8 * count :], count)
+        since, until = (columns.integers(values[at : at + 8 * count], count) for at in (bounds, bounds + 8 * count))
+        rows = columns.decode_rows(self.names.groups(), self.names.fields(), values[:bounds])
+        return list(map(intervals.Version, rows, since, until))
 
     def folder(self, numbers: bytes, place: Place) -> list[intervals.Version]:
         """The versions of all names in one folder."""
-        start = 0
-        for group, end in zip(self.groups, self.ends, strict=True):
-            if group[:3] == place:
-                return self.versions(numbers)[start:end]
-            start = end
-        return []
+        return self.folders(numbers).get(place, [])
 
     def folders(self, numbers: bytes) -> dict[Place, Versions]:
         """Everything in it, by folder."""
-        every = self.versions(numbers)
-        starts = (0, *self.ends)
+        every = self._versions(numbers)
+        starts = (0, *self.names.ends)
         return {
             (disk, volume, folder): every[start:end]
-            for (disk, volume, folder, _), start, end in zip(self.groups, starts, self.ends, strict=False)
+            for (disk, volume, folder, _), start, end in zip(self.names.groups(), starts, self.names.ends, strict=False)
         }
 
 
@@ -90,9 +103,9 @@ def pack(folders: Mapping[Place, Versions]) -> tuple[int, bytes, bytes]:
     """How many versions there are, their names and their numbers, packed."""
     every = list(itertools.chain.from_iterable(folders[place] for place in sorted(folders)))
     rows = [one.entry for one in every]
-    values = columns.encode_numbers(rows)
+    values = columns.encode_rows(rows)
     bounds = [columns.numbers(map(operator.itemgetter(column), every)) for column in (1, 2)]
-    names = columns.pack(columns.encode_names(rows), _LEVEL)
+    names = columns.pack(layouts.encode(rows), _LEVEL)
     return len(every), names, columns.pack(b"".join((values, *bounds)), _LEVEL)
 
 

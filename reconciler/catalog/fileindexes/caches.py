@@ -7,9 +7,7 @@ All of it comes from the units' attachments: what is missing is learned again, w
 
 from __future__ import annotations
 
-import bisect
 import contextlib
-import itertools
 import sqlite3
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -166,14 +164,14 @@ class FileCache:
         connection: sqlite3.Connection, client: int, pattern: patterns.Pattern, held: _Held
     ) -> Iterator[answers.Version]:
         numbers = "SELECT numbers FROM blocks WHERE id = ?"
+        unpacker = columns.Unpacker()
         for id, names in connection.execute("SELECT id, names FROM blocks WHERE client = ? ORDER BY id", (client,)):
-            block = blocks.Block(names)
-            wanted = list(_wanted(block, pattern))
+            block = blocks.Block(names, unpacker)
+            wanted = pattern.find(block.names)
             if not wanted:
                 continue
-            found = block.versions(connection.execute(numbers, (id,)).fetchone()[0], wanted)
-            for _, some in itertools.groupby(found, key=lambda one: entries.key(one.entry)):
-                yield from held.tell(list(some))
+            for history in block.found(connection.execute(numbers, (id,)).fetchone()[0], wanted):
+                yield from held.tell(history)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -207,17 +205,6 @@ class FileCache:
         return client, place, pages.decode_head(head)
 
 
-def _wanted(block: blocks.Block, pattern: patterns.Pattern) -> Iterator[int]:
-    """Numbers of the names in a block that fit, in folders that do."""
-    at, fits = -1, False
-    for number in pattern.find(block.text):
-        group = bisect.bisect_right(block.ends, number)
-        if group != at:
-            at, fits = group, pattern.in_folder(block.groups[group][2])
-        if fits:
-            yield number
-
-
 class _Held:
     """The images of one client that a query asks for; false where there are none."""
 
@@ -236,6 +223,7 @@ class _Held:
             else None
             for _, id, time in rows
         ]
+        self._known: dict[tuple[int, int], tuple[str, ...]] = {}
         self._any = any(id is not None for id in self._ids)
 
     def __bool__(self) -> bool:
@@ -243,10 +231,17 @@ class _Held:
 
     def tell(self, versions: list[intervals.Version]) -> Iterator[answers.Version]:
         """The versions of one name that are asked for."""
-        for one in intervals.settled(versions, self._places):
+        for one in intervals.settled(versions, self._places) if len(versions) > 1 else versions:
             if self._kinds is not None and one.entry.kind not in self._kinds:
                 continue
-            first, last = intervals.held(one, self._places)
-            ids = tuple(id for id in self._ids[first:last] if id is not None)
+            ids = self._between(one.since, one.until)
             if ids:
                 yield answers.Version(client=self._client, entry=one.entry, images=ids)
+
+    def _between(self, since: int, until: int) -> tuple[str, ...]:
+        """The images asked for that hold a version; there are few bounds and many versions."""
+        ids = self._known.get((since, until))
+        if ids is None:
+            first, last = intervals.held(self._places, since, until)
+            ids = self._known[since, until] = tuple(id for id in self._ids[first:last] if id is not None)
+        return ids

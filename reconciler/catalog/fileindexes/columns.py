@@ -6,13 +6,12 @@ that somebody else wrote to: every length, number and name is checked, and anyth
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import operator
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import zstandard
@@ -23,7 +22,7 @@ _LENGTHS = struct.Struct("<III")
 #: Bytes: what one packed piece may come to.
 MOST: Final = 64 << 20
 #: Volumes of one disk, and characters of a path.
-_VOLUMES = 1_000
+VOLUMES: Final = 1_000
 _PATH = 32_768
 _CLIMBING = frozenset(("", ".", ".."))
 _KINDS = (*entries.KINDS, entries.GONE)
@@ -46,15 +45,26 @@ def pack(data: bytes, level: int) -> bytes:
     return zstandard.ZstdCompressor(level=level).compress(data)
 
 
+class Unpacker:
+    """Undoes ``pack`` any number of times, in one thread: making one takes as long as using it."""
+
+    def __init__(self) -> None:
+        self._tool = zstandard.ZstdDecompressor()
+
+    def unpack(self, data: bytes) -> bytes:
+        """One piece. Raises ``Malformed``."""
+        try:
+            size = zstandard.frame_content_size(data)
+            if not 0 <= size <= MOST:
+                raise Malformed("a piece does not say how large it is, or is too large")
+            return self._tool.decompress(data) if size else b""
+        except zstandard.ZstdError as error:
+            raise Malformed(f"a piece cannot be unpacked: {error}") from error
+
+
 def unpack(data: bytes) -> bytes:
     """Undo ``pack``. Raises ``Malformed``."""
-    try:
-        size = zstandard.frame_content_size(data)
-        if not 0 <= size <= MOST:
-            raise Malformed("a piece does not say how large it is, or is too large")
-        return zstandard.ZstdDecompressor().decompress(data) if size else b""
-    except zstandard.ZstdError as error:
-        raise Malformed(f"a piece cannot be unpacked: {error}") from error
+    return Unpacker().unpack(data)
 
 
 def numbers(values: Iterable[int]) -> bytes:
@@ -105,6 +115,15 @@ def _text(text: str) -> bytes:
 
 def encode_numbers(rows: Sequence[entries.Entry]) -> bytes:
     """All of entries but their names."""
+    return _encoded(rows, lambda inodes: map(operator.sub, inodes, (0, *inodes[:-1])))
+
+
+def encode_rows(rows: Sequence[entries.Entry]) -> bytes:
+    """As ``encode_numbers``, so that each entry can be read alone."""
+    return _encoded(rows, lambda inodes: inodes)
+
+
+def _encoded(rows: Sequence[entries.Entry], told: Callable[[Sequence[int]], Iterable[int]]) -> bytes:
     if not rows:
         return b""
     _, _, _, _, kinds, sizes, inodes, links, created, modified, changed, flags = zip(*rows, strict=True)
@@ -112,7 +131,7 @@ def encode_numbers(rows: Sequence[entries.Entry]) -> bytes:
     return codes + b"".join(
         (
             numbers(sizes),
-            numbers(map(operator.sub, inodes, (0, *inodes[:-1]))),
+            numbers(told(inodes)),
             numbers(links),
             numbers(modified),
             numbers(map(operator.xor, created, modified)),
@@ -148,37 +167,44 @@ def _groups(fields: list[str], count: int) -> list[Group]:
         raise Malformed("a folder is not whole")
     groups: list[Group] = []
     for disk, volume, folder, members in zip(*[iter(fields)] * 4, strict=True):
-        groups.append((disk, _number(volume, _VOLUMES), _proper(folder), _number(members, count + 1)))
+        groups.append((disk, number(volume, VOLUMES), proper(folder), number(members, count + 1)))
     if sum(group[3] for group in groups) != count:
         raise Malformed("the folders hold more or fewer names than there are")
     return groups
 
 
-def _number(text: str, below: int) -> int:
+def number(text: str, below: int) -> int:
+    """A number in words that is below a bound. Raises ``Malformed``."""
     if not (text.isascii() and text.isdigit() and len(text) < 12 and int(text) < below):
         raise Malformed("a number in the names is out of its bounds")
     return int(text)
 
 
-def _proper(folder: str) -> str:
+def proper(folder: str) -> str:
+    """The path of a folder, if it can be one. Raises ``Malformed``."""
     if folder and (len(folder) > _PATH or not _CLIMBING.isdisjoint(folder.split("/"))):
         raise Malformed("a folder has an impossible path")
     return folder
 
 
-def decode(names: bytes, values: bytes, wanted: Sequence[int] | None = None) -> list[entries.Entry]:
-    """Undo ``encode_names`` and ``encode_numbers``; ``wanted``: numbers of entries, rising, None for all.
-
-    Raises ``Malformed``.
-    """
+def decode(names: bytes, values: bytes) -> list[entries.Entry]:
+    """Undo ``encode_names`` and ``encode_numbers``. Raises ``Malformed``."""
     groups, text = split_names(names)
     fields = text[1:-1].split("\0") if len(text) > 1 else []
     codes, columns = _columns(values, len(fields))
-    if wanted is not None:
-        groups = _chosen(groups, wanted)
-        fields = [fields[number] for number in wanted]
-        codes = bytes(codes[number] for number in wanted)
-        columns = [array("q", (column[number] for number in wanted)) for column in columns]
+    try:
+        columns[1] = array("q", itertools.accumulate(columns[1]))
+    except OverflowError as error:
+        raise Malformed("an entry has an impossible inode") from error
+    return _rows(groups, fields, codes, columns)
+
+
+def decode_rows(groups: list[Group], fields: list[str], values: bytes) -> list[entries.Entry]:
+    """Undo ``encode_rows``; ``fields``: the names, as ``name`` or ``name/stream``. Raises ``Malformed``."""
+    return _rows(groups, fields, *_columns(values, len(fields)))
+
+
+def _rows(groups: list[Group], fields: list[str], codes: bytes, columns: list[array[int]]) -> list[entries.Entry]:
     sizes, inodes, links, modified, created, changed = columns
     disks, volumes, paths, streams = _spread(groups, fields)
     rows = map(
@@ -199,6 +225,34 @@ def decode(names: bytes, values: bytes, wanted: Sequence[int] | None = None) -> 
     return list(rows)
 
 
+def decode_row(group: Group, field: str, code: int, numbers: Sequence[int]) -> entries.Entry:
+    """One of ``decode_rows``: its folder, its name, its kind with flags, its six numbers. Raises ``Malformed``."""
+    size, inode, links, modified, created, changed = numbers
+    if code >= len(_FLAGS) << 3 or code & 7 >= len(_KINDS):
+        raise Malformed("an entry is of no known kind")
+    if size < 0 or links < 0:
+        raise Malformed("an entry has an impossible size")
+    disk, volume, folder, _ = group
+    name, _, stream = field.partition("/")
+    path = f"{folder}/{name}" if folder else name
+    if name in _CLIMBING or len(path) > _PATH:
+        raise Malformed("an entry has an impossible name")
+    return entries.Entry(
+        disk,
+        volume,
+        path,
+        stream,
+        _KINDS[code & 7],
+        size,
+        inode,
+        links,
+        created ^ modified,
+        modified,
+        changed ^ modified,
+        _FLAGS[code >> 3],
+    )
+
+
 def _columns(values: bytes, count: int) -> tuple[bytes, list[array[int]]]:
     """Kinds with flags, and the columns of numbers. Raises ``Malformed``."""
     if len(values) != count * (1 + 8 * _NUMBERS):
@@ -212,24 +266,7 @@ def _columns(values: bytes, count: int) -> tuple[bytes, list[array[int]]]:
         raise Malformed("an entry is of no known kind")
     if count and (min(columns[0]) < 0 or min(columns[2]) < 0):
         raise Malformed("an entry has an impossible size")
-    try:
-        columns[1] = array("q", itertools.accumulate(columns[1]))
-    except OverflowError as error:
-        raise Malformed("an entry has an impossible inode") from error
     return codes, columns
-
-
-def _chosen(groups: list[Group], wanted: Sequence[int]) -> list[Group]:
-    """The folders with as many names as are wanted of each."""
-    found: list[Group] = []
-    at = first = 0
-    for disk, volume, folder, count in groups:
-        first += count
-        end = bisect.bisect_left(wanted, first, at)
-        if end > at:
-            found.append((disk, volume, folder, end - at))
-        at = end
-    return found
 
 
 def _spread(groups: list[Group], fields: list[str]) -> tuple[list[str], list[int], list[str], list[str]]:

@@ -56,7 +56,7 @@ def settled(versions: list[Version], places: Sequence[int]) -> list[Version]:
     """The versions of one name without what is left of forgotten images. ``places``: those of learned ones, rising."""
     found: list[Version] = []
     for one in versions:
-        first, last = held(one, places)
+        first, last = held(places, one.since, one.until)
         if first == last:
             continue
         until = places[last] if last < len(places) else OPEN
@@ -67,9 +67,9 @@ def settled(versions: list[Version], places: Sequence[int]) -> list[Version]:
     return versions if found == versions else found
 
 
-def held(version: Version, places: Sequence[int]) -> tuple[int, int]:
-    """Which of ``places`` hold a version: from the first index on, up to and without the second."""
-    return bisect.bisect_left(places, version.since), bisect.bisect_left(places, version.until)
+def held(places: Sequence[int], since: int, until: int) -> tuple[int, int]:
+    """Which of ``places`` hold a version with these bounds: from the first index on, up to and without the second."""
+    return bisect.bisect_left(places, since), bisect.bisect_left(places, until)
 
 
 def _since(version: Version) -> int:

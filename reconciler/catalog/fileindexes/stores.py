@@ -17,7 +17,7 @@ from urllib.parse import quote
 from reconciler.base import errors
 
 #: The schema; a file with another one is made anew.
-_VERSION: Final = 1
+_VERSION: Final = 2
 _BUSY_SECONDS: Final = 120
 _SCHEMA: Final = """
 CREATE TABLE clients (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
