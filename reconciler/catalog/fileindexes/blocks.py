@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from reconciler.catalog.fileindexes import columns, entries, intervals, layouts
@@ -39,14 +39,16 @@ class Block:
         self._unpacker = columns.Unpacker() if unpacker is None else unpacker
         self.names = layouts.Names(self._unpacker.unpack(names))
 
-    def found(self, numbers: bytes, wanted: Iterable[tuple[int, bytes]]) -> Iterator[Versions]:
+    def found(self, numbers: bytes, wanted: Sequence[tuple[int, bytes]]) -> Iterator[Versions]:
         """What lies under some names, the versions of one name at a time; nothing else of the block is looked at.
 
-        ``numbers``: the packed ones. ``wanted``: numbers of names, rising, and the names.
+        ``numbers``: the packed ones. ``wanted``: numbers of names, rising, and the names; not empty.
         """
         values, count = self._unpacker.unpack(numbers), self.names.count
         if len(values) != count * _ROW.size:
             raise columns.Malformed("there are more or fewer numbers than names")
+        if wanted[-1][0] >= count:
+            raise columns.Malformed("there are more names than numbers")
         placed = [(number, self.names.above(number), name) for number, name in wanted]
         above = sorted({folder for _, folder, _ in placed})
         groups = dict(zip(above, self.names.groups(above), strict=True))

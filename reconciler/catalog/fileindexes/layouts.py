@@ -88,9 +88,6 @@ class Names:
         """The number of the first name behind each folder."""
         if self._ends is None:
             counts = columns.integers(self._counts, len(self._counts) // 8)
-            for run, count in ((self.paths, len(counts)), (self.body, self.count)):
-                if run.count(b"\0") != count + 1:
-                    raise columns.Malformed("there are more or fewer names than it says")
             if sum(counts) != self.count or (counts and min(counts) < 0):
                 raise columns.Malformed("the folders hold more or fewer names than there are")
             self._ends = list(itertools.accumulate(counts))
@@ -102,11 +99,14 @@ class Names:
 
     def groups(self, chosen: Sequence[int] | None = None) -> list[columns.Group]:
         """All folders, or some by their numbers, rising; ``Group``'s last value is how many names follow."""
-        paths, ends = self.paths[1:-1].split(b"\0") if self.ends else [], self.ends
-        roots = self._spread()
+        ends, roots = self.ends, self._spread()
+        # The first is what lies before the first NUL, the last what lies behind the last one.
+        paths = self.paths.split(b"\0")
+        if len(paths) != len(ends) + 2:
+            raise columns.Malformed("there are more or fewer folders than it says")
         groups: list[columns.Group] = []
         for number in range(len(ends)) if chosen is None else chosen:
-            path = text(paths[number])
+            path = text(paths[number + 1])
             if path and path[0] != "/":
                 raise columns.Malformed("a folder has an impossible path")
             root = next(one for one in roots if number < one[2])

@@ -51,10 +51,10 @@ class Pattern:
     def find(self, names: layouts.Names) -> list[tuple[int, bytes]]:
         """Numbers of the names of a block that fit, in folders that do, rising, and the names themselves."""
         body = self._folded(names.body)
-        if not all(piece in body for piece in self._pieces):
-            return []
         if self._folder is None:
             found = list(_found(body, self._pieces, self._name))
+        elif not all(piece in body for piece in self._pieces):
+            return []
         else:
             folders = {number for number, _, _ in _found(self._folded(names.paths), self._above, self._folder)}
             every = _found(body, self._pieces, self._name) if folders else ()
