@@ -128,9 +128,15 @@ def _search(
     found: caches.FileCache, query: answers.Query, images: frozenset[str]
 ) -> Generator[list[answers.Version], None, None]:
     """The versions of one path at a time, as far as these images hold them."""
+    # Many versions lie in the same images.
+    asked: dict[tuple[str, ...], tuple[str, ...]] = {}
     for _, some in itertools.groupby(found.search(query), key=_path):
-        held = [(one, tuple(image for image in one.images if image in images)) for one in some]
-        kept = [dataclasses.replace(one, images=ids) for one, ids in held if ids]
+        kept = []
+        for one in some:
+            if (ids := asked.get(one.images)) is None:
+                ids = asked[one.images] = tuple(image for image in one.images if image in images)
+            if ids:
+                kept.append(one if ids == one.images else dataclasses.replace(one, images=ids))
         if kept:
             yield kept
 

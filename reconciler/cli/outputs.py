@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -16,10 +15,7 @@ _D = TypeVar("_D", bound=shapes.Document)
 
 def emit(document: _D, output: options.Output, render: Callable[[_D], str]) -> None:
     """Print ``document`` to stdout in the chosen form."""
-    if output is options.Output.JSON:
-        text = json.dumps(document.to_json(), indent=2, ensure_ascii=False)
-    else:
-        text = render(document)
+    text = document.to_text() if output is options.Output.JSON else render(document)
     sys.stdout.write(text.rstrip("\n") + "\n" if text else "")
     sys.stdout.flush()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import itertools
@@ -21,7 +22,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.base import errors
-from reconciler.catalog.fileindexes import answers, caches, entries, indexes, pages
+from reconciler.catalog.fileindexes import (
+    answers,
+    blocks,
+    caches,
+    columns,
+    entries,
+    indexes,
+    intervals,
+    pages,
+    patterns,
+)
 
 Rows = list[entries.Entry]
 DISKS = (pages.Disk(name="d0", volumes=(pages.Volume(filesystem="ext", label="", offset=0, length=1),)),)
@@ -105,7 +116,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[caches.FileCache, d
     for number, client in enumerate(("c0", "c1")):
         rows, parent = samples.tree(number, 2_500), None
         rows = indexes.ordered(
-            [*rows, *(samples.entry(f"Étude/{name}") for name in ("ÄB.log", "x\ny.log", "caf\udce9"))]
+            [*rows, *(samples.entry(f"Étude/{name}") for name in ("ÄB.log", "x\ny.log", "caf\udce9", "Straße.log"))]
         )
         for day in range(3):
             parent = index(rows, parent)
@@ -122,7 +133,21 @@ def paths(found: Iterator[answers.Version]) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize(
     "text",
-    ["*.log", "index-*", "*-f?.py", "readme*a*.txt", "*", "ÄB.log", "äb.LOG", "?.log", "x?y.log", "nothing*", "*.l*g"],
+    [
+        "*.log",
+        "index-*",
+        "*-f?.py",
+        "readme*a*.txt",
+        "*",
+        "ÄB.log",
+        "äb.LOG",
+        "?.log",
+        "x?y.log",
+        "nothing*",
+        "*.l*g",
+        "caf?",
+        "STRASSE.*",
+    ],
 )
 def test_a_glob_finds_what_fnmatch_finds(
     known: tuple[caches.FileCache, dict[str, Rows]], text: str, fold: bool
@@ -158,6 +183,39 @@ def test_a_glob_with_folders_is_about_the_whole_path(
     cache, states = known
     expected = {(row.path, id) for id, rows in states.items() for row in rows if fits(row.path)}
     assert paths(cache.search(answers.Query(text=text))) == expected
+
+
+def test_folders_are_found_in_either_case(known: tuple[caches.FileCache, dict[str, Rows]]) -> None:
+    cache, states = known
+    expected = {(row.path, id) for id, rows in states.items() for row in rows if row.path.startswith("Étude/")}
+    expected = {(path, id) for path, id in expected if path.endswith(".log")}
+    assert len(expected) == 3 * len(states)
+    for text in ("éTUDE/*.LOG", "**/ÉTUD?/**/*.log"):
+        assert paths(cache.search(answers.Query(text=text, fold=True))) == expected
+        assert paths(cache.search(answers.Query(text=text))) == set()
+
+
+@settings(max_examples=150, deadline=None)
+@given(samples.rows(), st.data())
+def test_a_damaged_block_is_told_whatever_is_asked_of_it(rows: Rows, data: st.DataObject) -> None:
+    folders: dict[blocks.Place, blocks.Versions] = {}
+    for row in rows:
+        folders.setdefault((row.disk, row.volume, row.folder), []).append(intervals.Version(row, 0, 1))
+    _, *packed = blocks.pack(folders)
+    assert blocks.Block(packed[0]).folders(packed[1]) == folders
+    unpacked = [bytearray(columns.unpack(part)) for part in packed]
+    part = unpacked[data.draw(st.integers(0, 1))]
+    for at in data.draw(st.lists(st.integers(0, max(0, len(part) - 1)), max_size=4)):
+        part[at : at + 1] = data.draw(st.binary(max_size=2))
+    names, numbers = (columns.pack(bytes(part), 1) for part in unpacked)
+    for text in ("*", "a/**/*", "**/*log"):
+        pattern = patterns.Pattern(text, contains=False, fold=True, streams=True)
+        with contextlib.suppress(columns.Malformed):
+            block = blocks.Block(names)
+            if wanted := pattern.find(block.names):
+                list(block.found(numbers, wanted))
+    with contextlib.suppress(columns.Malformed):
+        blocks.Block(names).folders(numbers)
 
 
 @pytest.mark.parametrize("text", ["log", "a-1", ".", "Étude/Ä", "/index", "f/", "\n", "\udce9"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Annotated, Any
 
 import pydantic
@@ -38,6 +39,10 @@ class Shape(pydantic.BaseModel):
     def to_json(self) -> dict[str, Any]:
         """The JSON form, every key present."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def to_text(self) -> str:
+        """The JSON form as commands print it."""
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False)
 
 
 class Document(Shape):
