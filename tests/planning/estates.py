@@ -137,8 +137,8 @@ def service_levels(draw: st.DrawFn) -> models.Object:
 @st.composite
 def restores(draw: st.DrawFn) -> models.Object:
     """A restore of one of the machines."""
-    spec: dict[str, Any] = {"client": draw(st.sampled_from(("oblVM1", "oblVM2", "nobody")))}
-    chosen = draw(st.integers(0, 3))
+    spec: dict[str, Any] = {"client": draw(st.sampled_from(("oblVM1", "oblVM1", "oblVM2", "nobody")))}
+    chosen = draw(st.integers(0, 5))
     if chosen == 0:
         spec["image"] = f"img-{draw(st.integers(1, 9))}"
     elif chosen == 1:
@@ -164,6 +164,8 @@ def estates(draw: st.DrawFn) -> desired.Desired:
     if draw(st.integers(0, 4)) == 0:
         reach = ["fast", "deep", "far", "near"][: draw(st.integers(2, 4))]
         objects.append(samples.make("MediaServer", "ms1", {"storageUnits": reach, "maxConcurrentJobs": 2}))
+    if draw(st.booleans()):
+        objects += [draw(restores()), draw(service_levels())]
     revision = draw(st.integers(1, 9))
     return samples.estate(*objects, revision=f"dir@blake3:{revision}")
 

@@ -2,7 +2,8 @@
 
 A world of two policies is led by Hypothesis through edits, accidents and time. After every step the plan is the same
 when it is made again, every refusal has a reason and every wait an end, and no never is violated; whenever the world
-has come to rest, what ``looks`` asks holds too. Every deletion is judged by ``witnesses`` at its moment.
+has come to rest, what ``looks`` asks holds too. Every deletion is judged by ``witnesses`` at its moment. Some images are
+sick: no proof finds them good, and one that is must stay beside them.
 Here are sixty lives of thirty steps; ``hack/soak planner`` leads it through as many steps as you like, 50,000 unless told.
 """
 
@@ -52,6 +53,8 @@ class Life(RuleBasedStateMachine):
         #: Violations that an accident brought, not a decision.
         self.known: set[str] = set()
         self.gone: list[Any] = []
+        #: Ids of images that no proof finds good.
+        self.sick: set[str] = set()
 
     @initialize(wanted=estates.estates(), watched=st.integers(1, 3), age=st.sampled_from((0, 3, 9)))
     def begin(self, wanted: desired.Desired, watched: int, age: int) -> None:
@@ -109,6 +112,14 @@ class Life(RuleBasedStateMachine):
         assert not plan.configuration or plan.problems
         TALLY[f"look {look.__name__}"] += 1
         look(self.world, pick)
+
+    @precondition(lambda self: self.world.images)
+    @rule(pick=picks, count=st.integers(0, 4), hours=hours)
+    def images_are_sick(self, pick: int, count: int, hours: float) -> None:
+        """What proofs will find of some images; of none from now on."""
+        known = sorted({image for image, _ in self.world.copies()}, key=lambda one: int(one.removeprefix("img-")))
+        self.sick = set(known[-count - pick % 2 :][:count]) if count else set()
+        self.live(hours, [])
 
     @precondition(lambda self: self.world.images)
     @rule(pick=picks)
@@ -369,6 +380,8 @@ class Life(RuleBasedStateMachine):
 
         def fate(action: actions.Action) -> str:
             outcome = left.pop(0) if left else "Succeeded"
+            if action.proof is not None and action.image in self.sick:
+                outcome = "Failed"
             if outcome == "Partial" and action.type is not actions.Type.BACKUP:
                 outcome = "Failed"
             TALLY[f"done {action.type} {outcome}"] += 1
