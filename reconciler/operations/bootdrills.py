@@ -71,8 +71,7 @@ def _drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.
         "seconds": round(result.seconds, 3), "accelerator": result.accelerator, "firmware": guess.order.firmware,
         "bus": guess.order.bus, "console": result.console[-2000:], "screenshot": kept, "diskErrors": result.disk_errors,
     }  # fmt: skip
-    message = f"{result.message}, after {quantities.show_seconds(result.seconds)}"
-    finding = verifications.Finding(passed=result.passed, message=message, details=details)
+    finding = verifications.Finding(passed=result.passed, message=result.message, details=details)
     return verifications.keep(site, order, context, finding)
 
 
