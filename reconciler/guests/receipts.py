@@ -158,7 +158,7 @@ def _file(row: object, size: int, volume: int) -> tuple[scans.File, bool]:
 
 
 def _moments(values: list[object]) -> list[int]:
-    found = [value for value in values if type(value) is int and -wires.MOST_NUMBER <= value <= wires.MOST_NUMBER]
+    found = [value for value in values if type(value) is int and -wires.MOST_MOMENT <= value <= wires.MOST_MOMENT]
     if len(found) != len(values):
         raise wires.Broken("a time is out of its bounds")
     return found

@@ -22,6 +22,8 @@ MOST_READ = 1 << 20
 MOST_PATH = 32_768
 #: No offset, size or number beyond this is believed.
 MOST_NUMBER = 1 << 62
+#: Nanoseconds from 1970: no moment further away is told, which is one of the year 2262.
+MOST_MOMENT = (1 << 63) - 1
 _CLIMBING = frozenset(("", ".", ".."))
 
 READ = 1

@@ -26,6 +26,8 @@ import guest_builders as builders
 pytestmark = builders.needs_root
 
 BIG = os.urandom(3 * MIB + 777)
+#: Moments at the ends of what ext4 and 64 bits of nanoseconds both hold.
+FAR = {"t1901": -(2**31) * 10**9, "t2262": 9_223_000_000_123_456_789}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,9 @@ def estate(tmp_path_factory: pytest.TempPathFactory) -> Estate:
         (root / "wipe\x1b[2J").write_bytes(b"a name for a terminal")
         os.mknod(root / "null", 0o20666, os.makedev(1, 3))
         os.setxattr(root / "big", "user.note", b"kept")
+        for name, moment in FAR.items():
+            (root / name).touch()
+            os.utime(root / name, ns=(moment, moment))
         os.utime(root / "big", ns=(1_700_000_000_123_456_789, 1_600_000_000_987_654_321))
     made.machine("alpha", content=disk.read_bytes())
     made.apply(clock=START)
@@ -95,6 +100,13 @@ def test_a_pipe_and_a_device_stay_what_they_are(estate: Estate, tmp_path: Path) 
     estate.at(START).run("files", "get", "alpha", "big", "--tar", device, code=4)
     get(estate, "big", "--tar", device, "--force")
     assert pipe.is_fifo() and device.is_char_device()
+
+
+def test_times_far_away_are_kept(estate: Estate, tmp_path: Path) -> None:
+    get(estate, *FAR, "--to", tmp_path)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in FAR} == FAR
+    items = {item["name"]: item["modified"] for item in estate.at(START).json("files", "ls", "alpha")["items"]}
+    assert items["t2262"].startswith("2262-")
 
 
 def test_no_name_tells_a_terminal_what_to_do(estate: Estate, tmp_path: Path) -> None:

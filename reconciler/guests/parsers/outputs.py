@@ -59,6 +59,11 @@ def bounded(value: int) -> int:
     return max(-wires.MOST_NUMBER, min(value, wires.MOST_NUMBER))
 
 
+def moment(value: int) -> int:
+    """The same of a time in nanoseconds."""
+    return max(-wires.MOST_MOMENT, min(value, wires.MOST_MOMENT))
+
+
 @dataclasses.dataclass(kw_only=True, slots=True)
 class Entry:
     """One name of a file, or one of its alternate streams."""
@@ -232,7 +237,7 @@ class Output:
 
     def _append(self, entry: Entry, runs: list[int], *, more: bool) -> None:
         # A damaged inode may name any moment and any size.
-        times = [bounded(moment) for moment in (entry.created, entry.modified, entry.changed, entry.accessed)]
+        times = [moment(at) for at in (entry.created, entry.modified, entry.changed, entry.accessed)]
         name, stream, flags = entry.path, entry.stream[: wires.MOST_PATH], entry.flags
         what = (name, entry.kind, max(bounded(entry.size), 0), entry.inode, entry.links, stream, entry.resident)
         self._files.append([*what, *times, flags, runs, more])

@@ -271,7 +271,7 @@ def _row(node: served.Node) -> list[object]:
         node.mode,
         node.uid,
         node.gid,
-        *(outputs.bounded(moment) for moment in node.times),
+        *map(outputs.moment, node.times),
         node.flags,
         [(name, min(size, wires.MOST_NUMBER)) for name, size in node.streams if _named(name)],
         # As in C, a target ends with its first zero.
