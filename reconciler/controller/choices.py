@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import statistics
@@ -73,7 +74,12 @@ class Choice:
         return failovers.FailoverImage(self.image, sources, failed)
 
     def _opener(self, copy: Copy, cache: Path | None) -> Callable[[], units.StoredImage]:
-        return lambda: opening.open_folder(copy.path, cache).open(self.image)
+        def opened() -> units.StoredImage:
+            # The image outlives the unit that it was opened through.
+            with contextlib.closing(opening.open_folder(copy.path, cache)) as unit:
+                return unit.open(self.image)
+
+        return opened
 
 
 def choose(

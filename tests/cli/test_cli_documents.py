@@ -164,9 +164,12 @@ def test_validation_result_and_diagnostics(empty: Estate) -> None:
 def test_restore_result(converged: Estate, tmp_path: Path) -> None:
     document = converged.command.json("restore", "gamma", "--to", tmp_path / "out")
     assert keys(document) == names(
-        "apiVersion kind client image imageTime copy unit format target dryRun notes state wallSeconds disks"
+        "apiVersion kind client image imageTime copy unit format subformat target dryRun state wallSeconds"
+        " estimatedSeconds dataBytes resumedBytes neededBytes freeBytes copies disks notes"
     )
-    assert [keys(disk) for disk in document["disks"]] == [names("name path sizeBytes writtenBytes digest verified")] * 2
+    assert [keys(disk) for disk in document["disks"]] == [
+        names("name path sizeBytes writtenBytes resumedBytes digest verified")
+    ] * 2
     assert (document["state"], document["dryRun"], document["format"]) == ("Verified", False, "raw")
     image = converged.get("images", "--client", "gamma")[0]
     assert {disk["digest"] for disk in document["disks"]} == {disk["digest"] for disk in image["disks"]}

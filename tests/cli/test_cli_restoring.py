@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +11,12 @@ from pathlib import Path
 import estate_samples
 import pytest
 from estate_samples import START, Estate
+
+from reconciler.base import meters
+from reconciler.catalog import database
+from reconciler.controller import choices
+from reconciler.storage import opening
+from reconciler.storage.dedupe import pools
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +158,27 @@ def test_pool_collect_and_check(tmp_path: Path) -> None:
     done = estate.command.run("pool", "check", "pool", "-o", "json", code=1)
     assert done.stdout == ""
     assert "damaged" in done.stderr
+
+
+def test_an_image_that_was_read_leaves_nothing_behind_in_its_process(
+    aged: tuple[Estate, dict[str, bytes]], tmp_path: Path
+) -> None:
+    estate, _ = aged
+    pool = tmp_path / "pool"
+    shutil.copytree(estate.folder / "storage" / "pool", pool)
+    db = database.open_reading(str(estate.state / "catalog.sqlite"))
+    assert db is not None
+    choice = choices.choose(db, "alpha", image=None, as_of=None, copy=2)
+    db.close()
+    choice = dataclasses.replace(choice, copies=(dataclasses.replace(choice.copies[0], path=pool),))
+    with (
+        contextlib.closing(choice.open(None, pytest.fail)) as stored,
+        contextlib.closing(stored.disk("system.img")) as disk,
+    ):
+        disk.pread(0, 4096)
+    # Whoever still held the pool would take another one in its place for it.
+    shutil.rmtree(pool)
+    pool.mkdir()
+    opening.prepare(opening.declared("pool", "DedupePool", str(pool), None, None), "somebody")
+    with contextlib.closing(opening.open_folder(pool)) as unit:
+        assert isinstance(unit, pools.DedupePool) and unit.stats(meter=meters.Meter()).containers == 0

@@ -162,7 +162,8 @@ def test_of_a_broken_container_everything_that_proves_true_is_moved(
         assert set(report.wounded) >= {"a"}
         lost = sum(one.length for one in report.wounded["a"])
         assert lost == report.lost * SEGMENT
-        assert lost < 2.3 * MIB if left == "half" else lost > 3.5 * MIB
+        # How many segments share a container is a matter of how fast they came.
+        assert lost <= size // 2 + 2 * SEGMENT if left == "half" else lost > 3.5 * MIB
     set_aside = list(root.rglob("*.broken"))
     assert len(set_aside) == (left in (64, 30, 0))
     stored.reclaim(meter=meters.Meter())
