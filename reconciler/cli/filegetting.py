@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import os
 import stat
 import sys
@@ -37,8 +36,6 @@ from reconciler.operations import (
 )
 from reconciler.reports import files as reports
 from reconciler.storage import opening, units
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def get(
@@ -259,7 +256,7 @@ class _Record:
             at=self._clock.now(),
         )
         number = None
-        with _unstopped("that the restore begins"):
+        with sessions.unstopped("that the restore begins"):
             number = restores.begin(self._db, begun)
         try:
             yield
@@ -273,7 +270,7 @@ class _Record:
         details = {"paths": self._asked.paths, "files": report.files, "bytes": report.bytes, "failed": report.failed}
         if number is None:
             return
-        with _unstopped("how the restore ended"):
+        with sessions.unstopped("how the restore ended"):
             state = "Failed" if message else "Verified"
             source = self._stored.source
             restores.end(
@@ -286,14 +283,6 @@ class _Record:
                 unit=source.unit,
                 details=details,
             )
-
-
-@contextlib.contextmanager
-def _unstopped(what: str) -> Iterator[None]:
-    try:
-        yield
-    except errors.CatalogError as error:
-        _LOGGER.error("the catalog does not say %s: %s", what, error)
 
 
 def _emit(asked: _Asked, choice: choices.Choice, report: filecontents.Report, notes: list[str], seconds: float) -> int:

@@ -6,20 +6,15 @@ catalog that refuses stops no restore: it is needed least when a restore is need
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-from collections.abc import Iterator
 from types import TracebackType
 
-from reconciler.base import clocks, digests, errors
+from reconciler.base import clocks, digests
 from reconciler.catalog import database, restores
 from reconciler.cli import restoreworks, sessions
 from reconciler.controller import choices
 from reconciler.jobs import engines
 from reconciler.operations import failovers, findings
-
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +69,7 @@ class Record:
             job=self._job,
             at=self._clock.now(),
         )
-        with _unstopped("that the restore begins"):
+        with sessions.unstopped("that the restore begins"):
             self._number = restores.begin(self._db, begun)
         return self
 
@@ -89,7 +84,7 @@ class Record:
         if error is not None:
             details["code"] = getattr(error, "code", type(error).__name__)
         source = self._source
-        with _unstopped("how the restore ended"):
+        with sessions.unstopped("how the restore ended"):
             if self._number is not None:
                 restores.end(
                     self._db,
@@ -102,11 +97,3 @@ class Record:
                     disks=[disk.to_json() for disk in self._outcome.disks] if self._outcome else (),
                     details=details,
                 )
-
-
-@contextlib.contextmanager
-def _unstopped(what: str) -> Iterator[None]:
-    try:
-        yield
-    except errors.CatalogError as error:
-        _LOGGER.error("the catalog does not say %s: %s", what, error)

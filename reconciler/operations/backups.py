@@ -137,7 +137,7 @@ def _back_up(
             raise
         # From here on the unit holds the image: if the catalog cannot be told, the row stays for recovery to adopt.
         crashes.passing("backup.after-commit")
-        record(site, commit, commit.label.source_state)
+        record(site, commit)
         crashes.passing("backup.recorded")
         filelessons.learn(site, image_id, context.log)
         return _outcome(commit, reading, context)
@@ -289,7 +289,15 @@ def _outcome(commit: units.Commit, reading: machines.Reading, context: engines.J
     return engines.Outcome(state=engines.State.PARTIAL, failure=engines.Failure(code="PartialImage", message=missing))
 
 
-def record(site: sites.Site, commit: units.Commit, state: Mapping[str, Mapping[str, str] | str]) -> None:
+def disk_facts(label: units.ImageLabel) -> tuple[images.DiskFacts, ...]:
+    """The disks of a committed image, as the catalog keeps them."""
+    return tuple(
+        images.DiskFacts(name=d.name, size=d.size, sector=d.sector, digest=d.digest, blake3=d.blake3)
+        for d in label.disks
+    )
+
+
+def record(site: sites.Site, commit: units.Commit) -> None:
     """Tell the catalog of a committed first copy. Idempotent; also used when a crash came just before."""
     label = commit.label
     images.commit_image(
@@ -299,11 +307,8 @@ def record(site: sites.Site, commit: units.Commit, state: Mapping[str, Mapping[s
         changes=label.changes,
         consistency=label.consistency,
         warnings=tuple(dict(warning) for warning in label.warnings),
-        disks=tuple(
-            images.DiskFacts(name=d.name, size=d.size, sector=d.sector, digest=d.digest, blake3=d.blake3)
-            for d in label.disks
-        ),
-        source_state=dict(state),
+        disks=disk_facts(label),
+        source_state=dict(label.source_state),
         result=images.CopyResult(stored_bytes=commit.stored_bytes, base=commit.base),
         now=site.clock.now(),
         actor=site.actor,

@@ -56,7 +56,7 @@ def _adopt_or_discard(site: sites.Site, unit: units.StorageUnit, writing: images
         images.discard_writing(site.db, writing.image_id, writing.number)
         return
     commit = units.Commit(label=found.label, stored_bytes=found.stored_bytes, base=found.base)
-    backups.record(site, commit, commit.label.source_state)
+    backups.record(site, commit)
     _log.info("image committed before a crash was recorded: %s on %s", writing.image_id, unit.name)
 
 
@@ -138,9 +138,6 @@ def described(label: units.ImageLabel) -> images.ImportedImage:
         changes=label.changes,
         consistency=label.consistency,
         warnings=tuple(dict(warning) for warning in label.warnings),
-        disks=tuple(
-            images.DiskFacts(name=d.name, size=d.size, sector=d.sector, digest=d.digest, blake3=d.blake3)
-            for d in label.disks
-        ),
+        disks=backups.disk_facts(label),
         source_state=dict(label.source_state),
     )

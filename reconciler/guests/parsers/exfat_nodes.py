@@ -97,10 +97,7 @@ class Files:
 
     def look(self, number: int, name: str) -> served.Name:
         """See ``served.FileSystem``."""
-        for found in self.names(number):
-            if found.text == name:
-                return found
-        raise served.Missing(f"its directory holds no {name[:200]!a}")
+        return served.named(self.names(number), name)
 
     def content(self, number: int, stream: str) -> served.Content:
         """See ``served.FileSystem``."""

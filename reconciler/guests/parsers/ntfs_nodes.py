@@ -160,7 +160,7 @@ class Files:
         """See ``served.FileSystem``."""
         found = self._indexes.look(number, self._directory(number).found, name)
         if found is None or found.number < ntfs_names.FIRST:
-            raise served.Missing(f"its directory holds no {name[:200]!a}")
+            raise served.absent(name)
         return found
 
     def _directory(self, number: int) -> _File:

@@ -7,7 +7,7 @@ it and know no requests.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 from reconciler.guests.parsers import outputs, stretches
@@ -94,6 +94,19 @@ class FileSystem(Protocol):
 
     def content(self, number: int, stream: str) -> Content:
         """A stream of a file, the file's own content for an empty name."""
+
+
+def absent(name: str) -> Missing:
+    """What is raised where a directory has no such entry."""
+    return Missing(f"its directory holds no {name[:200]!a}")
+
+
+def named(names: Iterable[Name], name: str) -> Name:
+    """The entry of one name, where a directory is but a list. Raises ``Missing``."""
+    for found in names:
+        if found.text == name:
+            return found
+    raise absent(name)
 
 
 def add_xattrs(node: Node, found: Iterator[tuple[str, bytes]], damaged: tuple[type[Exception], ...]) -> None:

@@ -100,7 +100,7 @@ class Files:
         """See ``served.FileSystem``."""
         found = self._directory(number).look(name)
         if found is None:
-            raise served.Missing(f"its directory holds no {name[:200]!a}")
+            raise served.absent(name)
         return served.Name(name, found)
 
     def content(self, number: int, stream: str) -> served.Content:
