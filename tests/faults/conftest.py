@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from fault_estates import Estate
+
+from reconciler.storage.dedupe import stores
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +39,10 @@ def fresh(templates: Estate) -> Estate:
 def grown(templates: Estate) -> Estate:
     """An estate three days old, whose disks changed since and whose next pass backs up, duplicates and expires."""
     return templates.put_back("grown")
+
+
+@pytest.fixture(autouse=True)
+def every_pool_is_given_back() -> Iterator[None]:
+    """A pool left open in this process would meet the next test's pool at the same path."""
+    yield
+    assert not stores._shared, "a pool was left open"

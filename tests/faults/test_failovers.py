@@ -13,7 +13,7 @@ from fault_estates import MIB, Estate
 
 from reconciler.base import errors, times
 from reconciler.operations import failovers
-from reconciler.storage import opening
+from reconciler.storage import opening, units
 
 
 def newest(estate: Estate) -> str:
@@ -36,7 +36,11 @@ def spoil(path: Path, offset: int) -> None:
 
 
 def source(number: int, unit: str, path: Path, image: str) -> failovers.Source:
-    return failovers.Source(number=number, unit=unit, path=path, open=lambda: opening.open_folder(path).open(image))
+    def stored() -> units.StoredImage:
+        with contextlib.closing(opening.open_folder(path)) as opened:
+            return opened.open(image)
+
+    return failovers.Source(number=number, unit=unit, path=path, open=stored)
 
 
 def sources(estate: Estate, image: str) -> list[failovers.Source]:
