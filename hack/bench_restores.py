@@ -3,7 +3,7 @@
 One guest's system disk lies in a Directory unit, in a DedupePool and in a restic repository. A round writes the same
 bytes plainly (data copied, synced), restores them by restic, from the pool and from the Directory unit, each with cold
 caches and synced before the clock stops; the ratios are those of one round, and their medians are what is judged. A
-restore of Holdfast includes reading back and proving every byte; the others do not.
+restore of Holdfast proves every block before it is written and reads a sample back; the others do neither.
 """
 
 from __future__ import annotations

@@ -43,6 +43,8 @@ class RestoreSpec(models.Model):
     """The kind of VMDK; ``sparse`` by default."""
     overwrite: bool = False
     """Whether files of the same names, or what the device holds, may be replaced."""
+    read_back: bool = False
+    """Whether every byte is read back from the device before a disk gets its name; a sample is by default."""
     reason: models.Text | None = None
     """Why; kept in the audit log."""
 

@@ -32,6 +32,12 @@ Subformat = Annotated[
 ]
 Staged = Annotated[bool, typer.Option("--staged", help="With --to: vmx, nvram and VMDKs that ESX registers.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite disks that are there already, or a device.")]
+ReadBack = Annotated[
+    bool,
+    typer.Option(
+        "--read-back", help="Read every byte back from the device before a disk gets its name, not one block of 16."
+    ),
+]
 
 VCenter = Annotated[
     str | None, typer.Option("--vcenter", metavar="NAME", help="Make the machine again in this VCenter.")

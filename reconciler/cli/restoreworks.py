@@ -97,15 +97,17 @@ class Disks:
 class Staged:
     """A machine as a folder that an ESX host can register."""
 
-    def __init__(self, *, to: Path, names: list[str], force: bool) -> None:
-        self._to, self._names, self._force = to, names, force
+    def __init__(self, *, to: Path, names: list[str], force: bool, read_back: bool) -> None:
+        self._to, self._names, self._force, self._read_back = to, names, force, read_back
         self._plan: stagings.StagePlan | None = None
         self._done: tuple[restores.Restored, ...] = ()
         self._notes: tuple[str, ...] = ()
 
     def plan(self, stored: units.StoredImage) -> None:
         """Choose disks and names."""
-        self._plan = stagings.prepare(stored.label, names=self._names, folder=self._to, force=self._force)
+        self._plan = stagings.prepare(
+            stored.label, names=self._names, folder=self._to, force=self._force, read_back=self._read_back
+        )
         self._notes = self._plan.notes
 
     def run(self, stored: units.StoredImage, meter: meters.Meter, log: Log) -> None:

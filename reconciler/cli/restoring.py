@@ -55,6 +55,7 @@ def restore(
     unit: restoreoptions.Unit = None,
     dry_run: restoreoptions.DryRun = False,
     force: restoreoptions.Force = False,
+    read_back: restoreoptions.ReadBack = False,
     reason: restoreoptions.Reason = None,
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
@@ -69,7 +70,7 @@ def restore(
     asked = _Asked(
         client=client, to=to, vcenter=vcenter, names=disk or [], format=format, subformat=subformat, staged=staged,
         machine={key: value for key, value in machine.items() if value},
-        force=force, dry_run=dry_run, reason=reason, output=output,
+        force=force, read_back=read_back, dry_run=dry_run, reason=reason, output=output,
     )  # fmt: skip
     asked.check()
     if unit is not None:
@@ -109,6 +110,7 @@ class _Asked:
     #: Options of a machine that were given.
     machine: dict[str, object]
     force: bool
+    read_back: bool
     dry_run: bool
     reason: str | None
     output: options.Output
@@ -139,6 +141,8 @@ class _Asked:
             raise errors.UsageError(
                 "--force, --staged and --format are for --to", hint="--replace takes the place of a machine"
             )
+        if self.vcenter is not None and self.read_back:
+            raise errors.UsageError("--read-back is for --to", hint="a machine in a vCenter is always read back")
         if self.subformat is not None and self.format != "vmdk":
             raise errors.UsageError("--subformat is for --format vmdk")
         if self.staged and self.format != "raw":
@@ -152,10 +156,11 @@ class _Asked:
             return restoreworks.Machine(vcenter=vcenter, names=self.names, wanted=wanted, power_on=power_on)
         to = self.to or Path()
         if self.staged:
-            return restoreworks.Staged(to=to, names=self.names, force=self.force)
+            return restoreworks.Staged(to=to, names=self.names, force=self.force, read_back=self.read_back)
         order = restores.Order(
-            to=to, disks=self.names, format=self.format, subformat=self.subformat, force=self.force, units=units
-        )
+            to=to, disks=self.names, format=self.format, subformat=self.subformat, force=self.force,
+            read_back=self.read_back, units=units,
+        )  # fmt: skip
         return restoreworks.Disks(order)
 
 

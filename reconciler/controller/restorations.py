@@ -92,6 +92,7 @@ def _wanted(site: sites.Site, spec: kinds.RestoreSpec) -> restores.Order:
         format=spec.format,
         subformat=spec.subformat,
         force=spec.overwrite,
+        read_back=spec.read_back,
         units=tuple(Path(unit.path) for unit in inventories.known_units(site.db).values()),
     )
 

@@ -1,7 +1,9 @@
-"""Proving what a restore writes: it is read back from the device and digested, a stretch behind the writer.
+"""Proving what a restore wrote: its map is compared whole, and its bytes are read back from the device and digested.
 
-So proving a restore costs little time of its own, and none of it is proven from memory alone: a stretch is made
-durable, dropped from the cache where the system allows it, and only then read.
+Every block was proven in the memory that it was written from, so what is left to prove is the way to the device.
+By default every sixteenth block is read back at the end; whoever asks for more gets every block, a stretch behind the
+writer, which takes as much from the device again as the writing. Nothing is proven from the page cache: what is read
+was made durable before, and comes from the device where the system allows it.
 """
 
 from __future__ import annotations
@@ -9,10 +11,14 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
 
 from reconciler.base import digests, disks, extents, meters
 from reconciler.sources import targets
+
+#: Of so many blocks in a row one is read back.
+_EVERY: Final = 16
 
 #: Bytes proven at once; more of a large disk, as each stretch begins with a look at the whole file's holes.
 _STRETCH: Final = 64 << 20
@@ -23,8 +29,62 @@ _BEHIND: Final = 2
 _AT_END: Final = 2
 
 
-class Proof:
-    """The digest of one disk while it is written in ascending order. Close it before the target is given up."""
+class Proof(Protocol):
+    """The digest of one disk as its target has it. Close it before the target is given up."""
+
+    def follow(self, written: int) -> None:
+        """Nothing below ``written`` will be written any more. Raises what proving raised."""
+
+    def finish(self) -> str:
+        """Flush the target and prove the rest; the ``blake3-1m`` digest. Raises ``TargetError``, ``SourceError`` or
+        ``Cancelled``."""
+
+    def close(self) -> None:
+        """Stop. Idempotent."""
+
+
+def proof(target: targets.Target, size: int, block_digests: bytes, meter: meters.Meter, *, whole: bool) -> Proof:
+    """The proof of a disk of ``size`` bytes that should have these digests; ``whole``: every block is read back, as it
+    always is of a disk that was packed."""
+    if whole or isinstance(target, targets.Filled):
+        return _Whole(target, size, meter)
+    return _Sampled(target, size, block_digests, meter)
+
+
+class _Sampled:
+    """Zeros where the target has a hole, what is read back of the sample, and of other blocks what was written."""
+
+    def __init__(self, target: targets.Target, size: int, block_digests: bytes, meter: meters.Meter) -> None:
+        self._target, self._size, self._digests, self._meter = target, size, block_digests, meter
+
+    def follow(self, written: int) -> None:
+        """Nothing: what is read back was not written a moment ago."""
+
+    def finish(self) -> str:
+        """See ``Proof``."""
+        self._target.flush()
+        listed = digests.zero_list(self._size)
+        with contextlib.closing(self._target.read_back()) as disk:
+            data = extents.align(extents.clip(disk.extents(), self._size), digests.BLOCK, self._size)
+            for offset, length in data:
+                first, end = (-(-at // digests.BLOCK) * digests.DIGEST_SIZE for at in (offset, offset + length))
+                listed[first:end] = self._digests[first:end]
+            _digest_all(disk, self._sample(data), listed, self._meter)
+        return digests.disk_digest(listed)
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def _sample(self, data: extents.Extents) -> Iterator[extents.Extent]:
+        """The first and the last block, and one of every ``_EVERY``, others in other disks."""
+        blocks = list(extents.pieces(data, digests.BLOCK))
+        turn = self._digests[-1] % _EVERY
+        last = len(blocks) - 1
+        return (block for number, block in enumerate(blocks) if number % _EVERY == turn or number in (0, last))
+
+
+class _Whole:
+    """Every byte read back, while the disk is written in ascending order."""
 
     def __init__(self, target: targets.Target, size: int, meter: meters.Meter) -> None:
         """``size``: bytes of the disk."""
@@ -38,7 +98,7 @@ class Proof:
         self._owed: list[int] = []
 
     def follow(self, written: int) -> None:
-        """Nothing below ``written`` will be written any more. Raises what proving an earlier stretch raised."""
+        """See ``Proof``."""
         while written - self._begun >= self._stretch:
             if len(self._running) >= _BEHIND:
                 self._running.popleft().result()
@@ -46,8 +106,7 @@ class Proof:
             self._begun += self._stretch
 
     def finish(self) -> str:
-        """Flush the target and prove the rest; the ``blake3-1m`` digest. Raises ``TargetError``, ``SourceError`` or
-        ``Cancelled``."""
+        """See ``Proof``."""
         self._wait()
         self._target.flush()
         with contextlib.closing(self._target.read_back()) as disk:
@@ -60,7 +119,7 @@ class Proof:
         return digests.disk_digest(self._listed)
 
     def close(self) -> None:
-        """Stop. Idempotent."""
+        """See ``Proof``."""
         self._workers.shutdown(cancel_futures=True)
 
     def _wait(self) -> None:
@@ -91,8 +150,13 @@ def _digest(disk: disks.Disk, size: int, start: int, end: int, listed: bytearray
     """Digest a stretch; holes of the disk are known to be zero and not read."""
     data = extents.align(extents.clip(disk.extents(), size), digests.BLOCK, size)
     stretch = extents.intersect(((start, end - start),), data)
+    _digest_all(disk, extents.pieces(stretch, digests.BLOCK), listed, meter)
+
+
+def _digest_all(disk: disks.Disk, blocks: Iterable[extents.Extent], listed: bytearray, meter: meters.Meter) -> None:
+    """Put the digests of blocks where they belong in the list."""
     read = disk.look if isinstance(disk, disks.Lending) else disk.pread
-    for offset, length in extents.pieces(stretch, digests.BLOCK):
+    for offset, length in blocks:
         meter.check()
         index = offset // digests.BLOCK
         found = digests.digest(memoryview(read(offset, length)))

@@ -1,4 +1,4 @@
-"""Restore: a stored image becomes disks somewhere else, and every byte of them is read back and proven.
+"""Restore: a stored image becomes disks somewhere else, every byte of them proven.
 
 ``prepare`` decides everything and writes nothing, so a dry run is a plan that is not carried out; ``restore`` does it.
 Both take a plain ``Order`` and an opened ``StoredImage``, so it is the same by command, by a ``Restore`` of the
@@ -45,6 +45,8 @@ class Order:
     subformat: str | None = None
     #: Whether what is there may be replaced.
     force: bool = False
+    #: Whether every block is read back, and not a sample.
+    read_back: bool = False
     #: Folders of units: nothing is restored into them, and no device under them may be written.
     units: tuple[Path, ...] = ()
 
@@ -71,6 +73,8 @@ class RestorePlan:
     #: Whether the one disk goes onto a block device.
     device: bool
     disks: tuple[PlannedDisk, ...]
+    #: Whether every block is read back, and not a sample.
+    read_back: bool = False
     #: Bytes of data to be written at most; None where the data was not looked at.
     bytes: int | None = None
     #: Bytes of space that the target needs at most, and has; None where that cannot be told.
@@ -105,13 +109,19 @@ def prepare(stored: units.StoredImage, order: Order) -> RestorePlan:
 
 
 def planned(
-    label: units.ImageLabel, folder: Path, paths: Sequence[tuple[units.DiskRecord, Path]], *, force: bool
+    label: units.ImageLabel,
+    folder: Path,
+    paths: Sequence[tuple[units.DiskRecord, Path]],
+    *,
+    force: bool,
+    read_back: bool,
 ) -> RestorePlan:
     """The plan for raw disks whose names were decided elsewhere."""
     disks = tuple(_planned(label, record, path, "raw", None) for record, path in paths)
     return RestorePlan(
-        image=label.id, format="raw", subformat=None, folder=folder, force=force, device=False, disks=disks
-    )
+        image=label.id, format="raw", subformat=None, folder=folder, force=force, device=False, disks=disks,
+        read_back=read_back,
+    )  # fmt: skip
 
 
 def _chosen(label: units.ImageLabel, order: Order) -> RestorePlan:
@@ -140,7 +150,7 @@ def _chosen(label: units.ImageLabel, order: Order) -> RestorePlan:
             )
     return RestorePlan(
         image=label.id, format=order.format, subformat=subformat, folder=order.to, force=order.force, device=False,
-        disks=tuple(disks),
+        disks=tuple(disks), read_back=order.read_back,
     )  # fmt: skip
 
 
@@ -178,7 +188,7 @@ def _onto_device(label: units.ImageLabel, order: Order, records: Sequence[units.
     disk = _planned(label, records[0], order.to, "raw", None)
     return RestorePlan(
         image=label.id, format="raw", subformat=None, folder=order.to, force=True, device=True, disks=(disk,),
-        needed=size, free=whole,
+        needed=size, free=whole, read_back=order.read_back,
     )  # fmt: skip
 
 
@@ -312,9 +322,10 @@ def _restore(
 ) -> Restored:
     """Write and prove one disk; it has no name yet."""
     record = planned_disk.record
-    with contextlib.closing(proofs.Proof(target, record.size, meter)) as proof:
+    block_digests = stored.block_digests(record.name)
+    proving = proofs.proof(target, record.size, block_digests, meter, whole=plan.read_back)
+    with contextlib.closing(proving) as proof:
         with contextlib.closing(stored.disk(record.name)) as disk:
-            block_digests = stored.block_digests(record.name)
             moved = transfers.Transfer(disk, block_digests, target, proof, meter, workers).run()
         found = proof.finish()
     if found != record.digest:

@@ -24,7 +24,7 @@ class StagePlan:
     notes: tuple[str, ...]
 
 
-def prepare(label: units.ImageLabel, *, names: Sequence[str], folder: Path, force: bool) -> StagePlan:
+def prepare(label: units.ImageLabel, *, names: Sequence[str], folder: Path, force: bool, read_back: bool) -> StagePlan:
     """Choose disks and file names. Raises ``UsageError`` for an image without a machine, ``NotFound`` for a disk that
     it lacks, ``TargetExists`` where something would be overwritten."""
     blueprint = opening.machine_blueprint(label.configuration, label.id)
@@ -34,7 +34,7 @@ def prepare(label: units.ImageLabel, *, names: Sequence[str], folder: Path, forc
     chosen = tuple((record, folder / files.disks[record.name][1]) for record in records)
     left = [one.label for one in blueprint.disks if one.label not in files.disks]
     notes = (*blueprint.notes, *(f"{one} is not restored: the machine comes without it" for one in left))
-    plan = restores.planned(label, folder, chosen, force=force)
+    plan = restores.planned(label, folder, chosen, force=force, read_back=read_back)
     return StagePlan(disks=plan, names=files, blueprint=blueprint, notes=notes)
 
 

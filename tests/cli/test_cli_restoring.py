@@ -95,7 +95,7 @@ def test_dry_run_writes_nothing_and_force_overwrites(aged: tuple[Estate, dict[st
     (to / "system.img").write_bytes(b"mine")
     estate.command.run("restore", "alpha", "--to", to, code=4)
     assert [path.name for path in to.iterdir()] == ["system.img"]
-    estate.command.run("restore", "alpha", "--to", to, "--force")
+    estate.command.run("restore", "alpha", "--to", to, "--force", "--read-back")
     assert (to / "system.img").read_bytes() == held["second"]
 
 
