@@ -102,12 +102,13 @@ def _guess(stored: units.StoredImage, ways: drilling.BootDrill) -> bootguesses.G
     found = bootguesses.guess(stored.label, heads, wanted)
     order = found.order
     memory = quantities.parse_size(ways.memory) >> 20 if ways.memory is not None else order.memory
+    firmware = _FIRMWARES.get(ways.firmware, order.firmware)
     return dataclasses.replace(
         found,
         order=dataclasses.replace(
             order,
-            firmware=_FIRMWARES.get(ways.firmware, order.firmware),
-            bus=order.bus if ways.bus == "Auto" else ways.bus,
+            firmware=firmware,
+            bus=bootguesses.readable(firmware, order.bus) if ways.bus == "Auto" else ways.bus,
             memory=memory,
             processors=ways.processors or order.processors,
         ),

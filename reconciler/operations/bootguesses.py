@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from reconciler.base import errors
-from reconciler.operations import bootorders
+from reconciler.operations import bootorders, firmwares
 from reconciler.sources import opening
 from reconciler.sources.vsphere.blueprints import blueprints
 from reconciler.storage import units
@@ -85,6 +85,12 @@ def guess(label: units.ImageLabel, heads: Mapping[str, bytes], wanted: bootorder
     if machine is None:
         return _by_disks(wanted, sectors, found, "the image says nothing of its machine")
     return _by_machine(wanted, sectors, found, machine)
+
+
+def readable(firmware: bootorders.Firmware, bus: bootorders.Bus) -> bootorders.Bus:
+    """What the disks hang on, where the firmware has to find them there: ``bus``, or IDE, of which every machine of
+    VMware has a controller, and with it a driver."""
+    return "ide" if firmware == "uefi" and bus in firmwares.UNSEEN else bus
 
 
 def start(head: bytes, sector: int = 512) -> Start:

@@ -65,7 +65,7 @@ def boot(drives: Sequence[Drive], order: BootOrder, meter: meters.Meter | None =
     """Start a machine from ``drives`` and wait for the verdict; nothing of it is left.
 
     Raises ``EmulatorFailed`` where QEMU or the firmware is not installed, does not start (a drive that cannot be opened
-    among it) or dies, ``UsageError`` for a pattern that is none, and ``Cancelled``.
+    among it), sees no disk or dies, ``UsageError`` for a pattern that is none, and ``Cancelled``.
     """
     meter = meter or meters.Meter()
     up, down = _compiled(order.pattern), _compiled(order.failure)
@@ -217,6 +217,12 @@ class _Trial:
         return False, message + self._reads()
 
     def _nothing(self) -> str:
+        """Raises ``EmulatorFailed`` where it could not look."""
+        if self._order.firmware == "uefi" and self._order.bus in firmwares.UNSEEN:
+            raise errors.EmulatorFailed(
+                f"the firmware (uefi) found no disk that it can start, and may have no driver for {self._order.bus}",
+                hint="leave out drills.boot.bus, or choose ide or sata",
+            )
         return f"the firmware ({self._order.firmware}) found no disk that it can start"
 
     def _late(self, left: float) -> tuple[bool, str] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from reconciler.base import errors
+from reconciler.operations import bootorders
 
 #: Code and variables of the firmware, where distributions put them.
 _PLACES: Final = (
@@ -22,6 +23,8 @@ _PLACES: Final = (
     ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
     ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
 )
+#: What disks hang on that it may have no driver for: distributions leave out those of VMware's controllers.
+UNSEEN: Final[frozenset[bootorders.Bus]] = frozenset(("pvscsi", "lsisas"))
 #: What the script shows where it finds nothing.
 NOTHING: Final = "holdfast: no loader on any disk"
 #: What the shell shows while it waits 5 seconds for a key, that it goes on at once for any but one, and such a one.

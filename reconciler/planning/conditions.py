@@ -130,7 +130,8 @@ def _recoverable(
         if at is not None and due is not None and now - due > min(_SLACK, one.period.approximate):
             words = f"{one.kind} was last verified {times.show_minutes(at)}; {one.by} asks for every {one.period}"
             return said("False", "VerificationOverdue", words, due)
-        if maybe is None:
+        # What has just been written counts as proven, where something else says that it is good.
+        if maybe is None and (at is None or not known):
             return said("Unknown", "NotVerified", f"{one.kind} is asked by {one.by}, and was never verified", None)
     if not known:
         return said("Unknown", "NotVerified", "no image of the series has been verified", None)

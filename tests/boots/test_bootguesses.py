@@ -13,7 +13,7 @@ import pytest
 from boot_samples import label
 from hypothesis import strategies as st
 
-from reconciler.operations import bootguesses, bootorders
+from reconciler.operations import bootguesses, bootorders, firmwares
 from reconciler.sources.vsphere.blueprints import blueprints
 
 ESP, MSR, BIOS = "uefi", "E3C9E316-0B5C-4DB8-817D-F92DF00215AE", "21686148-6449-6E6F-744E-656564454649"
@@ -123,6 +123,12 @@ def test_a_vcenters_machine_is_started_as_it_was_configured() -> None:
     small = bootguesses.guess(label(*NAMES, configuration=machine(memory_mib=64, cpus=1).write()), {})
     assert (small.order.firmware, small.order.memory) == ("bios", bootguesses.LEAST_MEMORY)
     assert small.order.processors == 1
+
+
+@pytest.mark.parametrize("bus", sorted(firmwares.UNSEEN))
+def test_a_firmware_gets_its_disks_where_it_can_read_them(bus: bootorders.Bus) -> None:
+    assert (bootguesses.readable("uefi", bus), bootguesses.readable("bios", bus)) == ("ide", bus)
+    assert bootguesses.readable("uefi", "nvme") == "nvme"
 
 
 def test_of_a_vcenters_disks_one_that_can_be_started_comes_first(tmp_path: Path) -> None:

@@ -210,6 +210,13 @@ def test_recoverable_goes_by_the_last_verification(found: Any, status: str, reas
     assert (condition.status, condition.reason) == (status, reason)
 
 
+def test_contents_that_were_just_written_do_not_hide_what_drills_proved() -> None:
+    both = estate(dedupe={"content": "20d", "boot": "14d"})
+    assert recoverable(both).reason == "NotVerified"
+    assert recoverable(both, result("img-3", 2, "Boot", ago(days=1))).reason == "Verified"
+    assert recoverable(estate(dedupe={"content": "20d"})).reason == "NotVerified"
+
+
 def test_an_image_that_failed_is_not_the_last_good_one() -> None:
     wanted = estate(None, None)
     series = images()
