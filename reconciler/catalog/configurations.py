@@ -21,6 +21,8 @@ from reconciler.planning import actions, desired, observed
 from reconciler.planning import promises as promised
 
 _IN_FORCE: Final = "in-force"
+#: The key of the fact that names the catalog's last rebuild.
+REBUILT: Final = "rebuilt"
 _TIMING: Final = ("cron", "every", "timeZone")
 
 _Document = Mapping[str, Any]
@@ -84,6 +86,13 @@ def in_force(db: database.Database) -> str | None:
     with db.reading() as connection:
         found = connection.scalar(sa.select(tables.FACTS.c.value).where(tables.FACTS.c.key == _IN_FORCE))
     return None if found is None else str(found)
+
+
+def rebuilt(db: database.Database) -> str:
+    """Names the last time that the catalog was rebuilt; empty where it never was."""
+    with db.reading() as connection:
+        found = connection.scalar(sa.select(tables.FACTS.c.value).where(tables.FACTS.c.key == REBUILT))
+    return "" if found is None else str(found)
 
 
 def anchors(db: database.Database) -> dict[tuple[str, str], dt.datetime]:

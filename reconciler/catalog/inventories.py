@@ -12,6 +12,7 @@ from reconciler.catalog import snapshots as noted_snapshots
 apply_configuration = configurations.apply_configuration
 applied = configurations.applied
 in_force = configurations.in_force
+rebuilt = configurations.rebuilt
 anchors = configurations.anchors
 promises = configurations.promises
 owed = configurations.owed

@@ -11,13 +11,24 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from reconciler.base import crashes, errors
-from reconciler.catalog import audits, contents, counters, database, discoveries, histories, servers, tables
+from reconciler.catalog import (
+    audits,
+    configurations,
+    contents,
+    counters,
+    database,
+    discoveries,
+    histories,
+    servers,
+    tables,
+)
 from reconciler.planning import promises
 
 Held = discoveries.Held
@@ -188,8 +199,13 @@ def _end_restores(
 
 
 def _wait(connection: sa.Connection) -> None:
-    """Let all expiry wait for one approval: nobody knows what became of the world meanwhile."""
-    copy, release = tables.COPIES, tables.RELEASES
+    """Let all expiry wait for one approval: nobody knows what became of the world meanwhile.
+
+    Digests have this rebuild in them from now on, so no approval from before it, wherever it is kept, is the one.
+    """
+    copy, release, facts = tables.COPIES, tables.RELEASES, tables.FACTS
+    connection.execute(facts.delete().where(facts.c.key == configurations.REBUILT))
+    connection.execute(facts.insert().values(key=configurations.REBUILT, value=str(uuid.uuid4())))
     connection.execute(copy.update().where(copy.c.state != "Expired").values(imported=True))
     spent = set()
     for row in connection.execute(sa.select(release.c.number, release.c.before, release.c.digest)).all():

@@ -157,6 +157,7 @@ def gather(
         rulings=standing.rulings,
         approvals=approvals.approvals(db),
         releases=approvals.releases(db),
+        rebuilt=inventories.rebuilt(db),
         owed=inventories.owed(db),
         verifications=verifications.verifications(db),
         restores=restores.restores(db),

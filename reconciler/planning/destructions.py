@@ -2,7 +2,8 @@
 
 ``expirations`` adds to it series by series, ``planner`` asks which beginning of it somebody has approved. The digest
 covers the causes and the image that was counted last, not the copies: it stays the same while copies leave, and while
-images are added that keep their promise. What is held since an approval was given is told apart by looking for its
+images are added that keep their promise. It also covers the catalog's last rebuild: what was approved before that was
+approved by what was known then. What is held since an approval was given is told apart by looking for its
 digest at every beginning of the part, in the order in which the rules let copies go.
 """
 
@@ -80,7 +81,9 @@ def question(digest: str, copies: int, *, approved: bool) -> actions.Question:
 class Part:
     """Adds up what is held over all series of one plan."""
 
-    def __init__(self) -> None:
+    def __init__(self, rebuilt: str = "") -> None:
+        """``rebuilt``: what the observed state says of the catalog's last rebuild."""
+        self._born = {"rebuilt": rebuilt} if rebuilt else {}
         self._held: list[_Held] = []
         self._oldest: dict[str, _Oldest] = {}
         #: Few rules hold many copies: each is written once. Kept with the rule, so that its address stays its own.
@@ -163,7 +166,7 @@ class Part:
             last = ordered[end - 1]
             # Copies whose turn came together stay together.
             if end == len(ordered) or _turn(last) != _turn(ordered[end]):
-                yield end, digests.json_digest({"causes": causes, "newest": last.sequence})
+                yield end, digests.json_digest({"causes": causes, "newest": last.sequence, **self._born})
             left[last.cause, last.slug] -= 1
             # Serialised anew only where a cause or a client is no longer among them: rare, as older ones go first.
             if not left[last.cause, last.slug]:

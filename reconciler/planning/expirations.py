@@ -49,7 +49,7 @@ class Ledger:
         self._now = now
         self._live = {job.address for job in seen.jobs}
         #: What a brake holds.
-        self.part = destructions.Part()
+        self.part = destructions.Part(seen.rebuilt)
         self._freeing: dict[str, list[str]] = {}
 
     def expire(self, history: histories.History, verdicts: list[expiry.Verdict], slug: str) -> Iterator[actions.Action]:

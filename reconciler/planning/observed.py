@@ -370,6 +370,8 @@ class Observed:
     rulings: tuple[Ruling, ...] = ()
     approvals: tuple[Approval, ...] = ()
     releases: tuple[Release, ...] = ()
+    #: Names the last time that the catalog was rebuilt; empty where it never was.
+    rebuilt: str = ""
     #: Lifecycle specs by digest, as the images' revisions had them.
     owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec] = dataclasses.field(default_factory=dict)
     #: By image id: the last result of each copy and kind; images that were never verified are not in it.

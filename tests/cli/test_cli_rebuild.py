@@ -37,7 +37,8 @@ kind: LegalHold
 metadata: {name: case-7}
 spec: {clients: [beta], reason: case 7}
 """
-#: Tables whose rows a rebuild changes by intention: what waits, numbers passed over, who leads, the trail's last line.
+#: Tables whose rows a rebuild changes by intention: what waits, numbers passed over, who leads, the trail's last line,
+#: the rebuild's own name.
 #: Alarms that rose after the last dump are told anew.
 CHANGED = {
     "alarms",
@@ -49,6 +50,7 @@ CHANGED = {
     "sqlite_sequence",
     "releases",
     "job_lines",
+    "facts",
 }
 #: Nobody knows any more whether this was made before.
 OVERWRITING = """
@@ -161,6 +163,7 @@ def test_the_rebuilt_catalog_is_the_lost_one(estate: Estate) -> None:
     assert {name: found[name] for name in found if name not in CHANGED} == {
         name: lost[name] for name in lost if name not in CHANGED
     }
+    assert {row for row in found["facts"] if row[0] != "rebuilt"} == set(lost["facts"])
     assert found["audit"][:-1] == lost["audit"] or set(lost["audit"]) < set(found["audit"])
     line = estate.get("audit")[-1]
     assert line["event"] == "CatalogRebuilt" and line["details"]["reason"] == "the disk died" and line["actor"]
@@ -232,6 +235,26 @@ def test_nothing_goes_before_it_was_approved_once_and_backups_go_on(estate: Esta
     estate.apply(clock=day(20))
     assert estate.at(day(20)).json("plan", ".")["destruction"]["copies"] == 0
     assert (after - held(estate)) & {(unit, image) for unit, image in lying if image in known}
+
+
+def test_what_was_approved_after_one_rebuild_is_not_approved_after_the_next(estate: Estate) -> None:
+    lose(estate)
+    at = estate.at(END)
+    at.run(*REBUILD)
+    part = at.json("plan", ".")["destruction"]
+    spec = {"destruction": part["digest"], "copies": part["copies"], "by": "me", "until": "2027-01-01T00:00:00Z"}
+    document = {"apiVersion": "holdfast/v1alpha1", "kind": "Approval", "metadata": {"name": "once"}, "spec": spec}
+    (estate.folder / "approval.yaml").write_text(json.dumps({**document, "spec": {**spec, "reason": "looked at"}}))
+    assert at.json("plan", ".")["destruction"]["approved"]
+    lying = held(estate)
+    lose(estate)
+    at.run(*REBUILD)
+    plan = at.json("plan", ".")
+    assert plan["destruction"]["copies"] == part["copies"] and not plan["destruction"]["approved"]
+    assert plan["destruction"]["digest"] != part["digest"]
+    assert "ApprovalUnused" in {one["code"] for one in plan["drift"]}
+    estate.apply(clock=END, code=4)
+    assert lying <= held(estate)
 
 
 def _blocked(estate: Estate, clock: str) -> list[dict[str, Any]]:

@@ -30,7 +30,9 @@ def test_an_efi_machine_on_vmwares_own_controller_starts_from_an_incremental(tmp
         lab.write("vm1", "Hard disk 2", place, f"{after}\n".encode())
         manifests = estate.folder / "estate.yaml"
         manifests.write_text(
-            manifests.read_text().replace("storage: fast,", "storage: fast, verify: {content: 7d, files: 14d, boot: 30d},")
+            manifests.read_text().replace(
+                "storage: fast,", "storage: fast, verify: {content: 7d, files: 14d, boot: 30d},"
+            )
         )
         estate.pass_day()
         estate.apply()
