@@ -51,6 +51,12 @@ def document(
     )
 
 
+def _proof(disk: results.RestoredDisk) -> str:
+    if disk.read_back_bytes == disk.size_bytes:
+        return "every block proven and read back"
+    return f"every block proven, {quantities.show_size(disk.read_back_bytes)} read back"
+
+
 def text(document: results.RestoreResult) -> str:
     """The same in words."""
     verb = "would restore" if document.dry_run else "restored"
@@ -60,7 +66,7 @@ def text(document: results.RestoreResult) -> str:
     if document.via is not None:
         lines.append(f"  {document.target}  by {document.via}, {document.identity} identity")
     for disk in document.disks:
-        proof = "every block proven" if disk.verified else "not written"
+        proof = _proof(disk) if disk.verified else "not written"
         shown = disk.name if document.via is not None else disk.path
         lines.append(f"  {shown}  {quantities.show_size(disk.size_bytes)}  {proof}")
     if document.dry_run:

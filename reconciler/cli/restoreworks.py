@@ -178,6 +178,7 @@ class Machine:
                     size_bytes=record.size,
                     written_bytes=self._done[record.name].sent if record.name in self._done else 0,
                     resumed_bytes=0,
+                    read_back_bytes=record.size if record.name in self._done else 0,
                     digest=record.digest,
                     verified=record.name in self._done,
                 )
@@ -228,6 +229,7 @@ def _restored(plan: restores.RestorePlan, restored: tuple[restores.Restored, ...
             size_bytes=disk.record.size,
             written_bytes=done[disk.record.name].written if disk.record.name in done else 0,
             resumed_bytes=done[disk.record.name].resumed if disk.record.name in done else 0,
+            read_back_bytes=done[disk.record.name].read_back if disk.record.name in done else 0,
             digest=disk.record.digest,
             verified=disk.record.name in done,
         )

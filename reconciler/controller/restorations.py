@@ -130,8 +130,8 @@ def _is(plan: restores.RestorePlan, disk: restores.PlannedDisk, meter: meters.Me
 def _taken(disk: restores.PlannedDisk) -> restores.Restored:
     record = disk.record
     return restores.Restored(
-        name=record.name, path=disk.path, size=record.size, written=0, resumed=record.size, digest=record.digest,
-        verified=True,
+        name=record.name, path=disk.path, size=record.size, written=0, resumed=record.size, read_back=record.size,
+        digest=record.digest, verified=True,
     )  # fmt: skip
 
 

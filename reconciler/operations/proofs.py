@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from reconciler.base import digests, disks, extents, meters
@@ -39,6 +39,10 @@ class Proof(Protocol):
         """Flush the target and prove the rest; the ``blake3-1m`` digest. Raises ``TargetError``, ``SourceError`` or
         ``Cancelled``."""
 
+    @property
+    def read(self) -> int:
+        """Bytes that were read back by ``finish``; holes count where all of it was."""
+
     def close(self) -> None:
         """Stop. Idempotent."""
 
@@ -56,6 +60,7 @@ class _Sampled:
 
     def __init__(self, target: targets.Target, size: int, block_digests: bytes, meter: meters.Meter) -> None:
         self._target, self._size, self._digests, self._meter = target, size, block_digests, meter
+        self.read = 0
 
     def follow(self, written: int) -> None:
         """Nothing: what is read back was not written a moment ago."""
@@ -69,18 +74,20 @@ class _Sampled:
             for offset, length in data:
                 first, end = (-(-at // digests.BLOCK) * digests.DIGEST_SIZE for at in (offset, offset + length))
                 listed[first:end] = self._digests[first:end]
-            _digest_all(disk, self._sample(data), listed, self._meter)
+            sample = self._sample(data)
+            self.read = extents.total(sample)
+            _digest_all(disk, sample, listed, self._meter)
         return digests.disk_digest(listed)
 
     def close(self) -> None:
         """Nothing."""
 
-    def _sample(self, data: extents.Extents) -> Iterator[extents.Extent]:
+    def _sample(self, data: extents.Extents) -> extents.Extents:
         """The first and the last block, and one of every ``_EVERY``, others in other disks."""
         blocks = list(extents.pieces(data, digests.BLOCK))
         turn = self._digests[-1] % _EVERY
         last = len(blocks) - 1
-        return (block for number, block in enumerate(blocks) if number % _EVERY == turn or number in (0, last))
+        return tuple(block for number, block in enumerate(blocks) if number % _EVERY == turn or number in (0, last))
 
 
 class _Whole:
@@ -89,6 +96,7 @@ class _Whole:
     def __init__(self, target: targets.Target, size: int, meter: meters.Meter) -> None:
         """``size``: bytes of the disk."""
         self._target, self._size, self._meter = target, size, meter
+        self.read = size
         self._listed = digests.zero_list(size)
         self._stretch = max(_STRETCH, -(-size // _STRETCHES // digests.BLOCK) * digests.BLOCK)
         self._workers = concurrent.futures.ThreadPoolExecutor(_AT_END, "proof")

@@ -93,6 +93,8 @@ class Restored:
     written: int
     #: Bytes that an earlier attempt had written.
     resumed: int
+    #: Bytes that were read back from the device.
+    read_back: int
     digest: str
     verified: bool
     notes: tuple[str, ...] = ()
@@ -336,5 +338,5 @@ def _restore(
         )
     return Restored(
         name=record.name, path=target.path, size=record.size, written=moved.written, resumed=moved.resumed,
-        digest=found, verified=True, notes=tuple(target.notes),
+        read_back=proof.read, digest=found, verified=True, notes=tuple(target.notes),
     )  # fmt: skip

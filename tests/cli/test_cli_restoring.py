@@ -95,7 +95,10 @@ def test_dry_run_writes_nothing_and_force_overwrites(aged: tuple[Estate, dict[st
     (to / "system.img").write_bytes(b"mine")
     estate.command.run("restore", "alpha", "--to", to, code=4)
     assert [path.name for path in to.iterdir()] == ["system.img"]
-    estate.command.run("restore", "alpha", "--to", to, "--force", "--read-back")
+    made = estate.command.json("restore", "alpha", "--to", to, "--force")["disks"]
+    assert all(0 < disk["readBackBytes"] <= disk["sizeBytes"] for disk in made)
+    made = estate.command.json("restore", "alpha", "--to", to, "--force", "--read-back")["disks"]
+    assert all(disk["readBackBytes"] == disk["sizeBytes"] for disk in made)
     assert (to / "system.img").read_bytes() == held["second"]
 
 

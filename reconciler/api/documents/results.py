@@ -61,6 +61,8 @@ class RestoredDisk(shapes.Shape):
     written_bytes: int
     #: What an earlier attempt at the same restore had written, proven.
     resumed_bytes: int
+    #: What was read back from the device after it was written; ``sizeBytes`` where that is all of it.
+    read_back_bytes: int
     digest: str
     verified: bool
 
