@@ -19,7 +19,7 @@ def of_catalog(chosen: settings.Settings, picked: filechoices.Image, path: str, 
     choice = sessions.read(chosen, lambda db: choices.choose(db, slug, image=picked.id, as_of=None, copy=None))
     notes: list[str] = []
     with contextlib.closing(choice.open(chosen.caches, lambda failure: notes.append(str(failure)))) as stored:
-        return _listed(stored, slug, path, notes, deep=deep)
+        return _listed(stored, slug, path, [*picked.notes, *choice.notes, *notes], deep=deep)
 
 
 def of_folder(folder: Path, image: str, path: str, *, deep: bool) -> files.FileList:

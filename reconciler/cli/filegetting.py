@@ -310,7 +310,7 @@ def _emit(asked: _Asked, choice: choices.Choice, report: filecontents.Report, no
             for one in report.failures
         ),
         renamed=tuple(documents.FileName(path=readable(path), name=readable(name)) for path, name in report.renamed),
-        notes=(*notes, *report.notes),
+        notes=(*choice.notes, *notes, *report.notes),
     )
     if asked.tar == "-":
         outputs.note(reports.restored(document))

@@ -46,6 +46,7 @@ def ls(
             document = filelistings.listing(
                 tree, path, client=picked.client.slug, image=picked.id, time=picked.time, source="Index", deep=deep
             )
+            document = document.model_copy(update={"notes": (*picked.notes, *document.notes)})
     outputs.emit(document, output, lambda found: files.listing(found, long=long, deep=deep))
     return 0
 

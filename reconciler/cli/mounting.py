@@ -120,6 +120,8 @@ def _from_catalog(
     with embedded.foreground(db, order, clock=clock) as context:
         # Only now does the row keep the copies that are still there.
         choice = choices.staying(db, choice)
+        for note in choice.notes:
+            _LOGGER.warning("%s", note)
         record = findings.recorder(db, clock, sessions.actor(), context.log, [])
         with mountworks.serve(asked, choice, chosen.caches, _recording(choice, record)) as served:
             details = {

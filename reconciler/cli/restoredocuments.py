@@ -47,7 +47,7 @@ def document(
         via=outcome.via,
         identity=outcome.identity,
         phases=outcome.phases,
-        notes=(*outcome.notes, *notes),
+        notes=(*choice.notes, *outcome.notes, *notes),
     )
 
 

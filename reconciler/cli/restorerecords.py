@@ -41,6 +41,8 @@ class Record:
     ) -> None:
         #: What was found on the way, a sentence each.
         self.notes: list[str] = []
+        for note in choice.notes:
+            context.log(note)
         #: To be told of copies that cannot be read.
         self.failed = findings.recorder(db, clock, sessions.actor(), context.log, self.notes)
         self._db, self._clock, self._choice = db, clock, choice
@@ -76,7 +78,7 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        details: dict[str, object] = {"notes": [*self.notes, *(self._outcome.notes if self._outcome else ())]}
+        details: dict[str, object] = {"notes": [*self._choice.notes, *self.notes, *(self._outcome.notes if self._outcome else ())]}
         if self._outcome is not None:
             details["target"] = self._outcome.target
         if self._outcome is not None and self._outcome.via is not None:

@@ -1,8 +1,9 @@
-"""Which image a restore reads, and its good copies in the order in which they are read: the fastest unit first.
+"""Which image a restore reads, and its copies in the order in which they are read: good ones, the fastest unit first.
 
-The newest image at or before a time that has a copy. Commands and the loop choose here, ``operations.failovers`` reads;
-between the two stands the job's row, which keeps every copy of the image from expiring: ``staying`` is asked once it is
-there.
+The newest image at or before a time that has a good copy; where none has, the newest with a damaged one. Copies that are
+known to be damaged are read behind all others: every block is proven as it is read, so trying costs nothing, and what is
+false on one of them may be whole on another. Commands and the loop choose here, ``operations.failovers`` reads; between
+the two stands the job's row, which keeps every copy of the image from expiring: ``staying`` is asked once it is there.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class Copy:
     path: Path
     #: Why it stands where it does.
     why: str
+    #: What is known to be damaged of it, empty for a good copy.
+    damage: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,8 +51,18 @@ class Choice:
     image: str
     time: dt.datetime
     copies: tuple[Copy, ...]
-    #: Copies that are not read, and why.
-    refused: tuple[str, ...] = ()
+    #: Newer images that were passed over, and why; a sentence each.
+    passed: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What whoever restores must know before: a sentence each."""
+        found = [
+            f"copy {one.number} on {one.unit} is known to be damaged ({one.damage}); what proves true of it is read"
+            for one in self.copies
+            if one.damage
+        ]
+        return (*self.passed, *found)
 
     @property
     def copy(self) -> int:
@@ -85,7 +98,7 @@ class Choice:
 def choose(
     db: database.Database, client: str, *, image: str | None, as_of: dt.datetime | None, copy: int | None
 ) -> Choice:
-    """The image to restore and its good copies; with ``copy`` that one alone. Raises ``NotFound`` with what there is
+    """The image to restore and its copies; with ``copy`` that one alone. Raises ``NotFound`` with what there is
     instead."""
     known = inventories.find_client(db, client)
     rows = [row for row in images.list_images(db, client_id=known.id) if image is None or row.id == image]
@@ -97,17 +110,29 @@ def choose(
     wrong = {one.object for one in inventories.standing(db).rulings if one.kind == "Expire"}
     rows.sort(key=lambda row: (row.id not in wrong, row.time, row.sequence), reverse=True)
     units_known = inventories.known_units(db)
+    damaged: Choice | None = None
+    passed: list[str] = []
     refused: list[str] = []
     for row in rows:
-        found, why = _good(db, row.id, copy, units_known)
-        if found:
-            return Choice(
-                client=known, policy=row.policy, image=row.id, time=row.time, copies=found, refused=tuple(why)
-            )
+        if damaged is not None and row.id in wrong:
+            break
+        copies, why = _copies(db, row.id, copy, units_known)
+        chosen = Choice(
+            client=known, policy=row.policy, image=row.id, time=row.time, copies=copies, passed=tuple(passed)
+        )
+        if copies and not copies[0].damage:
+            return chosen
+        if copies:
+            damaged = damaged or chosen
+            why.append(f"image {row.id} has damaged copies alone; --image {row.id} reads what proves true of them")
         refused += why
+        if row.id not in wrong:
+            passed.append(f"image {row.id} of {times.show(row.time)} is newer: {'; '.join(why) or 'it has no copy'}")
+    if damaged is not None:
+        return damaged
     moment = f" at or before {times.show(as_of)}" if as_of else ""
     raise errors.NotFound(
-        f"client {known.name} has no complete image with a good copy{moment}",
+        f"client {known.name} has no complete image with a copy that can be read{moment}",
         hint="; ".join(refused[:5]) or "holdfast get images lists what there is",
     )
 
@@ -118,7 +143,7 @@ def staying(db: database.Database, choice: Choice) -> Choice:
     Raises ``NotFound`` where none is left.
     """
     states = {one.number: one.state for one in images.list_copies(db, image_id=choice.image)}
-    copies = tuple(one for one in choice.copies if states.get(one.number) in observed.GOOD)
+    copies = tuple(one for one in choice.copies if states.get(one.number) in observed.READABLE)
     if not copies:
         raise errors.NotFound(
             f"the copies of {choice.image} have begun to expire",
@@ -127,25 +152,31 @@ def staying(db: database.Database, choice: Choice) -> Choice:
     return dataclasses.replace(choice, copies=copies)
 
 
-def _good(
+def _copies(
     db: database.Database, image: str, number: int | None, known: dict[str, inventories.KnownUnit]
 ) -> tuple[tuple[Copy, ...], list[str]]:
-    """The good copies of an image, the fastest first, and why the others are none."""
-    good: list[Copy] = []
+    """The copies of an image that may be read, good ones first and the fastest of them, and why the others may not."""
+    found: list[Copy] = []
     refused: list[str] = []
     rows = [one for one in images.list_copies(db, image_id=image) if number is None or one.number == number]
-    for row in sorted(rows, key=lambda one: (_speed(known, one.unit), one.number)):
+    for row in sorted(rows, key=lambda one: (one.state not in observed.GOOD, _speed(known, one.unit), one.number)):
         why = _refusal(known, row)
         if why is not None:
             refused.append(f"copy {row.number} of {image}: {why}")
             continue
         unit = known[row.unit]
-        words = "asked for by --copy" if number is not None else _order(unit.type, first=not good)
-        good.append(Copy(number=row.number, unit=row.unit, type=unit.type, path=Path(unit.path), why=words))
-    return tuple(good), refused
+        damage = "" if row.state in observed.GOOD else row.message or "nobody wrote down where"
+        words = "asked for by --copy" if number is not None else _order(unit.type, damage, first=not found)
+        found.append(
+            Copy(number=row.number, unit=row.unit, type=unit.type, path=Path(unit.path), why=words, damage=damage)
+        )
+    return tuple(found), refused
 
 
-def _order(type: str, *, first: bool) -> str:
+def _order(type: str, damage: str, *, first: bool) -> str:
+    if damage:
+        place = "no good copy is left" if first else "read where all before it fail"
+        return f"{place}: known to be damaged, each block is proven"
     speed = "a Directory unit is read fastest" if type == "Directory" else "a pool is read after Directory units"
     return f"the first good copy: {speed}" if first else f"read where the ones before it fail: {speed}"
 
@@ -155,7 +186,7 @@ def _speed(known: dict[str, inventories.KnownUnit], name: str) -> int:
 
 
 def _refusal(known: dict[str, inventories.KnownUnit], copy: images.CopyRow) -> str | None:
-    if copy.state not in observed.GOOD:
+    if copy.state not in observed.READABLE:
         way = f"; until its deletion begins holdfast hold {copy.image} brings it back"
         return f"is {copy.state}{way if copy.state == 'Expiring' else ''}"
     if copy.unit not in known:

@@ -23,28 +23,35 @@ class Image:
     client: observed.Client
     id: str
     time: dt.datetime
+    #: What whoever looks at it must know; a sentence each.
+    notes: tuple[str, ...] = ()
 
 
 def choose(db: database.Database, client: str, *, image: str | None, as_of: dt.datetime | None) -> Image:
-    """The image that is meant: the newest with a copy, as ``choices.choose``, but whether or not its units are there.
-
-    Raises ``NotFound``.
-    """
+    """The image that is meant: the newest with a good copy, else the newest with a damaged one, as ``choices.choose``,
+    but whether or not its units are there. Raises ``NotFound``."""
     known = machines.find_client(db, client)
     rows = [row for row in listings.list_images(db, client_id=known.id) if image is None or row.id == image]
+    copies = listings.list_copies(db, client_id=known.id)
+    good = {one.image for one in copies if one.state in observed.GOOD}
     if image is None:
-        good = {one.image for one in listings.list_copies(db, client_id=known.id) if one.state in observed.GOOD}
-        rows = [row for row in rows if row.state == "Complete" and row.id in good]
+        there = {one.image for one in copies if one.state in observed.READABLE}
+        rows = [row for row in rows if row.state == "Complete" and row.id in there]
         rows = [row for row in rows if as_of is None or row.time <= as_of]
     wrong = {one.object for one in standings.read(db).rulings if one.kind == "Expire"}
-    rows.sort(key=lambda row: (row.id not in wrong, row.time, row.sequence), reverse=True)
+    rows.sort(key=lambda row: (row.id not in wrong, row.id in good, row.time, row.sequence), reverse=True)
     if rows:
-        return Image(client=known, id=rows[0].id, time=rows[0].time)
+        passed = [row for row in rows if row.time > rows[0].time and row.id not in wrong]
+        notes = tuple(
+            f"image {row.id} of {times.show(row.time)} is newer and has damaged copies alone; --image {row.id} shows it"
+            for row in passed
+        )
+        return Image(client=known, id=rows[0].id, time=rows[0].time, notes=notes)
     if image is not None:
         raise errors.NotFound(f"client {known.name} has no image {image}", hint="holdfast get images lists them")
     moment = f" at or before {times.show(as_of)}" if as_of else ""
     raise errors.NotFound(
-        f"client {known.name} has no complete image with a good copy{moment}",
+        f"client {known.name} has no complete image with a copy that can be read{moment}",
         hint="holdfast get images lists what there is",
     )
 

@@ -48,6 +48,9 @@ def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engi
     number = records.begin(site.db, _begun(site, order, choice, context))
     crashes.passing("restore.begun")
     notes: list[str] = []
+    for note in choice.notes:
+        notes.append(note)
+        context.log(note)
     try:
         found = findings.recorder(site.db, site.clock, site.actor, context.log, notes)
         with contextlib.closing(choice.open(site.caches, found)) as stored:

@@ -110,7 +110,7 @@ class FailoverImage:
         with self._lock:
             return self._order[0]
 
-    def disk(self, name: str) -> FailoverDisk:
+    def disk(self, name: str, *, block_digests: bytes | None = None) -> FailoverDisk:  # noqa: ARG002  each has its own
         """One disk, whole. Raises ``NotFound``, or what reading its digests raises on every copy."""
         for record in self.label.disks:
             if record.name == name:
@@ -225,8 +225,16 @@ class FailoverDisk(disks.Closing):
         with self._lock:
             disk = self._open.get(source.number)
             if disk is None:
-                disk = self._open[source.number] = stored.disk(self.name)
+                disk = self._open[source.number] = self._disk(stored)
             return disk
+
+    def _disk(self, stored: units.StoredImage) -> disks.Disk:
+        """The disk on one copy, by the digests of another one where its own list of them is damaged."""
+        try:
+            return stored.disk(self.name)
+        except errors.ImageDamaged:
+            # Tells of this copy, too; the list of each copy is proven against the digest that all labels tell.
+            return stored.disk(self.name, block_digests=self._image.block_digests(self.name))
 
     def close(self) -> None:
         """Close it on every copy. Idempotent."""

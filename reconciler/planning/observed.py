@@ -16,6 +16,8 @@ from reconciler.planning import desired
 
 #: Copy states in which a copy can be read and counts as good.
 GOOD = frozenset({"Complete"})
+#: Copy states in which a restore may read: every block is proven as it is read, so a damaged copy is worth trying.
+READABLE = frozenset({"Complete", "Damaged"})
 #: Copy states that still occupy their unit.
 PRESENT = frozenset({"Complete", "Damaged", "Expiring", "Writing"})
 

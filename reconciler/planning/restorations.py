@@ -67,21 +67,36 @@ class Desk:
                 image.state != "Complete" or (spec.as_of is not None and image.time > spec.as_of)
             ):
                 continue
-            good = [
-                copy
-                for copy in history.good(image)
-                if (spec.copy_number in (None, copy.number)) and self._rules.units.refuses_read(copy.unit) is None
-            ]
-            if not good:
+            rank = self._rank(spec, image, history, trusted=image.id not in wrong)
+            if rank is None:
                 continue
-            rank = (image.id not in wrong, image.time, image.sequence)
-            if name not in self._best or rank > self._best[name][0]:
-                best = min(good, key=lambda one: (self._rules.units.standalone(one.unit), one.number))
-                self._best[name] = (rank, image, best, history.series.policy)
+            order, best = rank
+            if name not in self._best or order > self._best[name][0]:
+                self._best[name] = (order, image, best, history.series.policy)
                 found = (image.id, best.number)
-            if rank[0]:
+            if order[:2] == (True, True):
                 break
         return found
+
+    def _rank(
+        self, spec: restores.RestoreSpec, image: observed.Image, history: histories.History, *, trusted: bool
+    ) -> tuple[tuple[object, ...], observed.Copy] | None:
+        """How good an image is to restore from, and the copy to begin with; as ``choices.choose`` has it.
+
+        A damaged copy is better than none: what is whole of it, and of its like, may be all that is needed.
+        """
+        there = [
+            copy
+            for copy in image.copies
+            if copy.state in observed.READABLE
+            and spec.copy_number in (None, copy.number)
+            and self._rules.units.refuses_read(copy.unit) is None
+        ]
+        good = [copy for copy in there if history.readable(image, copy)]
+        if not there:
+            return None
+        best = min(good or there, key=lambda one: (self._rules.units.standalone(one.unit), one.number))
+        return (trusted, bool(good), image.time, image.sequence), best
 
     def asked(self, slugs: dict[str, str]) -> Iterator[actions.Action]:
         """One Restore for each that is to be made; ``slugs``: by client id."""

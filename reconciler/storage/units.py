@@ -223,9 +223,10 @@ class StoredImage(Protocol):
     def base(self) -> str | None:
         """The image on this unit that this one needs, if any."""
 
-    def disk(self, name: str) -> disks.Disk:
-        """One disk, whole, whatever chain lies under it. Raises ``NotFound``. Reads prove each 1 MiB block they
-        touch against its stored digest and raise ``ImageDamaged``."""
+    def disk(self, name: str, *, block_digests: bytes | None = None) -> disks.Disk:
+        """One disk, whole, whatever chain lies under it. Raises ``NotFound``, ``ImageDamaged``. Reads prove each 1 MiB
+        block they touch against its stored digest and raise ``ImageDamaged``. ``block_digests``: the disk's list as
+        another copy of the image gave it, for one whose own list is damaged."""
 
     def changed(self, name: str, parent: str) -> extents.Extents | None:
         """The ranges of a disk stored relative to ``parent``, or None where that is not known."""

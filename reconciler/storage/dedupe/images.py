@@ -197,10 +197,13 @@ class StoredPoolImage:
         """None: every image of a pool stands alone."""
         return None
 
-    def disk(self, name: str) -> blocks.ProvenDisk:
+    def disk(self, name: str, *, block_digests: bytes | None = None) -> blocks.ProvenDisk:
         """One disk, whole. Raises ``NotFound`` or ``ImageDamaged``."""
         recipe = self.recipe(name)
-        block_digests = self.block_digests(name)
+        if block_digests is None:
+            block_digests = self.block_digests(name)
+        else:
+            blocks.check_list(block_digests, self._records[name], self.label.id)
         return blocks.ProvenDisk(
             image=self.label.id,
             record=self._records[name],

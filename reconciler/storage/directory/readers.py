@@ -43,10 +43,14 @@ class DirectoryImage(disks.Closing):
         self._attached = {attached.name: attached for attached in document.attachments}
         self._open: list[_Chain | directory_attachments.DirectoryAttachment] = []
 
-    def disk(self, name: str) -> blocks.ProvenDisk:
+    def disk(self, name: str, *, block_digests: bytes | None = None) -> blocks.ProvenDisk:
         """One disk, whole. Raises ``NotFound``, or ``ImageDamaged`` where an image of its chain is not there."""
-        block_digests = self.block_digests(name)
+        self._require(name)
         record = self._records[name]
+        if block_digests is None:
+            block_digests = self.block_digests(name)
+        else:
+            blocks.check_list(block_digests, record, self.label.id)
         with files.unit_errors(self._unit):
             chain = _Chain(record=record, image=self.label.id, members=self._members(name))
         with self._lock:
