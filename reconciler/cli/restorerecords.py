@@ -78,7 +78,9 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        details: dict[str, object] = {"notes": [*self._choice.notes, *self.notes, *(self._outcome.notes if self._outcome else ())]}
+        details: dict[str, object] = {
+            "notes": [*self._choice.notes, *self.notes, *(self._outcome.notes if self._outcome else ())]
+        }
         if self._outcome is not None:
             details["target"] = self._outcome.target
         if self._outcome is not None and self._outcome.via is not None:

@@ -145,7 +145,10 @@ def _scrubbed(document: results.ScrubResult) -> str:
     ]
     if len(document.ranges) > _SHOWN:
         lines.append(f"  and {len(document.ranges) - _SHOWN} more ranges; -o json lists them")
-    lines += [f"  copy {copy} is Damaged: it is made anew by the next pass" for copy in document.damaged_copies]
+    lines += [
+        f"  copy {copy} is Damaged: the next pass makes it anew where another copy is good"
+        for copy in document.damaged_copies
+    ]
     lines += [f"  copy {copy} is Complete again" for copy in document.healed_copies]
     return "\n".join(lines)
 

@@ -1,9 +1,10 @@
 """Which image a restore reads, and its copies in the order in which they are read: good ones, the fastest unit first.
 
-The newest image at or before a time that has a good copy; where none has, the newest with a damaged one. Copies that are
-known to be damaged are read behind all others: every block is proven as it is read, so trying costs nothing, and what is
-false on one of them may be whole on another. Commands and the loop choose here, ``operations.failovers`` reads; between
-the two stands the job's row, which keeps every copy of the image from expiring: ``staying`` is asked once it is there.
+The newest image at or before a time that has a good copy; where none has, the newest with a damaged one. Copies that
+are known to be damaged are read behind all others: every block is proven as it is read, so trying costs nothing, and
+what is false on one of them may be whole on another. Commands and the loop choose here, ``operations.failovers`` reads;
+between the two stands the job's row, which keeps every copy of the image from expiring: ``staying`` is asked once it is
+there.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
             "Damaged",
             now=site.clock.now(),
             actor=site.actor,
-            message=str(error),
+            message=error.message,
         )
         raise
     except BaseException:

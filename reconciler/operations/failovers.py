@@ -62,9 +62,13 @@ class Failure:
             return None
         return found
 
+    @property
+    def said(self) -> str:
+        """What is wrong, without what is to be done: that is another copy's business."""
+        return self.error.message if isinstance(self.error, errors.HoldfastError) else str(self.error)
+
     def __str__(self) -> str:
-        said = self.error.message if isinstance(self.error, errors.HoldfastError) else str(self.error)
-        return f"copy {self.source.number} on {self.source.unit} cannot be read: {said}"
+        return f"copy {self.source.number} on {self.source.unit} cannot be read: {self.said}"
 
 
 class FailoverImage:

@@ -33,7 +33,7 @@ def recorder(
             log(str(failure))
             if found is not None:
                 number, now = failure.source.number, clock.now()
-                images.mark_state(db, failure.image, number, found, now, actor, str(failure.error))
+                images.mark_state(db, failure.image, number, found, now, actor, failure.said)
         except (errors.CatalogError, errors.NotFound) as error:
             _LOGGER.warning("not recorded: %s", error)
 

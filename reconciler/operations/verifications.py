@@ -95,7 +95,7 @@ def broken(
     The drill that met it is still to be made, from another copy.
     """
     order = dataclasses.replace(order, kind="Content")
-    _mark(site, order, "Lost" if isinstance(error, errors.ImageMissing) else "Damaged", str(error))
+    _mark(site, order, "Lost" if isinstance(error, errors.ImageMissing) else "Damaged", error.message)
     return keep(site, order, context, Finding(passed=False, message=error.message, details={}))
 
 

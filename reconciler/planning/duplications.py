@@ -225,6 +225,8 @@ class Desk:
         good = history.good(image)
         if not good:
             words = f"no good copy of image {image.id} is left to read"
+            if any(copy.state in observed.READABLE for copy in image.copies):
+                words += "; holdfast restore reads what is whole of the damaged ones"
             return None, (), actions.Reason(code="NoGoodCopy", message=words)
         nearest = one.source if moved is None else one.name
         good.sort(key=lambda copy: (name(image.lifecycle, copy.operation) != nearest, copy.number))

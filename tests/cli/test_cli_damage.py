@@ -1,0 +1,64 @@
+"""Damage is told apart, is said with the next step, and blocks no restore that can succeed: real bytes, real commands."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rot
+from estate_samples import MIB, Estate
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Estate, bytes, str, Path]:
+    """An estate with a copy of one image on each unit, its disk, the image, and the same again to be put back."""
+    folder = tmp_path_factory.mktemp("damage")
+    estate, disk, image = rot.build(folder / "estate")
+    shutil.copytree(estate.folder, folder / "kept")
+    return estate, disk, image, folder / "kept"
+
+
+@pytest.fixture
+def built(kept: tuple[Estate, bytes, str, Path]) -> Iterator[tuple[Estate, bytes, str]]:
+    """The estate as it was at first."""
+    estate, disk, image, copied = kept
+    yield estate, disk, image
+    shutil.rmtree(estate.folder)
+    shutil.copytree(copied, estate.folder)
+
+
+def test_two_copies_that_are_damaged_in_different_places_make_one_whole_image(
+    built: tuple[Estate, bytes, str], tmp_path: Path
+) -> None:
+    estate, disk, image = built
+    rot.spoil_file(estate, image, "*.raw", 5 * MIB + 100)
+    rot.spoil_pool_block(estate, image, 3 * MIB + 50_000)
+    estate.command.run("pool", "scrub", "pool", code=3)
+    estate.command.run("restore", "alpha", "--copy", "1", "--to", tmp_path / "one", code=1)
+    assert rot.states(estate) == {"fast": "Damaged", "pool": "Damaged"}
+    planned = estate.command.json("restore", "alpha", "--to", tmp_path / "both", "--dry-run")
+    assert [one["number"] for one in planned["copies"]] == [1, 2]
+    assert "no good copy is left" in planned["copies"][0]["reason"]
+    restored = estate.command.json("restore", "alpha", "--to", tmp_path / "both")
+    assert (tmp_path / "both" / rot.DISK).read_bytes() == disk
+    assert sum("is known to be damaged" in note for note in restored["notes"]) == 2
+    got = estate.command.json("files", "get", "alpha", "/docs", "--to", tmp_path / "files")
+    assert (got["files"], got["failed"]) == (8, 0)
+    estate.command.run("restore", "alpha", "--copy", "2", "--to", tmp_path / "two", code=1)
+    assert not (tmp_path / "two" / rot.DISK).exists()
+    # A list of digests that is lost on one copy is the other one's too.
+    rot.spoil_file(estate, image, "*.digests", 40)
+    estate.command.run("restore", "alpha", "--to", tmp_path / "again")
+    assert (tmp_path / "again" / rot.DISK).read_bytes() == disk
+    # The manifests may ask for it as well as a command.
+    manifest = f"""
+apiVersion: holdfast/v1alpha1
+kind: Restore
+metadata: {{name: rescue}}
+spec: {{client: alpha, target: {{folder: {tmp_path}/tree}}}}
+"""
+    (estate.folder / "restore.yaml").write_text(manifest)
+    estate.apply(code=None)
+    assert (tmp_path / "tree" / rot.DISK).read_bytes() == disk
