@@ -95,8 +95,8 @@ def mark_expired(db: database.Database, image_id: str, number: int, now: dt.date
             raise errors.CatalogError(f"copy {number} of image {image_id} can still be taken back")
         rows.update_copy(connection, image_id, number, state="Expired", changed_at=now)
         standings.carried_out(connection, image_id, now)
-        verifications.forget(connection, image_id, number)
         image = rows.require_image(connection, image_id)
+        verifications.outlive(connection, image_id, number, image.client_id, now)
         imports.settle(connection, image.client_id, image.policy)
         details = {"unit": copy.unit, "reason": copy.message, "storedBytes": copy.stored_bytes}
         object = f"copy/{image_id}/{number}"

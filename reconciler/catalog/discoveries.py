@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reconciler.catalog import counters, histories, imports, machines, readings, rows, tables
+from reconciler.catalog import counters, histories, imports, machines, readings, rows, tables, verifications
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +207,8 @@ class Labels:
         )  # fmt: skip
         if state in ("Complete", "Expired"):
             found = rows.require_image(self._connection, row.image_id)
+            if state == "Expired":
+                verifications.outlive(self._connection, row.image_id, row.number, found.client_id, self._now)
             self._touch(row.image_id, found.client_id, found.policy)
 
     def _touch(self, image: str, client: str, policy: str) -> None:

@@ -29,6 +29,23 @@ class VerificationRow(Row, table=True):
     job: str | None
 
 
+class TrialRow(Row, table=True):
+    """A verification that outlived what it is about: the last one of its series, operation and kind that has."""
+
+    __tablename__ = "trials"
+    image_id: str = Field(primary_key=True, foreign_key="images.id")
+    copy_number: int = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    #: Of the image; policy and operation follow their names, so they are read from the image and its copy.
+    client_id: str = Field(foreign_key="clients.id", index=True)
+    #: As the verification had it.
+    state: str
+    at: dt.datetime = Field(sa_type=Moment)
+    message: str
+    details: Any = Field(sa_type=Document)
+    job: str | None
+
+
 class RestoreRow(Row, table=True):
     """One restore, by a manifest or by command; of a manifest one per digest of what it says."""
 

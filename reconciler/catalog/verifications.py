@@ -1,20 +1,27 @@
-"""What came of proving copies: the last result of each kind, kept until its copy has expired.
+"""What came of proving copies: the last result of each kind, and the last of a series beyond its image.
 
 ``operations`` records what a verification found; ``planning`` decides from it when the next one is due and what the
-series' ``Recoverable`` says. A content that proves false is not here alone: the copy is Damaged as well.
+series' ``Recoverable`` says. A content that proves false is not here alone: the copy is Damaged as well. Results
+of contents go with their copy, those of drills, which tell of the image, with its last copy; but the last of a series,
+operation and kind becomes a trial then, so that drills keep their period where images are kept for less.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from reconciler.catalog import audits, database, tables
-from reconciler.planning import observed
+from reconciler.planning import histories, observed
+from reconciler.planning import verifications as proofs
+
+_NEVER: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
+#: What a verification and a trial have in common.
+_WORDS: Final = ("image_id", "copy_number", "kind", "state", "at", "message", "details", "job")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +40,8 @@ class VerificationRow:
     job: str | None
     client_id: str
     policy: str
+    #: Its copy has expired since.
+    expired: bool
 
 
 def record(
@@ -69,38 +78,110 @@ def record(
 
 
 def verifications(db: database.Database) -> dict[str, tuple[observed.Verification, ...]]:
-    """The last results by image id, as decisions read them."""
+    """The last results by image id, as decisions read them; of images that have a copy."""
     result: dict[str, list[observed.Verification]] = {}
     with db.reading() as connection:
         for row in connection.execute(sa.select(tables.VERIFICATIONS)):
-            one = observed.Verification(
-                image=row.image_id, copy=row.copy_number, kind=row.kind, state=row.state, at=row.at, message=row.message
-            )
-            result.setdefault(row.image_id, []).append(one)
+            result.setdefault(row.image_id, []).append(_found(row))
     return {image: tuple(found) for image, found in result.items()}
 
 
-def list_verifications(db: database.Database, *, client_id: str | None = None) -> tuple[VerificationRow, ...]:
-    """The last results, of one client or of all, oldest first."""
-    query = sa.select(tables.VERIFICATIONS, tables.IMAGES.c.client_id, tables.IMAGES.c.policy).join(
-        tables.IMAGES, tables.IMAGES.c.id == tables.VERIFICATIONS.c.image_id
-    )
-    if client_id is not None:
-        query = query.where(tables.IMAGES.c.client_id == client_id)
+def trials(db: database.Database) -> dict[tuple[str, str], tuple[observed.Trial, ...]]:
+    """The last results that outlived what they are about, by client id and policy: one of each operation and kind."""
+    result: dict[tuple[str, str], list[observed.Trial]] = {}
     with db.reading() as connection:
-        rows = connection.execute(query.order_by(tables.VERIFICATIONS.c.at, tables.VERIFICATIONS.c.image_id)).all()
-    return tuple(
-        VerificationRow(
-            image=row.image_id, copy=row.copy_number, kind=row.kind, state=row.state, at=row.at, message=row.message,
-            details=row.details, job=row.job, client_id=row.client_id, policy=row.policy,
-        )
-        for row in rows
+        for row in connection.execute(_trials()):
+            trial = observed.Trial(operation=row.operation, found=_found(row))
+            result.setdefault((row.client_id, row.policy), []).append(trial)
+    return {series: tuple(found) for series, found in result.items()}
+
+
+def list_verifications(db: database.Database, *, client_id: str | None = None) -> tuple[VerificationRow, ...]:
+    """The last results, of one client or of all, oldest first; trials as long as there is no later result."""
+    verification, image, copy = tables.VERIFICATIONS, tables.IMAGES, tables.COPIES
+    columns = (verification, image.c.client_id, image.c.policy, copy.c.operation, copy.c.state.label("copy_state"))
+    query = sa.select(*columns).join_from(verification, image).join(copy, _of(verification))
+    gone = _trials()
+    if client_id is not None:
+        query = query.where(image.c.client_id == client_id)
+        gone = gone.where(tables.TRIALS.c.client_id == client_id)
+    with db.reading() as connection:
+        rows = connection.execute(query).all()
+        latest: dict[tuple[str, ...], dt.datetime] = {}
+        for row in rows:
+            latest[_place(row)] = max(row.at, latest.get(_place(row), row.at))
+        left = [row for row in connection.execute(gone) if row.at > latest.get(_place(row), _NEVER)]
+    found = [
+        *(_row(row, expired=row.copy_state == "Expired") for row in rows),
+        *(_row(row, expired=True) for row in left),
+    ]
+    return tuple(sorted(found, key=lambda one: (one.at, one.image)))
+
+
+def outlive(connection: sa.Connection, image_id: str, number: int, client_id: str, now: dt.datetime) -> None:
+    """A copy is gone: results go that are about nothing any more, but for the last of the series among all that went.
+
+    Part of the caller's transaction. A content that proved false was about that copy alone.
+    """
+    verification, trial, copy = tables.VERIFICATIONS, tables.TRIALS, tables.COPIES.c
+    left = sa.select(copy.number).where(copy.image_id == image_id, copy.state != "Expired").limit(1)
+    chosen = verification.c.image_id == image_id
+    if connection.scalar(left) is not None:
+        # Copies are the same, bit for bit: what a drill found of one is true of the others.
+        chosen &= sa.and_(verification.c.copy_number == number, verification.c.kind == proofs.CONTENT)
+    limit = now + histories.AHEAD
+    for row in connection.execute(sa.select(verification).where(chosen)).all():
+        if (row.kind, row.state) == (proofs.CONTENT, "Failed"):
+            continue
+        rivals = tuple(_rivals(connection, row, client_id))
+        # One from a clock that was ahead dates nothing.
+        if any((one.at <= limit, one.at) > (row.at <= limit, row.at) for one in rivals):
+            continue
+        for one in rivals:
+            key = (trial.c.image_id == one.image_id, trial.c.copy_number == one.copy_number, trial.c.kind == one.kind)
+            connection.execute(trial.delete().where(*key))
+        values = {word: getattr(row, word) for word in _WORDS}
+        connection.execute(trial.insert().values(client_id=client_id, **values))
+    connection.execute(verification.delete().where(chosen))
+
+
+def _rivals(connection: sa.Connection, row: sa.Row[Any], client_id: str) -> Iterator[sa.Row[Any]]:
+    """Trials of the same series, operation and kind as a verification."""
+    image, copy = tables.IMAGES.c, tables.COPIES.c
+    policy = sa.select(image.policy).where(image.id == row.image_id).scalar_subquery()
+    operation = (
+        sa.select(copy.operation).where(copy.image_id == row.image_id, copy.number == row.copy_number).scalar_subquery()
+    )
+    same = (tables.TRIALS.c.client_id == client_id, tables.TRIALS.c.kind == row.kind)
+    yield from connection.execute(_trials().where(*same, image.policy == policy, copy.operation == operation)).all()
+
+
+def _trials() -> sa.Select[Any]:
+    """Trials with the names that their policy and operation have now."""
+    columns = (tables.TRIALS, tables.IMAGES.c.policy, tables.COPIES.c.operation)
+    joined = sa.select(*columns).join_from(tables.TRIALS, tables.IMAGES, tables.TRIALS.c.image_id == tables.IMAGES.c.id)
+    return joined.join(tables.COPIES, _of(tables.TRIALS))
+
+
+def _of(table: sa.Table) -> sa.ColumnElement[bool]:
+    """That a row of ``table`` is about a copy."""
+    copy = tables.COPIES.c
+    return sa.and_(copy.image_id == table.c.image_id, copy.number == table.c.copy_number)
+
+
+def _found(row: sa.Row[Any]) -> observed.Verification:
+    return observed.Verification(
+        image=row.image_id, copy=row.copy_number, kind=row.kind, state=row.state, at=row.at, message=row.message
+    )
+
+
+def _row(row: sa.Row[Any], *, expired: bool) -> VerificationRow:
+    return VerificationRow(
+        image=row.image_id, copy=row.copy_number, kind=row.kind, state=row.state, at=row.at, message=row.message,
+        details=row.details, job=row.job, client_id=row.client_id, policy=row.policy, expired=expired,
     )  # fmt: skip
 
 
-def forget(connection: sa.Connection, image_id: str, number: int) -> None:
-    """The copy is gone; part of the caller's transaction."""
-    verification = tables.VERIFICATIONS
-    connection.execute(
-        verification.delete().where(verification.c.image_id == image_id, verification.c.copy_number == number)
-    )
+def _place(row: sa.Row[Any]) -> tuple[str, ...]:
+    """What a result is the last of."""
+    return row.client_id, row.policy, row.operation, row.kind

@@ -104,6 +104,7 @@ def verification_list(db: database.Database, *, client_id: str | None = None) ->
                 message=row.message,
                 details=dict(row.details),
                 job=row.job,
+                expired=row.expired,
             )
             for row in sorted(rows, key=lambda row: (row.image, row.copy, row.kind))
         )

@@ -160,6 +160,7 @@ def gather(
         rebuilt=inventories.rebuilt(db),
         owed=inventories.owed(db),
         verifications=verifications.verifications(db),
+        trials=verifications.trials(db),
         restores=restores.restores(db),
         requests=_requests(db),
         jobs=alive,

@@ -112,23 +112,30 @@ def _recoverable(
         return Condition(type="Recoverable", status=status, reason=reason, message=message, since=since)
 
     asked = verifications.asked(effective, history.series.policy)
-    found = [(one, verifications.last(history, seen.verifications, one.kind, one.operation)) for one in asked]
+    found = [(one, verifications.last(history, seen, one.kind, one.operation)) for one in asked]
     known = [result for _, result in found if result is not None]
     if not asked:
-        lasts = (verifications.last(history, seen.verifications, kind, None) for kind in verifications.KINDS)
+        # What nobody asks for is not tried again: it is told of images that are there.
+        lasts = (verifications.last(history, seen, kind, None, remembered=False) for kind in verifications.KINDS)
         known = [one for one in lasts if one is not None]
     wanting = verifications.wanting(history, seen.verifications)
     for result in (*known, *wanting):
         if result.state == "Failed":
             words = f"{result.kind} of {result.image} failed: {result.message}"
+            words += "; it has expired since" if verifications.gone(history, result) else ""
             return said("False", "VerificationFailed", words, result.at)
+    if known and next(history.newest(), None) is None:
+        last = max(known, key=lambda result: result.at)
+        words = f"no image of the series can be read; the last was verified {_when(history, last)}"
+        return said("Unknown", "NotVerified", words, None)
     for one, maybe in found:
         proofs = verifications.contents(history, seen.verifications, one) if one.kind == verifications.CONTENT else ()
         # Of contents the one that was proven the longest time ago counts: each copy is asked for.
         at = min((proven for _, _, proven in proofs), default=maybe.at if maybe is not None else None)
         due = verifications.due(one, at) if at is not None else None
         if at is not None and due is not None and now - due > min(_SLACK, one.period.approximate):
-            words = f"{one.kind} was last verified {times.show_minutes(at)}; {one.by} asks for every {one.period}"
+            last_time = _when(history, maybe) if maybe is not None and maybe.at == at else times.show_minutes(at)
+            words = f"{one.kind} was last verified {last_time}; {one.by} asks for every {one.period}"
             return said("False", "VerificationOverdue", words, due)
         # What has just been written counts as proven, where something else says that it is good.
         if maybe is None and (at is None or not known):
@@ -137,7 +144,13 @@ def _recoverable(
         return said("Unknown", "NotVerified", "no image of the series has been verified", None)
     last = max(known, key=lambda result: result.at)
     kinds = ", ".join(sorted({result.kind for result in known}))
-    return said("True", "Verified", f"{kinds} verified, the last {times.show_minutes(last.at)}", last.at)
+    return said("True", "Verified", f"{kinds} verified, the last {_when(history, last)}", last.at)
+
+
+def _when(history: histories.History, result: observed.Verification) -> str:
+    """When something was proven, and of which image."""
+    gone = ", which has expired since" if verifications.gone(history, result) else ""
+    return f"{times.show_minutes(result.at)} of {result.image}{gone}"
 
 
 def _problem(seen: observed.Observed, series: observed.Series) -> tuple[str, str] | None:

@@ -266,11 +266,21 @@ def missed(level: str, policy: str, slug: str, reason: actions.Reason) -> action
     return actions.Drift(code="ServiceLevelMissed", object=f"ServiceLevel/{level}", message=message)
 
 
-def unproven(history: histories.History, seen: observed.Observed, slug: str) -> Iterator[actions.Drift]:
-    """Drills of one series whose last word is that they failed, and contents that proved false and still do."""
-    drills = (verifications.last(history, seen.verifications, kind, None) for kind in verifications.DRILLS)
+def unproven(
+    history: histories.History, wanted: desired.Desired, seen: observed.Observed, slug: str
+) -> Iterator[actions.Drift]:
+    """Drills of one series whose last word is that they failed, and contents that proved false and still do.
+
+    A failure outlives its image only as long as another drill is to come, which will say what is so now.
+    """
+    coming: frozenset[str] = frozenset()
+    if (history.series.client, history.series.policy) in seen.trials and next(history.newest(), None) is not None:
+        coming = frozenset(one.kind for one in verifications.asked(wanted, history.series.policy))
+    drills = (verifications.last(history, seen, kind, None, remembered=kind in coming) for kind in verifications.DRILLS)
     for found in (*drills, *verifications.wanting(history, seen.verifications)):
         if found is not None and found.state == "Failed":
             when = times.show_minutes(found.at)
             message = f"{found.kind} of {found.image} (copy {found.copy}) failed {when}: {found.message}"
+            if verifications.gone(history, found):
+                message += "; it has expired since"
             yield actions.Drift(code="VerificationFailed", object=f"Client/{slug}", message=message)

@@ -2,8 +2,9 @@
 
 ``content`` is about every copy of an operation (of any operation, where a ServiceLevel asks): each is due a period
 after it was made or last proven. ``files`` and ``boot`` are drills of a series: its newest copy that can be read is
-tried at once, then a period after the last trial; where that one failed, as soon as there is a newer image. One that
-found a copy wanting is done all the same: what it found is a fact, and the next backup is the cure.
+tried at once, then a period after the last trial, whether that one's image is still there or not; where it failed, as
+soon as there is another image. One that found a copy wanting is done all the same: what it found is a fact, and the
+next backup is the cure.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Desk:
         if chosen is None:
             return
         image, copy = chosen
-        result = verifications.last(history, self._seen.verifications, asked.kind, asked.operation)
+        result = verifications.last(history, self._seen, asked.kind, asked.operation)
         at = verifications.due(asked, result.at) if result is not None else copy.created_at
         if result is not None and result.state == "Failed" and _later(history, image, result):
             at = min(at, copy.created_at)
@@ -147,9 +148,9 @@ def address(image: str, copy: int, kind: str) -> str:
 
 
 def _later(history: histories.History, image: observed.Image, result: observed.Verification) -> bool:
-    """Whether an image came after the one that a result is about."""
+    """Whether an image came after the one that a result is about, or is what is left where that one is gone."""
     before = history.by_id(result.image)
-    return before is None or image.sequence > before.sequence
+    return before is None or image.sequence > before.sequence or verifications.gone(history, result)
 
 
 def _reason(asked: verifications.Asked) -> actions.Reason:

@@ -43,8 +43,8 @@ class Rules:
         self.register = rulings.Register(wanted, seen)
         self.book = lifecycles.Book(wanted, seen.owed, self.register.waived, self.register.orders())
         self.units = placements.Units(wanted, seen)
-        #: Ids of images that failed a verification.
-        self.failed = verifications.failed(seen.verifications)
+        #: Images that failed a drill, by id, with what was found.
+        self.failed = verifications.failures(seen)
         self._objectives: dict[str, dt.timedelta] = {}
         self._seen = seen
         self._unordered: Rules | None = None

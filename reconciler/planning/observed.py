@@ -247,6 +247,14 @@ class Verification(NamedTuple):
     message: str = ""
 
 
+class Trial(NamedTuple):
+    """The last verification of its operation and kind in a series, of those whose image or copy has expired since."""
+
+    #: The operation that had made the copy.
+    operation: str
+    found: Verification
+
+
 class Restoring(NamedTuple):
     """A ``Restore`` of the manifests that was begun at least once."""
 
@@ -378,6 +386,8 @@ class Observed:
     owed: Mapping[str, lifecycles.StorageLifecyclePolicySpec] = dataclasses.field(default_factory=dict)
     #: By image id: the last result of each copy and kind; images that were never verified are not in it.
     verifications: Mapping[str, tuple[Verification, ...]] = dataclasses.field(default_factory=dict)
+    #: By client id and policy: what is remembered of what has expired.
+    trials: Mapping[tuple[str, str], tuple[Trial, ...]] = dataclasses.field(default_factory=dict)
     restores: tuple[Restoring, ...] = ()
     requests: tuple[Request, ...] = ()
     jobs: tuple[Job, ...] = ()

@@ -257,7 +257,7 @@ class _Pass:
         missed = servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now) if not retired else ()
         for level, reason in missed:
             self.drift.append(drifts.missed(level, series.policy, slug, reason))
-        self.drift.extend(drifts.unproven(history, self.seen, slug))
+        self.drift.extend(drifts.unproven(history, self.wanted, self.seen, slug))
         self._count(series, history)
 
     def _age(self, policy: str, client: str, history: histories.History | None) -> None:

@@ -9,6 +9,7 @@ one is made anew. Results from a time that the clock has not reached yet (it was
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -61,27 +62,42 @@ def _of(verify: lifecycles.Verify | None, operation: str | None, by: str) -> Ite
             yield Asked(kind=kind, period=period, operation=operation, by=by)
 
 
-def failed(found: Mapping[str, tuple[observed.Verification, ...]]) -> frozenset[str]:
-    """Ids of the images whose last drill of some kind failed."""
-    return frozenset(image for image, results in found.items() if any(_newest(results, kind) for kind in DRILLS))
+def failures(seen: observed.Observed) -> dict[str, observed.Verification]:
+    """By image id: the last drill of those whose last drill of some kind failed."""
+    # An image may have come back with a unit after its results became trials.
+    back = (trial.found for trials in seen.trials.values() for trial in trials)
+    return failed(itertools.chain((result for results in seen.verifications.values() for result in results), back))
 
 
-def _newest(results: Iterable[observed.Verification], kind: str) -> bool:
-    """Whether the last word of one kind is that it failed."""
-    of_kind = [one for one in results if one.kind == kind]
-    return bool(of_kind) and max(of_kind, key=lambda one: (one.at, one.state == "Failed")).state == "Failed"
+def failed(results: Iterable[observed.Verification]) -> dict[str, observed.Verification]:
+    """The same of results: by image id the last one that says so."""
+    last: dict[tuple[str, str], observed.Verification] = {}
+    for one in results:
+        key = (one.image, one.kind)
+        if one.kind in DRILLS and (key not in last or _order(one) > _order(last[key])):
+            last[key] = one
+    bad = sorted((one for one in last.values() if one.state == "Failed"), key=_order)
+    return {one.image: one for one in bad}
+
+
+def _order(result: observed.Verification) -> tuple[dt.datetime, bool]:
+    return result.at, result.state == "Failed"
 
 
 def last(
     history: histories.History,
-    found: Mapping[str, tuple[observed.Verification, ...]],
+    seen: observed.Observed,
     kind: str,
     operation: str | None,
+    *,
+    remembered: bool = True,
 ) -> observed.Verification | None:
     """The latest result of a kind in a series, up to now; with ``operation``, of its copies alone.
 
     Contents that proved false are ``wanting`` instead; of a copy that was made anew since, that was its last proof.
+    With ``remembered`` also what was found of copies that have expired: it dates the next one as any other does.
     """
+    found = seen.verifications
     best: observed.Verification | None = None
     for image in history.images.ids if found else ():
         for result in found.get(image, ()):
@@ -92,7 +108,20 @@ def last(
                 continue
             if operation is None or operation_of(history, one) == operation:
                 best = one
+    series = (history.series.client, history.series.policy)
+    for trial in seen.trials.get(series, ()) if remembered else ():
+        one = trial.found
+        if one.kind != kind or one.at > history.latest or operation not in (None, trial.operation):
+            continue
+        if best is None or one.at > best.at:
+            best = one
     return best
+
+
+def gone(history: histories.History, result: observed.Verification) -> bool:
+    """Whether no copy is left of the image that a result is about."""
+    image = history.by_id(result.image)
+    return image is None or all(copy.state == "Expired" for copy in image.copies)
 
 
 def _anew(history: histories.History, result: observed.Verification) -> observed.Verification | None:

@@ -132,7 +132,13 @@ def audit(document: lists.AuditList) -> str:
 
 def verifications(document: lists.VerificationList) -> str:
     """``get verifications``."""
-    rows = [(f"{v.image}#{v.copy_number}", v.proof, v.state, tables.moment(v.time), v.message) for v in document.items]
+    rows = [
+        (
+            f"{v.image}#{v.copy_number}", v.proof, v.state, tables.moment(v.time),
+            f"{v.message} (expired since)" if v.expired else v.message,
+        )
+        for v in document.items
+    ]  # fmt: skip
     return tables.table(("copy", "proof", "state", "time", "found"), rows, spare=(4, 3))
 
 

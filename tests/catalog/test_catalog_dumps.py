@@ -78,6 +78,12 @@ def decide(db: database.Database) -> None:
             )
         )  # fmt: skip
         connection.execute(
+            tables.TRIALS.insert().values(
+                image_id="img-0", copy_number=1, kind="Boot", client_id=samples.CLIENT, state="Failed", at=samples.NOW,
+                message="no prompt", details={"seconds": 4.5}, job="j-000001",
+            )
+        )  # fmt: skip
+        connection.execute(
             tables.RESTORES.insert().values(
                 name="drill", digest="blake3:0", state="Verified", client_id="diskimages:/srv/oblVM1", image="img-1",
                 copy_number=2, unit="pool", target="/srv/r", format="raw", by="me", reason="case 7", job=None,

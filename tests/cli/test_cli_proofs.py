@@ -156,3 +156,16 @@ def test_a_kill_before_the_result_is_kept_proves_it_again(tmp_path: Path) -> Non
     assert not estate.get("verifications")
     estate.apply(clock="2026-03-02T12:05:00Z")
     assert found(estate) == {("alpha", "Files"): "Passed"}
+
+
+def test_a_drill_keeps_its_period_where_images_are_kept_for_less(tmp_path: Path) -> None:
+    estate = estate_samples.build(tmp_path / "estate", "alpha")
+    formatted(estate.folder / "machines" / "alpha" / "system.img", {"a": b"a" * 5000})
+    asks(estate, "{files: 14d}", retention="{type: Fixed, period: 36h}")
+    tried = []
+    for clock in (START, "2026-03-03T12:05:00Z", "2026-03-05T12:10:00Z", "2026-03-16T13:00:00Z"):
+        estate.apply(clock=clock)
+        (result,) = estate.get("verifications")
+        tried.append((result["time"][8:10], result["state"], result["expired"]))
+        assert recoverable(estate, clock)["alpha"] == ("True", "Verified")
+    assert tried == [("02", "Passed", False), ("02", "Passed", False), ("02", "Passed", True), ("16", "Passed", False)]

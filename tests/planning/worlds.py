@@ -27,6 +27,7 @@ from reconciler.planning import (
     desired,
     dispatch,
     expiry,
+    histories,
     holds,
     observed,
     planner,
@@ -154,15 +155,34 @@ class World:
             emptying=dict(self.emptying),
             last_used=self._last_used(),
             verifications=self.found(),
+            trials=self.trials(),
             restores=tuple(self.restores.values()),
         )
 
     def found(self) -> dict[str, tuple[observed.Verification, ...]]:
-        """The last results by image id."""
+        """The last results by image id; of contents as long as their copy is there, else as long as their image is."""
         result: dict[str, tuple[observed.Verification, ...]] = {}
         for one in self.results.values():
-            result[one.image] = (*result.get(one.image, ()), one)
+            if not self._outlived(one):
+                result[one.image] = (*result.get(one.image, ()), one)
         return result
+
+    def trials(self) -> dict[tuple[str, str], tuple[observed.Trial, ...]]:
+        """The last of the other results by series: one of each operation and kind."""
+        last: dict[tuple[tuple[str, str], str, str], observed.Verification] = {}
+        for one in sorted(self.results.values(), key=lambda one: (one.at <= self.now + histories.AHEAD, one.at)):
+            if self._outlived(one) and (one.kind, one.state) != (verifications.CONTENT, "Failed"):
+                series, _, image = self.find(one.image)
+                operation = next(copy.operation for copy in image.copies if copy.number == one.copy)
+                last[series, operation, one.kind] = one
+        result: dict[tuple[str, str], tuple[observed.Trial, ...]] = {}
+        for (series, operation, _), one in last.items():
+            result[series] = (*result.get(series, ()), observed.Trial(operation=operation, found=one))
+        return result
+
+    def _outlived(self, found: observed.Verification) -> bool:
+        left = {copy.number for copy in self.find(found.image)[2].copies if copy.state != "Expired"}
+        return found.copy not in left if found.kind == verifications.CONTENT else not left
 
     def _last_used(self) -> dict[str, dt.datetime]:
         result: dict[str, dt.datetime] = {}

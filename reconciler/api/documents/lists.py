@@ -199,7 +199,10 @@ class AuditList(shapes.Document):
 
 
 class VerificationItem(shapes.Shape):
-    """The last result of proving one copy in one way."""
+    """The last result of proving one copy in one way.
+
+    Of copies that have expired the last of a series, operation and proof is kept, until a later one is known.
+    """
 
     image: str
     copy_number: Annotated[int, pydantic.Field(alias="copy")]
@@ -211,6 +214,8 @@ class VerificationItem(shapes.Shape):
     message: str
     details: dict[str, Any]
     job: str | None
+    #: The copy has expired since.
+    expired: bool
 
 
 class VerificationList(shapes.Document):

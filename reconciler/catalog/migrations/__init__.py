@@ -9,5 +9,5 @@ from __future__ import annotations
 from typing import Final
 
 #: Every revision in order; the last one is what this version reads and writes.
-REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS: Final = ("0001", "0002", "0003", "0004", "0005", "0006")
 HEAD: Final = REVISIONS[-1]

@@ -1,0 +1,153 @@
+"""Drills keep their period where images are kept for less: what the last one found is known beyond its image."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import hypothesis
+import planning_samples as samples
+import pytest
+from hypothesis import strategies as st
+
+from reconciler.planning import actions, conditions, desired, nevers, observed, planner, verifications
+
+NOW, ago = samples.NOW, samples.ago
+
+
+def estate(verify: dict[str, Any] | None, *more: Any) -> desired.Desired:
+    """One operation onto ``fast``, with a ``verify``."""
+    operation = samples.operation("land", "fast", **({"verify": verify} if verify else {}))
+    return samples.estate(samples.unit("fast"), samples.lifecycle("gold", operation), samples.policy(), *more)
+
+
+def series(*numbers: int, state: str = "Complete", now: dt.datetime = NOW) -> observed.Series:
+    """Images that are ``10 - number`` days old."""
+    made = {number: now - dt.timedelta(days=10 - number) for number in numbers}
+    return samples.series(*(samples.image(n, at, samples.copy(created_at=at, state=state)) for n, at in made.items()))
+
+
+def trial(image: str, at: dt.datetime, state: str = "Passed", kind: str = "Boot", operation: str = "land") -> Any:
+    found = observed.Verification(image=image, copy=1, kind=kind, state=state, at=at, message="so it was")
+    return observed.Trial(operation=operation, found=found)
+
+
+def seen(wanted: desired.Desired, images: observed.Series, *trials: Any, **more: Any) -> observed.Observed:
+    return samples.seen(wanted, images, trials={(images.client, images.policy): trials}, **more)
+
+
+def drills(wanted: desired.Desired, images: observed.Series, *trials: Any, now: dt.datetime = NOW) -> dict[str, str]:
+    plan = planner.plan(wanted, seen(wanted, images, *trials), now)
+    return {str(one.image): one.state.value for one in plan.actions if one.type is actions.Type.VERIFY}
+
+
+def recoverable(wanted: desired.Desired, images: observed.Series, *trials: Any) -> conditions.Condition:
+    found = conditions.conditions(wanted, seen(wanted, images, *trials), images, NOW)
+    return next(one for one in found if one.type == "Recoverable")
+
+
+@pytest.mark.parametrize(
+    ("trials", "found"),
+    [
+        ((), {"img-9": "Due"}),
+        ((trial("img-1", ago(days=2)),), {}),
+        ((trial("img-1", ago(days=13, hours=1)),), {"img-9": "Planned"}),
+        ((trial("img-1", ago(days=14)),), {"img-9": "Due"}),
+        # A failed one whose image is gone: whatever is left is tried at once.
+        ((trial("img-1", ago(days=2), "Failed"),), {"img-9": "Due"}),
+        ((trial("img-12", ago(hours=2), "Failed"),), {"img-9": "Due"}),
+        ((trial("img-1", ago(days=2), "Failed"), trial("img-2", ago(days=1), operation="other")), {"img-9": "Due"}),
+        # Not what is asked for.
+        ((trial("img-1", ago(days=2), kind="Files"),), {"img-9": "Due"}),
+        ((trial("img-1", ago(days=2), operation="dedupe"),), {"img-9": "Due"}),
+        ((trial("img-1", NOW + dt.timedelta(days=100)),), {"img-9": "Due"}),
+    ],
+)
+def test_a_drill_is_due_a_period_after_the_last_whose_image_is_gone(trials: Any, found: dict[str, str]) -> None:
+    assert drills(estate({"boot": "14d"}), series(8, 9), *trials) == found
+
+
+def test_a_failed_image_that_is_there_without_a_copy_is_gone_too() -> None:
+    left = samples.series(*series(8).images, *series(9, state="Expired").images)
+    assert drills(estate({"boot": "14d"}), left, trial("img-9", ago(hours=2), "Failed")) == {"img-8": "Due"}
+
+
+def test_a_service_level_remembers_a_trial_of_any_operation() -> None:
+    level = samples.make(
+        "ServiceLevel", "erp", {"selector": {"matchLabels": {"tier": "gold"}}, "verified": {"boot": "14d"}}
+    )
+    made = samples.policy("gold")
+    labelled = made.model_copy(update={"metadata": made.metadata.model_copy(update={"labels": {"tier": "gold"}})})
+    wanted = samples.estate(
+        samples.unit("fast"), samples.lifecycle("gold", samples.operation("land", "fast")), labelled, level
+    )
+    old = trial("img-1", ago(days=2), operation="an operation that is no more")
+    assert drills(wanted, series(9), old) == {}
+    assert drills(wanted, series(9)) == {"img-9": "Due"}
+    found = recoverable(wanted, series(9), old)
+    assert (found.status, found.reason) == ("True", "Verified") and "img-1, which has expired since" in found.message
+    late = recoverable(wanted, series(9), trial("img-1", ago(days=16)))
+    assert late.reason == "VerificationOverdue" and "ServiceLevel/erp asks for every 14d" in late.message
+
+
+@hypothesis.given(kept=st.integers(1, 6), period=st.integers(2, 9), days=st.integers(1, 40))
+def test_drills_come_once_a_period_however_short_images_are_kept(kept: int, period: int, days: int) -> None:
+    wanted = estate({"boot": f"{period}d"})
+    trials: tuple[Any, ...] = ()
+    made = []
+    for day in range(days):
+        now = NOW + dt.timedelta(days=day)
+        images = series(*range(11 - kept, 11), now=now)
+        images = samples.series(*(one._replace(id=f"img-{one.sequence + day}") for one in images.images))
+        if "Due" in drills(wanted, images, *trials, now=now).values():
+            made.append(day)
+            trials = (trial(f"gone-{day}", now),)
+    assert made == list(range(0, days, period))
+
+
+@pytest.mark.parametrize(
+    ("trials", "images", "status", "reason", "words"),
+    [
+        ((), (9,), "Unknown", "NotVerified", "was never verified"),
+        ((trial("img-1", ago(days=2)),), (9,), "True", "Verified", "of img-1, which has expired since"),
+        ((trial("img-1", ago(days=16)),), (9,), "False", "VerificationOverdue", "of img-1, which has expired since"),
+        ((trial("img-1", ago(days=2), "Failed"),), (9,), "False", "VerificationFailed", "it has expired since"),
+        ((trial("img-1", ago(days=2)),), (), "Unknown", "NotVerified", "no image of the series can be read"),
+    ],
+)
+def test_recoverable_says_what_was_proven_and_that_it_is_gone(
+    trials: Any, images: tuple[int, ...], status: str, reason: str, words: str
+) -> None:
+    found = recoverable(estate({"boot": "14d"}), series(*images), *trials)
+    assert (found.status, found.reason) == (status, reason) and words in found.message
+
+
+def test_a_content_proven_of_a_copy_that_is_gone_counts_for_the_condition_alone() -> None:
+    wanted = estate({"content": "1d"})
+    old = trial("img-1", ago(days=9), kind="Content")
+    assert (
+        recoverable(wanted, samples.series(samples.image(9, NOW, samples.copy(created_at=NOW))), old).status == "True"
+    )
+    assert drills(wanted, series(9), old) == {"img-9": "Due"}
+
+
+def test_a_failure_is_told_beyond_its_image_while_another_drill_is_to_come() -> None:
+    failed = trial("img-1", ago(days=2), "Failed")
+
+    def told(verify: dict[str, Any] | None, *images: int) -> list[str]:
+        wanted = estate(verify)
+        plan = planner.plan(wanted, seen(wanted, series(*images), failed), NOW)
+        return [one.message for one in plan.drift if one.code == "VerificationFailed"]
+
+    assert [one.endswith("so it was; it has expired since") for one in told({"boot": "14d"}, 9)] == [True]
+    assert told({"files": "14d"}, 9) == told(None, 9) == told({"boot": "14d"}) == []
+    assert recoverable(estate(None), series(9), failed).message == "no image of the series has been verified"
+
+
+def test_an_image_that_came_back_has_failed_as_before() -> None:
+    wanted = estate(None)
+    state = seen(wanted, series(8, 9), trial("img-9", ago(days=1), "Failed"))
+    assert set(nevers.Rules(wanted, state, NOW).failed) == {"img-9"}
+    again = observed.Verification(image="img-9", copy=2, kind="Boot", state="Passed", at=NOW, message="it did")
+    state = seen(wanted, series(8, 9), trial("img-9", ago(days=1), "Failed"), verifications={"img-9": (again,)})
+    assert not verifications.failures(state)
