@@ -14,10 +14,10 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from reconciler.catalog import audits, database, fences, tables
-from reconciler.planning import observed, promises
+from reconciler.planning import promises, sightings
 
 
-def record(db: database.Database, approval: observed.Approval, now: dt.datetime, actor: str) -> None:
+def record(db: database.Database, approval: sightings.Approval, now: dt.datetime, actor: str) -> None:
     """Keep an approval given by command, and who gave it."""
     values = dataclasses.asdict(approval)
     with db.writing() as connection:
@@ -27,13 +27,13 @@ def record(db: database.Database, approval: observed.Approval, now: dt.datetime,
         audits.record(connection, now=now, actor=actor, event="Approved", object=approval.digest, details=details)
 
 
-def approvals(db: database.Database) -> tuple[observed.Approval, ...]:
+def approvals(db: database.Database) -> tuple[sightings.Approval, ...]:
     """Every approval given by command, oldest first, those that have run out included."""
     columns = tables.APPROVALS.c
     query = sa.select(columns.digest, columns.copies, columns.by, columns.until, columns.reason)
     with db.reading() as connection:
         rows = connection.execute(query.order_by(columns.number)).all()
-    return tuple(observed.Approval(**row._mapping) for row in rows)
+    return tuple(sightings.Approval(**row._mapping) for row in rows)
 
 
 def spend(db: database.Database, digest: str, now: dt.datetime, actor: str) -> None:
@@ -46,7 +46,7 @@ def spend(db: database.Database, digest: str, now: dt.datetime, actor: str) -> N
 
 def release(
     db: database.Database,
-    releases: Iterable[observed.Release],
+    releases: Iterable[sightings.Release],
     now: dt.datetime,
     actor: str,
     fence: int | None = None,
@@ -78,18 +78,18 @@ def release(
             audits.record(connection, now=now, actor=actor, event="PromisesReleased", object=digest, details=details)
 
 
-def releases(db: database.Database) -> tuple[observed.Release, ...]:
+def releases(db: database.Database) -> tuple[sightings.Release, ...]:
     """The promises that approvals have ended, oldest first."""
     with db.reading() as connection:
         return releases_in(connection)
 
 
-def releases_in(connection: sa.Connection) -> tuple[observed.Release, ...]:
+def releases_in(connection: sa.Connection) -> tuple[sightings.Release, ...]:
     """The same within the caller's transaction."""
     table = tables.RELEASES.c
     rows = connection.execute(sa.select(tables.RELEASES).order_by(table.number)).all()
     return tuple(
-        observed.Release(
+        sightings.Release(
             lifecycle=row.lifecycle, operation=row.operation, before=row.before, client=row.client_id,
             up_to=row.up_to, digest=row.digest, by=row.by,
         )

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from reconciler.base import errors, times
 from reconciler.catalog import audits, database, fences, histories, imports, rows, standings, tables, verifications
-from reconciler.planning import observed
+from reconciler.planning import sightings
 
 #: Gets the series and what was ruled as the deleting transaction sees them; raises ``NeverViolated``.
-Check = Callable[[observed.Series, observed.Standing], None]
+Check = Callable[[sightings.Series, sightings.Standing], None]
 _LAST: Final = dt.datetime.max.replace(tzinfo=times.UTC)
 
 

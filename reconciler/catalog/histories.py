@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from reconciler.base import times
 from reconciler.catalog import database, tables
-from reconciler.planning import actions, columns, observed
+from reconciler.planning import actions, columns, sightings
 
 #: Image states that exist for everybody; Writing ones were never committed.
 COMMITTED: Final = ("Complete", "Partial")
@@ -36,18 +36,18 @@ _Use = tuple[int | None, str | None]
 _Read = tuple[str, str, tuple[tuple[Any, ...], ...]]
 
 
-class _Histories(Iterable[observed.Series]):
+class _Histories(Iterable[sightings.Series]):
     """Every series, ordered by client and policy; each walk is one consistent reading."""
 
     def __init__(self, db: database.Database) -> None:
         self._db = db
 
-    def __iter__(self) -> Iterator[observed.Series]:
+    def __iter__(self) -> Iterator[sightings.Series]:
         with self._db.reading() as connection:
             yield from _walk(connection)
 
 
-def series(db: database.Database) -> Iterable[observed.Series]:
+def series(db: database.Database) -> Iterable[sightings.Series]:
     """Every series with its committed images and all their copies; may be walked any number of times.
 
     Expired copies are among them: what was paid once is not owed again. A walk reads one moment of the catalog and
@@ -56,25 +56,25 @@ def series(db: database.Database) -> Iterable[observed.Series]:
     return _Histories(db)
 
 
-def one_series(db: database.Database, client_id: str, policy: str) -> observed.Series:
+def one_series(db: database.Database, client_id: str, policy: str) -> sightings.Series:
     """One series as it is now, without images if there are none."""
     with db.reading() as connection:
         return load(connection, client_id, policy)
 
 
-def load(connection: sa.Connection, client_id: str, policy: str) -> observed.Series:
+def load(connection: sa.Connection, client_id: str, policy: str) -> sightings.Series:
     """One series as the caller's transaction sees it."""
     chosen = (tables.IMAGES.c.client_id == client_id, tables.IMAGES.c.policy == policy)
     found = next(_walk(connection, *chosen), None)
-    return found or observed.Series(client=client_id, policy=policy, images=())
+    return found or sightings.Series(client=client_id, policy=policy, images=())
 
 
-def _walk(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[observed.Series]:
+def _walk(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[sightings.Series]:
     """One row an image, its copies folded into one text by the database, the rows of a series turned into columns."""
     values = _Values(_uses(connection))
     read = _rows if connection.dialect.name == "sqlite" else _texts
     for client, policy, found in read(connection, _query(*chosen)):
-        yield observed.Series(client=client, policy=policy, images=values.series(found))
+        yield sightings.Series(client=client, policy=policy, images=values.series(found))
 
 
 def _rows(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[_Read]:
@@ -143,9 +143,9 @@ class _Values:
         keys = zip(*heads, relative, strict=True)
         shapes = [self._shapes.get(key) or self._shape(key) for key in keys]
 
-        def make(index: int) -> observed.Image:
+        def make(index: int) -> sightings.Image:
             shape = shapes[index]
-            return observed.Image(
+            return sightings.Image(
                 ids[index], shape.schedule, shape.type, shape.state, times.to_moment(stamps[index]), sequences[index],
                 times.to_moment(slots[index]), shape.lifecycle, shape.owed, parents[index], sizes[index],
                 self._copies(ids[index], parents[index], shape, facts[index]), shape.disks,
@@ -162,12 +162,12 @@ class _Values:
         self._shapes[key] = made
         return made
 
-    def _copies(self, image: str, parent: str | None, shape: columns.Shape, facts: str) -> tuple[observed.Copy, ...]:
+    def _copies(self, image: str, parent: str | None, shape: columns.Shape, facts: str) -> tuple[sightings.Copy, ...]:
         found = []
         for part, fact in zip(shape.parts, facts.split(";") if facts else (), strict=True):
             created, stored, until = fact.split("|")
             found.append(
-                observed.Copy(
+                sightings.Copy(
                     part.number, part.operation, part.unit, part.state, times.to_moment(int(created)), int(stored),
                     parent if part.base == columns.PARENT else part.base, self._busy(image, part), part.imported,
                     times.to_moment(int(until)) if until else None,

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from reconciler.base import errors, meters
 from reconciler.catalog import audits, database, fences, tables, workers
-from reconciler.planning import actions, observed
+from reconciler.planning import actions, sightings
 
 #: Silence after which a worker on another host counts as dead.
 SILENCE: Final = dt.timedelta(seconds=60)
@@ -240,13 +240,13 @@ def last_used(db: database.Database) -> dict[str, dt.datetime]:
         return {row[0]: row[1] for row in rows}
 
 
-def live(db: database.Database) -> tuple[observed.Job, ...]:
+def live(db: database.Database) -> tuple[sightings.Job, ...]:
     """Jobs that are Queued or Running, oldest first, as decisions see them (``client`` is the client's id)."""
     query = sa.select(tables.JOBS).where(tables.JOBS.c.state.in_(tables.LIVE)).order_by(tables.JOBS.c.number)
     with db.reading() as connection:
         rows = connection.execute(query).all()
     return tuple(
-        observed.Job(
+        sightings.Job(
             id=job_id(row.number),
             address=row.address,
             type=row.type,
@@ -266,7 +266,7 @@ def live(db: database.Database) -> tuple[observed.Job, ...]:
     )
 
 
-def attempts(db: database.Database) -> dict[str, observed.Attempts]:
+def attempts(db: database.Database) -> dict[str, sightings.Attempts]:
     """By address, what failed since its last success; only addresses whose last finished attempt did not succeed.
 
     Attempts that ended more than 400 days before the newest one are left out.
@@ -306,7 +306,7 @@ def attempts(db: database.Database) -> dict[str, observed.Attempts]:
             job.c.error_message,
         ).join_from(failed, job, job.c.number == failed.c.last)
         return {
-            row.address: observed.Attempts(
+            row.address: sightings.Attempts(
                 failed=int(row.failed),
                 lost=int(row.lost),
                 stopped=int(row.stopped),

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from reconciler.api import exceptions
 from reconciler.base import times
 from reconciler.catalog import audits, database, departures, standings, tables
-from reconciler.planning import holds, observed
+from reconciler.planning import holds, sightings
 
 
 def apply(connection: sa.Connection, hold: exceptions.LegalHold, now: dt.datetime, actor: str) -> bool:
@@ -59,7 +59,7 @@ def _release(connection: sa.Connection, name: str, released: exceptions.Released
 
 
 def _store(
-    connection: sa.Connection, hold: observed.Hold, *, known: bool, again: bool, now: dt.datetime, actor: str
+    connection: sa.Connection, hold: sightings.Hold, *, known: bool, again: bool, now: dt.datetime, actor: str
 ) -> None:
     values = {
         "clients": sorted(hold.clients), "images": sorted(hold.images), "since": hold.since, "until": hold.until,
@@ -77,7 +77,7 @@ def _store(
     audits.record(connection, now=now, actor=actor, event=event, object=f"LegalHold/{hold.name}", details=details)
 
 
-def _take_back(connection: sa.Connection, hold: observed.Hold, now: dt.datetime, actor: str) -> list[str]:
+def _take_back(connection: sa.Connection, hold: sightings.Hold, now: dt.datetime, actor: str) -> list[str]:
     """Copies of held images that were decided to go and whose deletion has not begun come back."""
     image, copy = tables.IMAGES.c, tables.COPIES.c
     query = (
@@ -93,7 +93,7 @@ def _take_back(connection: sa.Connection, hold: observed.Hold, now: dt.datetime,
     return taken
 
 
-def _facts(connection: sa.Connection, hold: exceptions.LegalHold, before: observed.Hold | None) -> holds.Facts:
+def _facts(connection: sa.Connection, hold: exceptions.LegalHold, before: sightings.Hold | None) -> holds.Facts:
     image, client = tables.IMAGES.c, tables.CLIENTS.c
     known = connection.execute(sa.select(client.id, client.name, client.slug)).all()
     owners: dict[str, frozenset[str]] = {}

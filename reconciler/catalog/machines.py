@@ -19,7 +19,7 @@ import sqlmodel
 from reconciler.base import errors
 from reconciler.catalog import audits, database, tables
 from reconciler.planning import clients as slugs
-from reconciler.planning import observed
+from reconciler.planning import sightings
 
 #: How often a source that shows nothing new is noted: what is known of it may be so much fresher than it says.
 _REMEMBERED: Final = dt.timedelta(minutes=5)
@@ -41,7 +41,7 @@ class KnownUnit:
 def see_machines(
     db: database.Database,
     policy: str,
-    machines: Iterable[observed.Machine],
+    machines: Iterable[sightings.Machine],
     now: dt.datetime,
     contested: Container[str] = (),
 ) -> bool:
@@ -58,7 +58,7 @@ def see_machines(
     if before is not None and recent and before.machines == _plain(documents):
         return False
     with db.writing() as connection:
-        first: dict[str, observed.Machine] = {}
+        first: dict[str, sightings.Machine] = {}
         for machine in seen:
             if machine.id not in contested:
                 first.setdefault(machine.id, machine)
@@ -113,24 +113,24 @@ def _refresh(
     return False
 
 
-def inventories(db: database.Database) -> dict[str, observed.Inventory]:
+def inventories(db: database.Database) -> dict[str, sightings.Inventory]:
     """What each policy's selection matched when its source last answered."""
     with db.reading() as connection:
         rows = connection.execute(sa.select(tables.INVENTORIES)).all()
     return {
-        row.policy: observed.Inventory(machines=tuple(_machine(**one) for one in row.machines), seen=row.seen)
+        row.policy: sightings.Inventory(machines=tuple(_machine(**one) for one in row.machines), seen=row.seen)
         for row in rows
     }
 
 
-def clients(db: database.Database) -> dict[str, observed.Client]:
+def clients(db: database.Database) -> dict[str, sightings.Client]:
     """Every client, by id."""
     with db.reading() as connection:
         rows = connection.execute(sa.select(tables.CLIENTS).order_by(tables.CLIENTS.c.slug)).all()
-    return {row.id: observed.Client(**row._mapping) for row in rows}
+    return {row.id: sightings.Client(**row._mapping) for row in rows}
 
 
-def find_client(db: database.Database, text: str) -> observed.Client:
+def find_client(db: database.Database, text: str) -> sightings.Client:
     """The client with this slug, else this id, else this name.
 
     Raises ``NotFound``: with near names where nothing fits, with the slugs where several clients have the name.
@@ -211,9 +211,9 @@ def _machine(
     notes: Iterable[tuple[str, str]] = (),
     host: str | None = None,
     datastores: Iterable[str] = (),
-) -> observed.Machine:
+) -> sightings.Machine:
     known = (problem[0], problem[1]) if problem else None
-    return observed.Machine(
+    return sightings.Machine(
         id=id,
         name=name,
         source=source,

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from reconciler.catalog import audits, database, jobs, tables
-from reconciler.planning import observed
+from reconciler.planning import sightings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +115,7 @@ def end(
         )  # fmt: skip
 
 
-def restores(db: database.Database) -> tuple[observed.Restoring, ...]:
+def restores(db: database.Database) -> tuple[sightings.Restoring, ...]:
     """The records of manifests' restores, as decisions read them."""
     restore = tables.RESTORES
     with db.reading() as connection:
@@ -123,7 +123,7 @@ def restores(db: database.Database) -> tuple[observed.Restoring, ...]:
             sa.select(restore).where(restore.c.name.is_not(None)).order_by(restore.c.number)
         ).all()
     return tuple(
-        observed.Restoring(
+        sightings.Restoring(
             name=row.name, digest=row.digest, state=row.state, at=row.finished_at or row.started_at, message=row.message
         )
         for row in rows

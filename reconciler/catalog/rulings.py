@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from reconciler.base import errors, times
 from reconciler.catalog import audits, database, departures, histories, rows, standings, tables
-from reconciler.planning import holds, observed
+from reconciler.planning import holds, sightings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +114,7 @@ def take_back_order(db: database.Database, image_id: str, author: Author) -> Out
     return Outcome(changed=True, message=words, taken_back=taken)
 
 
-def retire(db: database.Database, client: observed.Client, author: Author) -> Outcome:
+def retire(db: database.Database, client: sightings.Client, author: Author) -> Outcome:
     """The machine is gone for good: its last copies follow their rules to the end.
 
     Raises ``CatalogError`` while a policy in force matches it.
@@ -132,7 +132,7 @@ def retire(db: database.Database, client: observed.Client, author: Author) -> Ou
     return Outcome(changed=begun, message=f"{words}: its images follow their rules to the last")
 
 
-def unretire(db: database.Database, client: observed.Client, author: Author) -> Outcome:
+def unretire(db: database.Database, client: sightings.Client, author: Author) -> Outcome:
     """End a retirement."""
     with db.writing() as connection:
         ended = _end(connection, "Retire", client.id, author, "RetirementEnded")
@@ -185,11 +185,11 @@ def _require_left(connection: sa.Connection, image_id: str) -> None:
         )
 
 
-def _standing(connection: sa.Connection, kind: str) -> tuple[observed.Ruling, ...]:
+def _standing(connection: sa.Connection, kind: str) -> tuple[sightings.Ruling, ...]:
     return tuple(one for one in standings.standing(connection).rulings if one.kind == kind)
 
 
-def _legal(connection: sa.Connection, image: sa.Row[tuple[object, ...]]) -> observed.Hold | None:
+def _legal(connection: sa.Connection, image: sa.Row[tuple[object, ...]]) -> sightings.Hold | None:
     at = connection.scalar(sa.select(tables.IMAGES.c.time).where(tables.IMAGES.c.id == image.id))
     for one in standings.standing(connection).holds:
         if image.id in one.images or (image.client_id in one.clients and at is not None and holds.covers(one, at)):

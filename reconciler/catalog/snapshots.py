@@ -12,19 +12,19 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from reconciler.catalog import audits, database, jobs, tables, workers
-from reconciler.planning import actions, observed
+from reconciler.planning import actions, sightings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Noted:
     """One snapshot with what reads it."""
 
-    snapshot: observed.Snapshot
+    snapshot: sightings.Snapshot
     #: Workers, as ``workers.of`` names them.
     readers: tuple[str, ...]
 
 
-def intend(db: database.Database, snapshot: observed.Snapshot, now: dt.datetime) -> None:
+def intend(db: database.Database, snapshot: sightings.Snapshot, now: dt.datetime) -> None:
     """A snapshot is about to be made; repeating it changes nothing."""
     row: dict[str, object] = {
         "id": snapshot.id, "vcenter": snapshot.vcenter, "client_id": snapshot.client, "machine": snapshot.machine,
@@ -57,7 +57,7 @@ def gone(db: database.Database, id: str) -> None:
         connection.execute(tables.SNAPSHOTS.delete().where(tables.SNAPSHOTS.c.id == id))
 
 
-def removed(db: database.Database, snapshot: observed.Snapshot, now: dt.datetime, actor: str) -> None:
+def removed(db: database.Database, snapshot: sightings.Snapshot, now: dt.datetime, actor: str) -> None:
     """A snapshot that was left over was removed: forget it, and say so in the audit."""
     details = {
         "machine": snapshot.machine, "clientId": snapshot.client, "vcenter": snapshot.vcenter,
@@ -70,7 +70,7 @@ def removed(db: database.Database, snapshot: observed.Snapshot, now: dt.datetime
         )
 
 
-def over(db: database.Database, shown: Iterable[observed.Snapshot], since: dt.datetime) -> frozenset[str]:
+def over(db: database.Database, shown: Iterable[sightings.Snapshot], since: dt.datetime) -> frozenset[str]:
     """Ids among ``shown`` whose job ended, or that were removed, at ``since`` or later: what was seen may be gone."""
     job = tables.JOBS.c
     query = sa.select(job.number, job.type, job.state, job.address).where(job.finished_at >= since)
@@ -85,7 +85,7 @@ def over(db: database.Database, shown: Iterable[observed.Snapshot], since: dt.da
     return frozenset(one.id for one in shown if one.job in ended or one.id in gone)
 
 
-def noted(db: database.Database) -> tuple[observed.Snapshot, ...]:
+def noted(db: database.Database) -> tuple[sightings.Snapshot, ...]:
     """Every snapshot that is not known to be gone, by time."""
     return tuple(one.snapshot for one in _read(db, None))
 
@@ -104,7 +104,7 @@ def _read(db: database.Database, id: str | None) -> list[Noted]:
         rows = connection.execute(query).all()
     return [
         Noted(
-            snapshot=observed.Snapshot(
+            snapshot=sightings.Snapshot(
                 id=one.id,
                 vcenter=one.vcenter,
                 client=one.client_id,

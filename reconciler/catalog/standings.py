@@ -12,29 +12,29 @@ from typing import Any
 import sqlalchemy as sa
 
 from reconciler.catalog import database, tables
-from reconciler.planning import observed
+from reconciler.planning import sightings
 
 
-def standing(connection: sa.Connection) -> observed.Standing:
+def standing(connection: sa.Connection) -> sightings.Standing:
     """Everything that stands, as the caller's transaction sees it."""
     holds = sa.select(tables.HOLDS).where(tables.HOLDS.c.released.is_(None)).order_by(tables.HOLDS.c.name)
     ruling = tables.RULINGS.c
     ruled = sa.select(tables.RULINGS).where(ruling.ended_at.is_(None)).order_by(ruling.number)
-    return observed.Standing(
+    return sightings.Standing(
         holds=tuple(hold(row) for row in connection.execute(holds)),
         rulings=tuple(_ruling(row) for row in connection.execute(ruled)),
     )
 
 
-def read(db: database.Database) -> observed.Standing:
+def read(db: database.Database) -> sightings.Standing:
     """Everything that stands now."""
     with db.reading() as connection:
         return standing(connection)
 
 
-def hold(row: sa.Row[Any]) -> observed.Hold:
+def hold(row: sa.Row[Any]) -> sightings.Hold:
     """A legal hold of its row."""
-    return observed.Hold(
+    return sightings.Hold(
         name=row.name,
         clients=frozenset(row.clients),
         images=frozenset(row.images),
@@ -47,9 +47,9 @@ def hold(row: sa.Row[Any]) -> observed.Hold:
     )
 
 
-def _ruling(row: sa.Row[Any]) -> observed.Ruling:
+def _ruling(row: sa.Row[Any]) -> sightings.Ruling:
     grace = dt.timedelta(seconds=row.grace) if row.grace is not None else None
-    return observed.Ruling(kind=row.kind, object=row.object, by=row.by, at=row.at, reason=row.reason, grace=grace)
+    return sightings.Ruling(kind=row.kind, object=row.object, by=row.by, at=row.at, reason=row.reason, grace=grace)
 
 
 def carried_out(connection: sa.Connection, image_id: str, now: dt.datetime) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from reconciler.catalog import audits, database, tables
-from reconciler.planning import histories, observed
+from reconciler.planning import histories, sightings
 from reconciler.planning import verifications as proofs
 
 _NEVER: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -46,7 +46,7 @@ class VerificationRow:
 
 def record(
     db: database.Database,
-    found: observed.Verification,
+    found: sightings.Verification,
     *,
     details: Mapping[str, Any],
     job: str | None,
@@ -77,21 +77,21 @@ def record(
         )  # fmt: skip
 
 
-def verifications(db: database.Database) -> dict[str, tuple[observed.Verification, ...]]:
+def verifications(db: database.Database) -> dict[str, tuple[sightings.Verification, ...]]:
     """The last results by image id, as decisions read them; of images that have a copy."""
-    result: dict[str, list[observed.Verification]] = {}
+    result: dict[str, list[sightings.Verification]] = {}
     with db.reading() as connection:
         for row in connection.execute(sa.select(tables.VERIFICATIONS)):
             result.setdefault(row.image_id, []).append(_found(row))
     return {image: tuple(found) for image, found in result.items()}
 
 
-def trials(db: database.Database) -> dict[tuple[str, str], tuple[observed.Trial, ...]]:
+def trials(db: database.Database) -> dict[tuple[str, str], tuple[sightings.Trial, ...]]:
     """The last results that outlived what they are about, by client id and policy: one of each operation and kind."""
-    result: dict[tuple[str, str], list[observed.Trial]] = {}
+    result: dict[tuple[str, str], list[sightings.Trial]] = {}
     with db.reading() as connection:
         for row in connection.execute(_trials()):
-            trial = observed.Trial(operation=row.operation, found=_found(row))
+            trial = sightings.Trial(operation=row.operation, found=_found(row))
             result.setdefault((row.client_id, row.policy), []).append(trial)
     return {series: tuple(found) for series, found in result.items()}
 
@@ -169,8 +169,8 @@ def _of(table: sa.Table) -> sa.ColumnElement[bool]:
     return sa.and_(copy.image_id == table.c.image_id, copy.number == table.c.copy_number)
 
 
-def _found(row: sa.Row[Any]) -> observed.Verification:
-    return observed.Verification(
+def _found(row: sa.Row[Any]) -> sightings.Verification:
+    return sightings.Verification(
         image=row.image_id, copy=row.copy_number, kind=row.kind, state=row.state, at=row.at, message=row.message
     )
 

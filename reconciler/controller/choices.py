@@ -20,7 +20,7 @@ from typing import Final
 from reconciler.base import errors, times
 from reconciler.catalog import database, images, inventories, jobs
 from reconciler.operations import failovers
-from reconciler.planning import observed
+from reconciler.planning import sightings
 from reconciler.storage import opening, units
 
 #: Restores that an estimate looks through, and takes at most.
@@ -47,7 +47,7 @@ class Copy:
 class Choice:
     """One image to restore, and its copies in the order in which they are read; there is one at least."""
 
-    client: observed.Client
+    client: sightings.Client
     policy: str | None
     image: str
     time: dt.datetime
@@ -144,7 +144,7 @@ def staying(db: database.Database, choice: Choice) -> Choice:
     Raises ``NotFound`` where none is left.
     """
     states = {one.number: one.state for one in images.list_copies(db, image_id=choice.image)}
-    copies = tuple(one for one in choice.copies if states.get(one.number) in observed.READABLE)
+    copies = tuple(one for one in choice.copies if states.get(one.number) in sightings.READABLE)
     if not copies:
         raise errors.NotFound(
             f"the copies of {choice.image} have begun to expire",
@@ -160,13 +160,13 @@ def _copies(
     found: list[Copy] = []
     refused: list[str] = []
     rows = [one for one in images.list_copies(db, image_id=image) if number is None or one.number == number]
-    for row in sorted(rows, key=lambda one: (one.state not in observed.GOOD, _speed(known, one.unit), one.number)):
+    for row in sorted(rows, key=lambda one: (one.state not in sightings.GOOD, _speed(known, one.unit), one.number)):
         why = _refusal(known, row)
         if why is not None:
             refused.append(f"copy {row.number} of {image}: {why}")
             continue
         unit = known[row.unit]
-        damage = "" if row.state in observed.GOOD else row.message or "nobody wrote down where"
+        damage = "" if row.state in sightings.GOOD else row.message or "nobody wrote down where"
         words = "asked for by --copy" if number is not None else _order(unit.type, damage, first=not found)
         found.append(
             Copy(number=row.number, unit=row.unit, type=unit.type, path=Path(unit.path), why=words, damage=damage)
@@ -187,7 +187,7 @@ def _speed(known: dict[str, inventories.KnownUnit], name: str) -> int:
 
 
 def _refusal(known: dict[str, inventories.KnownUnit], copy: images.CopyRow) -> str | None:
-    if copy.state not in observed.READABLE:
+    if copy.state not in sightings.READABLE:
         way = f"; until its deletion begins holdfast hold {copy.image} brings it back"
         return f"is {copy.state}{way if copy.state == 'Expiring' else ''}"
     if copy.unit not in known:
@@ -209,7 +209,7 @@ def rate(db: database.Database, unit: str) -> float | None:
 
 def of_folder(label: units.ImageLabel, folder: Path) -> Choice:
     """The choice that a unit's folder alone offers."""
-    client = observed.Client(
+    client = sightings.Client(
         id=label.client_id, slug=label.client_slug, name=label.client_name, source=label.source, first_seen=label.time
     )
     copy = Copy(number=label.copy, unit=folder.name, type="", path=folder, why="the unit that was named")

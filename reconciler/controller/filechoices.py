@@ -13,14 +13,14 @@ from reconciler.base import errors, times
 
 # Not through images and inventories, which know how to write and so load what decides.
 from reconciler.catalog import database, listings, machines, standings
-from reconciler.planning import observed
+from reconciler.planning import sightings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
     """One image of a client."""
 
-    client: observed.Client
+    client: sightings.Client
     id: str
     time: dt.datetime
     #: What whoever looks at it must know; a sentence each.
@@ -33,9 +33,9 @@ def choose(db: database.Database, client: str, *, image: str | None, as_of: dt.d
     known = machines.find_client(db, client)
     rows = [row for row in listings.list_images(db, client_id=known.id) if image is None or row.id == image]
     copies = listings.list_copies(db, client_id=known.id)
-    good = {one.image for one in copies if one.state in observed.GOOD}
+    good = {one.image for one in copies if one.state in sightings.GOOD}
     if image is None:
-        there = {one.image for one in copies if one.state in observed.READABLE}
+        there = {one.image for one in copies if one.state in sightings.READABLE}
         rows = [row for row in rows if row.state == "Complete" and row.id in there]
         rows = [row for row in rows if as_of is None or row.time <= as_of]
     wrong = {one.object for one in standings.read(db).rulings if one.kind == "Expire"}
@@ -59,7 +59,7 @@ def choose(db: database.Database, client: str, *, image: str | None, as_of: dt.d
 def good(db: database.Database, client: str) -> frozenset[str]:
     """Images of a client that have a good copy, on whatever unit. Raises ``NotFound``."""
     client_id = machines.find_client(db, client).id
-    return frozenset(one.image for one in listings.list_copies(db, client_id=client_id) if one.state in observed.GOOD)
+    return frozenset(one.image for one in listings.list_copies(db, client_id=client_id) if one.state in sightings.GOOD)
 
 
 def clients(db: database.Database, names: list[str] | None) -> dict[str, str]:

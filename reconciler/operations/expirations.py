@@ -12,7 +12,7 @@ from reconciler.base import crashes
 from reconciler.catalog import departures, images
 from reconciler.jobs import engines
 from reconciler.operations import filelessons, scrubs, sites
-from reconciler.planning import observed
+from reconciler.planning import sightings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ def expire(site: sites.Site, order: ExpireOrder, context: engines.JobContext) ->
 def _alone(site: sites.Site, order: ExpireOrder) -> bool:
     """Whether nothing else on the unit is this image: one found lost may have been made anew for another operation."""
     return not any(
-        other.number != order.copy and other.state in observed.PRESENT
+        other.number != order.copy and other.state in sightings.PRESENT
         for other in images.list_copies(site.db, image_id=order.image, unit=order.unit)
     )
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from reconciler.base import crashes
 from reconciler.catalog import snapshots
 from reconciler.operations import sites
-from reconciler.planning import observed
+from reconciler.planning import sightings
 from reconciler.sources import machines
 
 
-def seen(snapshot: machines.Snapshot) -> observed.Snapshot:
+def seen(snapshot: machines.Snapshot) -> sightings.Snapshot:
     """A source's snapshot as decisions see it."""
-    return observed.Snapshot(
+    return sightings.Snapshot(
         id=snapshot.id,
         vcenter=snapshot.vcenter,
         client=snapshot.machine,

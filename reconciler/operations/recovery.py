@@ -10,7 +10,7 @@ import logging
 
 from reconciler.catalog import images, jobs, workers
 from reconciler.operations import backups, sites
-from reconciler.planning import observed
+from reconciler.planning import sightings
 from reconciler.storage import units
 
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def missing_copies(site: sites.Site, name: str) -> int:
     now = site.clock.now()
     rows = images.list_copies(site.db, unit=name)
     # Images that another copy accounts for: what was lost of them is not what lies there now.
-    present = {row.image for row in rows if row.state in observed.PRESENT}
+    present = {row.image for row in rows if row.state in sightings.PRESENT}
     for row in rows:
         here = row.image in held
         if row.state == "Complete" and not here:

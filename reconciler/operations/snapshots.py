@@ -18,7 +18,7 @@ from reconciler.base import crashes, errors
 from reconciler.catalog import jobs, snapshots, workers
 from reconciler.jobs import engines
 from reconciler.operations import sites
-from reconciler.planning import observed
+from reconciler.planning import sightings
 from reconciler.sources import machines, opening
 
 #: Seconds in which a killed process has to be gone.
@@ -29,7 +29,7 @@ PATIENCE: Final = 10.0
 class RemovalOrder:
     """One snapshot to remove."""
 
-    snapshot: observed.Snapshot
+    snapshot: sightings.Snapshot
     vcenter: vcenters.VCenter
 
 

@@ -18,7 +18,7 @@ from reconciler.catalog import images
 from reconciler.catalog import verifications as records
 from reconciler.jobs import engines
 from reconciler.operations import sites
-from reconciler.planning import observed
+from reconciler.planning import sightings
 from reconciler.storage import units
 
 
@@ -48,7 +48,7 @@ class Finding:
 
 def keep(site: sites.Site, order: VerifyOrder, context: engines.JobContext, finding: Finding) -> engines.Outcome:
     """Record what was found. Raises ``VerificationFailed`` where that was not good, so that its job says so."""
-    result = observed.Verification(
+    result = sightings.Verification(
         image=order.image,
         copy=order.copy,
         kind=order.kind,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from reconciler.base import diagnostics
-from reconciler.planning import observed
+from reconciler.planning import sightings
 
 #: Type of a job that serves an image until it is told to end. No plan holds one, and it takes no slot of a unit.
 MOUNT: Final = "Mount"
@@ -243,7 +243,7 @@ class Plan:
     #: What waits for an approval, or has one.
     questions: tuple[Question, ...] = ()
     #: Promises that approvals end; to be recorded before any of these expiries starts.
-    releases: tuple[observed.Release, ...] = ()
+    releases: tuple[sightings.Release, ...] = ()
     #: Series past their objective, by policy and client.
     overdue: tuple[Overdue, ...] = ()
     #: Copies past their time, by policy and operation.

@@ -1,7 +1,7 @@
 """The images of a series as columns: plain numbers, and what many images have in common as one ``Shape``.
 
 A large catalog has a million images and few shapes. ``histories`` and the decisions made from it walk numbers and
-shapes, and ask for an ``observed.Image`` only where something is to be done about it: making one costs more than
+shapes, and ask for an ``sightings.Image`` only where something is to be done about it: making one costs more than
 judging ten. The catalog fills columns straight from its rows; ``of`` makes them of values, for tests and for series
 that were put together by hand.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, overload
 
 from reconciler.base import times
-from reconciler.planning import observed
+from reconciler.planning import sightings
 
 #: ``Part.base`` where the copy needs the image's own parent: as good as always, and the same for all images.
 PARENT: Final = "^"
@@ -44,7 +44,7 @@ class Shape:
     parts: tuple[Part, ...]
 
 
-class Columns(Sequence[observed.Image]):
+class Columns(Sequence[sightings.Image]):
     """Images ordered by sequence: a sequence of values, each made when it is asked for, and the columns behind it.
 
     ``make`` gives the image at an index. Not thread-safe.
@@ -58,7 +58,7 @@ class Columns(Sequence[observed.Image]):
         slots: Sequence[int],
         parents: Sequence[str | None],
         shapes: Sequence[Shape],
-        make: Callable[[int], observed.Image],
+        make: Callable[[int], sightings.Image],
     ) -> None:
         self.ids = ids
         #: Image times, in microseconds since 1970.
@@ -70,19 +70,19 @@ class Columns(Sequence[observed.Image]):
         #: The distinct shapes.
         self.kinds = frozenset(shapes)
         self._make = make
-        self._made: dict[int, observed.Image] = {}
+        self._made: dict[int, sightings.Image] = {}
         self._places: dict[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @overload
-    def __getitem__(self, index: int) -> observed.Image: ...
+    def __getitem__(self, index: int) -> sightings.Image: ...
 
     @overload
-    def __getitem__(self, index: slice) -> tuple[observed.Image, ...]: ...
+    def __getitem__(self, index: slice) -> tuple[sightings.Image, ...]: ...
 
-    def __getitem__(self, index: int | slice) -> observed.Image | tuple[observed.Image, ...]:
+    def __getitem__(self, index: int | slice) -> sightings.Image | tuple[sightings.Image, ...]:
         if isinstance(index, slice):
             return tuple(self[one] for one in range(*index.indices(len(self))))
         place = index + len(self) if index < 0 else index
@@ -124,7 +124,7 @@ class Columns(Sequence[observed.Image]):
             return self
         new = {shape: _renamed(shape, units) for shape in self.kinds}
 
-        def make(index: int) -> observed.Image:
+        def make(index: int) -> sightings.Image:
             image = self[index]
             return image._replace(copies=tuple(c._replace(unit=units.get(c.unit, c.unit)) for c in image.copies))
 
@@ -139,7 +139,7 @@ def _renamed(shape: Shape, units: Mapping[str, str]) -> Shape:
     return dataclasses.replace(shape, parts=parts)
 
 
-def of(images: Sequence[observed.Image]) -> Columns:
+def of(images: Sequence[sightings.Image]) -> Columns:
     """The columns of images that are values already; columns as they are."""
     if isinstance(images, Columns):
         return images
@@ -154,7 +154,7 @@ def of(images: Sequence[observed.Image]) -> Columns:
     )
 
 
-def _shape(image: observed.Image, known: dict[tuple[object, ...], Shape]) -> Shape:
+def _shape(image: sightings.Image, known: dict[tuple[object, ...], Shape]) -> Shape:
     parts = tuple(
         Part(c.number, c.operation, c.unit, c.state, _base(c.base, image.parent), c.imported) for c in image.copies
     )
