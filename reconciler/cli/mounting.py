@@ -16,7 +16,7 @@ from typing import Annotated, Final
 
 import typer
 
-from reconciler.api.documents import results
+from reconciler.api.documents import mounts as documents
 from reconciler.base import clocks, errors, meters, quantities, times
 from reconciler.catalog import audits, database
 from reconciler.cli import mountworks, options, outputs, restoreoptions, sessions, settings
@@ -173,8 +173,8 @@ def _recording(
     return told
 
 
-def _document(choice: choices.Choice, served: mountworks.Served) -> results.MountResult:
-    return results.MountResult(
+def _document(choice: choices.Choice, served: mountworks.Served) -> documents.MountResult:
+    return documents.MountResult(
         client=choice.client.slug,
         image=choice.image,
         image_time=choice.time,
@@ -185,7 +185,7 @@ def _document(choice: choices.Choice, served: mountworks.Served) -> results.Moun
     )
 
 
-def _text(document: results.MountResult) -> str:
+def _text(document: documents.MountResult) -> str:
     time = times.show(document.image_time)
     lines = [f"{document.image} of {document.client} (copy {document.copy_number} on {document.unit}, {time})"]
     for disk in document.disks:

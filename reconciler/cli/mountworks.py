@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from reconciler.api.documents import results
+from reconciler.api.documents import mounts as documents
 from reconciler.base import errors
 from reconciler.controller import choices
 from reconciler.operations import exports, failovers
@@ -64,7 +64,7 @@ class Served:
         self._running, self._mounted = running, mounted
         #: The disks, in the order of the image.
         self.disks = tuple(
-            results.MountedDisk(name=name, uri=uris.get(name), size_bytes=size, writable=writable and name in uris)
+            documents.MountedDisk(name=name, uri=uris.get(name), size_bytes=size, writable=writable and name in uris)
             for name, size in sizes.items()
         )
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from reconciler.api.documents import pools as documents
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors, meters, quantities
 from reconciler.catalog import audits, inventories
@@ -73,7 +74,7 @@ def pool(
         if verb is Verb.COLLECT:
             return upkeep.preview(unit, share, output)
         if verb is Verb.STATS:
-            document = results.PoolStats.model_validate(
+            document = documents.PoolStats.model_validate(
                 {"unit": name, **dataclasses.asdict(unit.stats(meter=meters.Meter()))}
             )
             outputs.emit(document, output, _stats)
@@ -116,7 +117,7 @@ def _opened(wanted: desired.Desired, name: str) -> Iterator[pools.DedupePool]:
         yield unit
 
 
-def _stats(document: results.PoolStats) -> str:
+def _stats(document: documents.PoolStats) -> str:
     size = quantities.show_size
     lines = [
         f"unit    {document.unit}, generation {document.generation}",

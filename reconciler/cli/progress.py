@@ -1,67 +1,33 @@
-"""Progress of running jobs: bytes, rate and time left on a terminal; nothing where there is none."""
+"""Progress of running jobs: bytes, rate and time left on a terminal; nothing where there is none.
+
+``bars`` draws it, and is loaded only where somebody sees it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
-
-from rich import console, progress
+from collections.abc import Callable
 
 from reconciler.base import meters
+from reconciler.cli import commands
 from reconciler.jobs import engines
 
 
-def _bars() -> progress.Progress:
-    return progress.Progress(
-        progress.TextColumn("{task.description}", table_column=None),
-        progress.BarColumn(bar_width=16),
-        progress.DownloadColumn(binary_units=True),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-        console=console.Console(file=sys.stderr),
-        transient=True,
-    )
-
-
-@contextlib.contextmanager
-def shown(engine: engines.Engine) -> Iterator[Callable[[], None]]:
+def shown(engine: engines.Engine) -> contextlib.AbstractContextManager[Callable[[], None]]:
     """A function that draws the engine's running jobs; to be called now and then."""
     if not sys.stderr.isatty():
-        yield _nothing
-        return
-    tasks: dict[str, progress.TaskID] = {}
-    with _bars() as bars:
-
-        def refresh() -> None:
-            running = dict(engine.readings())
-            for address in [known for known in tasks if known not in running]:
-                bars.remove_task(tasks.pop(address))
-            for address, reading in running.items():
-                if address not in tasks:
-                    tasks[address] = bars.add_task(address[:38], total=None)
-                bars.update(tasks[address], completed=reading.scanned, total=reading.total or None)
-
-        yield refresh
+        return contextlib.nullcontext(_nothing)
+    drawn: contextlib.AbstractContextManager[Callable[[], None]] = commands.load("bars").shown(engine)
+    return drawn
 
 
-@contextlib.contextmanager
-def metered(meter: meters.Meter, label: str) -> Iterator[None]:
+def metered(meter: meters.Meter, label: str) -> contextlib.AbstractContextManager[None]:
     """Draw one meter while the block runs in this thread, refreshed by the library's own thread."""
     if not sys.stderr.isatty():
-        yield
-        return
-    with _bars() as bars:
-        task = bars.add_task(label[:38], total=None)
-
-        class _Follow(progress.ProgressColumn):
-            def render(self, _task: progress.Task) -> str:
-                reading = meter.reading()
-                bars.update(task, completed=reading.scanned, total=reading.total or None)
-                return ""
-
-        bars.columns = (*bars.columns, _Follow())
-        yield
+        return contextlib.nullcontext()
+    drawn: contextlib.AbstractContextManager[None] = commands.load("bars").metered(meter, label)
+    return drawn
 
 
 def _nothing() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reconciler.api.documents import results
+from reconciler.api.documents import restores as documents
 from reconciler.base import quantities, times
 from reconciler.cli import restoreworks
 from reconciler.controller import choices
@@ -18,11 +18,11 @@ def document(
     notes: Sequence[str] = (),
     rate: float | None = None,
     dry_run: bool,
-) -> results.RestoreResult:
+) -> documents.RestoreResult:
     """What is printed. ``seconds``: how long it took; ``rate``: bytes of data a second, by earlier restores."""
     outcome = work.outcome()
     expected = None if rate is None or outcome.bytes is None else round(outcome.bytes / rate, 1)
-    return results.RestoreResult(
+    return documents.RestoreResult(
         client=choice.client.slug,
         image=choice.image,
         image_time=choice.time,
@@ -40,7 +40,7 @@ def document(
         needed_bytes=outcome.needed,
         free_bytes=outcome.free,
         copies=tuple(
-            results.RestoreCopy(number=one.number, unit=one.unit, unit_type=one.type, reason=one.why)
+            documents.RestoreCopy(number=one.number, unit=one.unit, unit_type=one.type, reason=one.why)
             for one in choice.copies
         ),
         disks=outcome.disks,
@@ -51,13 +51,13 @@ def document(
     )
 
 
-def _proof(disk: results.RestoredDisk) -> str:
+def _proof(disk: documents.RestoredDisk) -> str:
     if disk.read_back_bytes == disk.size_bytes:
         return "every block proven and read back"
     return f"every block proven, {quantities.show_size(disk.read_back_bytes)} read back"
 
 
-def text(document: results.RestoreResult) -> str:
+def text(document: documents.RestoreResult) -> str:
     """The same in words."""
     verb = "would restore" if document.dry_run else "restored"
     lines = [
@@ -82,7 +82,7 @@ def text(document: results.RestoreResult) -> str:
     return "\n".join(lines)
 
 
-def _plan(document: results.RestoreResult) -> list[str]:
+def _plan(document: documents.RestoreResult) -> list[str]:
     """From where, how much, how long, and whether there is room."""
     show = quantities.show_size
     lines = [f"  from copy {one.number} on {one.unit}: {one.reason}" for one in document.copies]
@@ -95,7 +95,7 @@ def _plan(document: results.RestoreResult) -> list[str]:
     return lines
 
 
-def _phase(phase: results.RestorePhase) -> str:
+def _phase(phase: documents.RestorePhase) -> str:
     line = f"{phase.name} {quantities.show_seconds(phase.seconds)}"
     if not phase.bytes or not phase.seconds:
         return line

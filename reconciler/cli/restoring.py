@@ -8,10 +8,10 @@ import logging
 import time
 from pathlib import Path
 
-from reconciler.api import vcenters
 from reconciler.base import clocks, errors, meters, times
-from reconciler.catalog import configurations, database, inventories
+from reconciler.catalog import database, machines
 from reconciler.cli import (
+    commands,
     options,
     outputs,
     progress,
@@ -23,7 +23,6 @@ from reconciler.cli import (
     settings,
 )
 from reconciler.controller import choices
-from reconciler.intake import estates
 from reconciler.jobs import embedded, engines
 from reconciler.operations import restores
 from reconciler.sources import machinetargets
@@ -63,37 +62,39 @@ def restore(
 ) -> int:
     """Restore a machine, its disks or one of them, and prove every byte against the image."""
     sessions.start_logging()
-    machine = {
+    given = {
         "name": name, "folder": folder, "host": host, "datastore": datastore, "pool": pool, "identity": identity,
         "via": via, "replace": replace, "power_on": power_on,
     }  # fmt: skip
     asked = _Asked(
         client=client, to=to, vcenter=vcenter, names=disk or [], format=format, subformat=subformat, staged=staged,
-        machine={key: value for key, value in machine.items() if value},
+        machine={key: value for key, value in given.items() if value},
         force=force, read_back=read_back, dry_run=dry_run, reason=reason, output=output,
     )  # fmt: skip
     asked.check()
     if unit is not None:
         if image or as_of or copy:
             raise errors.UsageError("--unit takes an image's id alone", hint="leave out --image, --as-of and --copy")
-        return _from_folder(unit, asked, asked.work(_declared(Path.cwd(), asked.vcenter), (unit,)))
+        return _from_folder(unit, asked, asked.work(None, (unit,)))
     chosen = settings.of_state(state=state, catalog=catalog)
     moment = restoreoptions.moment(as_of)
-    choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy))
-    found = sessions.read(chosen, lambda db: _in_force(db, vcenter))
-    known = sessions.read(chosen, inventories.known_units)
-    folders = tuple(Path(one.path) for one in known.values())
-    work = asked.work(found or _declared(chosen.estate, vcenter), folders)
+
+    def look(db: database.Database) -> tuple[choices.Choice, tuple[Path, ...], float | None]:
+        found = choices.choose(db, client, image=image, as_of=moment, copy=copy)
+        folders = tuple(Path(one.path) for one in machines.known_units(db).values())
+        return found, folders, choices.rate(db, found.unit)
+
+    choice, folders, rate = sessions.read(chosen, look)
+    work = asked.work(chosen, folders)
     if dry_run:
         notes: list[str] = []
-        rate = sessions.read(chosen, lambda db: choices.rate(db, choice.unit))
         with contextlib.closing(choice.open(chosen.caches, lambda failure: notes.append(str(failure)))) as stored:
             work.plan(stored)
             found_document = restoredocuments.document(choice, work, notes=notes, rate=rate, dry_run=True)
             outputs.emit(found_document, output, restoredocuments.text)
         return 0
     with sessions.writing(chosen) as db:
-        return _from_catalog(db, chosen, choice, asked, work)
+        return _from_catalog(db, chosen, choice, asked, work, rate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,49 +149,27 @@ class _Asked:
         if self.staged and self.format != "raw":
             raise errors.UsageError("--staged makes VMDKs", hint="leave out --format")
 
-    def work(self, vcenter: vcenters.VCenter | None, units: tuple[Path, ...]) -> restoreworks.Work:
-        """What is to be done; ``units``: folders of the storage units."""
-        if vcenter is not None:
+    def work(self, chosen: settings.Settings | None, units: tuple[Path, ...]) -> restoreworks.Work:
+        """What is to be done; ``units``: folders of the storage units; ``chosen`` is None where there is no catalog."""
+        work: restoreworks.Work
+        to = self.to or Path()
+        # Loaded only where they are asked for: disks have no need of what is known of virtual machines.
+        if self.vcenter is not None:
             wanted = {key: value for key, value in self.machine.items() if key != "power_on"}
             power_on = bool(self.machine.get("power_on"))
-            return restoreworks.Machine(vcenter=vcenter, names=self.names, wanted=wanted, power_on=power_on)
-        to = self.to or Path()
+            made = commands.load("restoremachines")
+            vcenter = made.vcenter(self.vcenter, chosen)
+            work = made.Machine(vcenter=vcenter, names=self.names, wanted=wanted, power_on=power_on)
+            return work
         if self.staged:
-            return restoreworks.Staged(to=to, names=self.names, force=self.force, read_back=self.read_back)
+            made = commands.load("restorestages")
+            work = made.Staged(to=to, names=self.names, force=self.force, read_back=self.read_back)
+            return work
         order = restores.Order(
             to=to, disks=self.names, format=self.format, subformat=self.subformat, force=self.force,
             read_back=self.read_back, units=units,
         )  # fmt: skip
         return restoreworks.Disks(order)
-
-
-def _in_force(db: database.Database, name: str | None) -> vcenters.VCenter | None:
-    if name is None:
-        return None
-    found = configurations.applied(db).get(("VCenter", name))
-    return found.object if found is not None and isinstance(found.object, vcenters.VCenter) else None
-
-
-def _declared(estate: Path | None, name: str | None) -> vcenters.VCenter | None:
-    """The VCenter of the manifests: it may be newer than what is in force, or the catalog is lost.
-
-    Raises ``NotFound`` or ``ConfigurationError``.
-    """
-    if name is None:
-        return None
-    known: tuple[str, ...] = ()
-    if estate is not None:
-        desired = estates.load(estate).desired
-        if desired is None:
-            raise errors.ConfigurationError(
-                f"the manifests in {estate} have errors, and VCenter {name} is not in force",
-                hint="holdfast validate lists them",
-            )
-        if name in desired.vcenters:
-            return desired.vcenters[name]
-        known = tuple(sorted(desired.vcenters))
-    listed = f"there is {', '.join(known)}" if known else "declare it in the manifests"
-    raise errors.NotFound(f"there is no VCenter {name}", hint=listed)
 
 
 def _from_catalog(
@@ -199,6 +178,7 @@ def _from_catalog(
     choice: choices.Choice,
     asked: _Asked,
     work: restoreworks.Work,
+    rate: float | None,
 ) -> int:
     """Under a job's row, so that the copy cannot expire meanwhile and ``get jobs`` shows the restore."""
     clock, started = clocks.from_environment(), time.monotonic()
@@ -212,7 +192,6 @@ def _from_catalog(
         source_unit=choice.unit,
     )
     notes: list[str] = []
-    rate = choices.rate(db, choice.unit)
     with embedded.foreground(db, order, clock=clock) as context, sessions.cancelling(context.meter):
         # Only now does the row keep the copies that are still there.
         choice = choices.staying(db, choice)

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 from collections import defaultdict
 
+from reconciler.api.documents import pools as documents
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors, meters, quantities
 from reconciler.cli import options, outputs, progress, seats, sessions, settings
@@ -73,7 +74,7 @@ def scrub(chosen: settings.Settings, wanted: desired.Desired, name: str, given: 
         meter = meters.Meter()
         with sessions.cancelling(meter), progress.metered(meter, f"scrub {name}"):
             report, judged = operation.scrub(site, name, meter, limits)
-    document = results.ScrubResult(
+    document = documents.ScrubResult(
         unit=name,
         complete=report.complete,
         round_started=report.started,
@@ -85,7 +86,7 @@ def scrub(chosen: settings.Settings, wanted: desired.Desired, name: str, given: 
         lost_segments=report.lost,
         findings=tuple(f"{where}: {message}" for where, message in report.findings),
         ranges=tuple(
-            results.ScrubRange(
+            documents.ScrubRange(
                 image=one.image,
                 disk=one.disk,
                 attachment=one.attachment,
@@ -124,7 +125,7 @@ class Given:
         return scrubs.Limits(rate=rate, size=size, seconds=seconds)
 
 
-def _scrubbed(document: results.ScrubResult) -> str:
+def _scrubbed(document: documents.ScrubResult) -> str:
     size = quantities.show_size
     state = (
         "the round is complete"
@@ -153,30 +154,32 @@ def _scrubbed(document: results.ScrubResult) -> str:
     return "\n".join(lines)
 
 
-def _document(name: str, threshold: int, found: inspections.Preview) -> results.CollectPreview:
+def _document(name: str, threshold: int, found: inspections.Preview) -> documents.CollectPreview:
     verdict = found.verdict
     groups: dict[verdicts.Reason, list[int]] = defaultdict(list)
     for one in verdict.kept:
         groups[one.reason].append(one.size)
     kept = [
-        results.CollectKept(code=reason.value, message=_WHY[reason], containers=len(sizes), bytes=sum(sizes))
+        documents.CollectKept(code=reason.value, message=_WHY[reason], containers=len(sizes), bytes=sum(sizes))
         for reason, sizes in sorted(groups.items())
     ]
     if found.pinned_bytes:
         # These are live as long as the writers run, so in no container's dead share.
-        kept.append(results.CollectKept(code="PinnedParents", message=_PINNED, containers=0, bytes=found.pinned_bytes))
-    return results.CollectPreview(
+        kept.append(
+            documents.CollectKept(code="PinnedParents", message=_PINNED, containers=0, bytes=found.pinned_bytes)
+        )
+    return documents.CollectPreview(
         unit=name,
         threshold_percent=threshold,
         freed_bytes=found.waiting_bytes + verdict.dead_bytes + verdict.net_bytes,
         waiting_bytes=found.waiting_bytes,
-        dead=results.CollectPart(containers=len(verdict.dead), bytes=verdict.dead_bytes),
-        rewritten=results.CollectPart(containers=len(verdict.sparse), bytes=verdict.net_bytes),
+        dead=documents.CollectPart(containers=len(verdict.dead), bytes=verdict.dead_bytes),
+        rewritten=documents.CollectPart(containers=len(verdict.sparse), bytes=verdict.net_bytes),
         kept=tuple(kept),
     )
 
 
-def _text(document: results.CollectPreview) -> str:
+def _text(document: documents.CollectPreview) -> str:
     size = quantities.show_size
     sparse = f"{document.rewritten.containers} containers, more than {document.threshold_percent}% dead"
     lines = [

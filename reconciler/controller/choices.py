@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from reconciler.base import errors, times
-from reconciler.catalog import database, images, inventories, jobs
+
+# Not through images and inventories, which know how to write and so load what decides.
+from reconciler.catalog import database, jobs, listings, machines, standings
 from reconciler.operations import failovers
 from reconciler.planning import sightings
 from reconciler.storage import opening, units
@@ -101,16 +103,16 @@ def choose(
 ) -> Choice:
     """The image to restore and its copies; with ``copy`` that one alone. Raises ``NotFound`` with what there is
     instead."""
-    known = inventories.find_client(db, client)
-    rows = [row for row in images.list_images(db, client_id=known.id) if image is None or row.id == image]
+    known = machines.find_client(db, client)
+    rows = [row for row in listings.list_images(db, client_id=known.id) if image is None or row.id == image]
     if image is not None and not rows:
         raise errors.NotFound(f"client {known.name} has no image {image}", hint="holdfast get images lists them")
     if image is None:
         rows = [row for row in rows if row.state == "Complete" and (as_of is None or row.time <= as_of)]
     # One that somebody declared wrong is the last choice, as long as nobody asks for it by name.
-    wrong = {one.object for one in inventories.standing(db).rulings if one.kind == "Expire"}
+    wrong = {one.object for one in standings.read(db).rulings if one.kind == "Expire"}
     rows.sort(key=lambda row: (row.id not in wrong, row.time, row.sequence), reverse=True)
-    units_known = inventories.known_units(db)
+    units_known = machines.known_units(db)
     damaged: Choice | None = None
     passed: list[str] = []
     refused: list[str] = []
@@ -143,7 +145,7 @@ def staying(db: database.Database, choice: Choice) -> Choice:
 
     Raises ``NotFound`` where none is left.
     """
-    states = {one.number: one.state for one in images.list_copies(db, image_id=choice.image)}
+    states = {one.number: one.state for one in listings.list_copies(db, image_id=choice.image)}
     copies = tuple(one for one in choice.copies if states.get(one.number) in sightings.READABLE)
     if not copies:
         raise errors.NotFound(
@@ -154,12 +156,12 @@ def staying(db: database.Database, choice: Choice) -> Choice:
 
 
 def _copies(
-    db: database.Database, image: str, number: int | None, known: dict[str, inventories.KnownUnit]
+    db: database.Database, image: str, number: int | None, known: dict[str, machines.KnownUnit]
 ) -> tuple[tuple[Copy, ...], list[str]]:
     """The copies of an image that may be read, good ones first and the fastest of them, and why the others may not."""
     found: list[Copy] = []
     refused: list[str] = []
-    rows = [one for one in images.list_copies(db, image_id=image) if number is None or one.number == number]
+    rows = [one for one in listings.list_copies(db, image_id=image) if number is None or one.number == number]
     for row in sorted(rows, key=lambda one: (one.state not in sightings.GOOD, _speed(known, one.unit), one.number)):
         why = _refusal(known, row)
         if why is not None:
@@ -182,11 +184,11 @@ def _order(type: str, damage: str, *, first: bool) -> str:
     return f"the first good copy: {speed}" if first else f"read where the ones before it fail: {speed}"
 
 
-def _speed(known: dict[str, inventories.KnownUnit], name: str) -> int:
+def _speed(known: dict[str, machines.KnownUnit], name: str) -> int:
     return 0 if name in known and known[name].type == "Directory" else 1
 
 
-def _refusal(known: dict[str, inventories.KnownUnit], copy: images.CopyRow) -> str | None:
+def _refusal(known: dict[str, machines.KnownUnit], copy: listings.CopyRow) -> str | None:
     if copy.state not in sightings.READABLE:
         way = f"; until its deletion begins holdfast hold {copy.image} brings it back"
         return f"is {copy.state}{way if copy.state == 'Expiring' else ''}"

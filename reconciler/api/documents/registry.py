@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from reconciler.api.documents import comparisons, files, lists, plans, probes, results, saved, shapes
+from reconciler.api.documents import (
+    comparisons,
+    files,
+    lists,
+    mounts,
+    plans,
+    pools,
+    probes,
+    restores,
+    results,
+    saved,
+    shapes,
+)
 
 DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "Plan": plans.Plan,
@@ -21,15 +33,15 @@ DOCUMENTS: Final[dict[str, type[shapes.Document]]] = {
     "RestoreList": lists.RestoreList,
     "ValidationResult": results.ValidationResult,
     "ProbeResult": probes.ProbeResult,
-    "RestoreResult": results.RestoreResult,
-    "MountResult": results.MountResult,
+    "RestoreResult": restores.RestoreResult,
+    "MountResult": mounts.MountResult,
     "FileList": files.FileList,
     "FileFindings": files.FileFindings,
     "FileVersions": files.FileVersions,
     "FileRestoreResult": files.FileRestoreResult,
-    "PoolStats": results.PoolStats,
-    "CollectPreview": results.CollectPreview,
-    "ScrubResult": results.ScrubResult,
+    "PoolStats": pools.PoolStats,
+    "CollectPreview": pools.CollectPreview,
+    "ScrubResult": pools.ScrubResult,
     "CatalogRebuildResult": results.CatalogRebuildResult,
     "ApplyResult": results.ApplyResult,
     "NotifyResult": results.NotifyResult,
