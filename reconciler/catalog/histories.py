@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from reconciler.base import times
 from reconciler.catalog import database, tables
-from reconciler.planning import actions, columns, sightings
+from reconciler.planning import columns, sightings, worktypes
 
 #: Image states that exist for everybody; Writing ones were never committed.
 COMMITTED: Final = ("Complete", "Partial")
@@ -203,10 +203,10 @@ def _uses(connection: sa.Connection) -> dict[str, list[_Use]]:
     )
     uses: dict[str, list[_Use]] = {}
     for type, image, copy, source_unit, unit, parent in connection.execute(query):
-        if image is not None and type in (actions.Type.RESTORE, actions.MOUNT):
+        if image is not None and type in (worktypes.Type.RESTORE, worktypes.MOUNT):
             # Where the copy that it began with fails it reads any other.
             uses.setdefault(image, []).append((None, None))
-        elif image is not None and type != actions.Type.EXPIRE:
+        elif image is not None and type != worktypes.Type.EXPIRE:
             uses.setdefault(image, []).append((copy, source_unit))
         if parent is not None:
             # It is read where the job writes; elsewhere nobody reads it.

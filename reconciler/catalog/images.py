@@ -4,8 +4,8 @@ The operations call these in a stated order. Backup: ``begin_image``, the unit's
 ``begin_copy``, commit, ``commit_copy``. Expire: ``mark_expiring`` (of ``departures``, which asks the six nevers inside
 the deleting transaction), the unit's delete, ``mark_expired``. A crash between two of them leaves a copy Writing or
 Expiring, which ``writing_copies`` and the next plan find. Every call may be repeated.
-Reading lives in ``histories`` and ``listings``, adoption in ``imports``, expiry in ``departures``; their names are
-also found here.
+Reading lives in ``histories`` and ``listings``, adoption in ``imports``, expiry in ``departures``, what units were
+found to hold in ``copystates``; their names are also found here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from reconciler.base import errors
 from reconciler.catalog import (
     audits,
+    copystates,
     counters,
     database,
     departures,
@@ -40,12 +41,12 @@ one_series = histories.one_series
 list_images = listings.list_images
 list_copies = listings.list_copies
 import_image = imports.import_image
+mark_state = copystates.mark
 mark_expiring = departures.mark_expiring
 mark_expired = departures.mark_expired
 
 #: Copy states out of which a copy may be written again.
 _REWRITABLE: Final = ("Writing", "Lost", "Damaged")
-_JUDGED: Final = ("Complete", "Lost", "Damaged")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,32 +240,6 @@ def discard_writing(db: database.Database, image_id: str, number: int) -> None:
         if connection.execute(tables.COPIES.delete().where(one)).rowcount:
             image = tables.IMAGES
             connection.execute(image.delete().where(image.c.id == image_id, image.c.state == "Writing"))
-
-
-def mark_state(
-    db: database.Database,
-    image_id: str,
-    number: int,
-    state: str,
-    now: dt.datetime,
-    actor: str,
-    message: str,
-) -> bool:
-    """What the unit was found to hold: the copy is there, damaged, or lost. Whether that was news.
-
-    Copies being written or expired keep their state: they are somebody's work. Raises ``NotFound``.
-    """
-    if state not in _JUDGED:
-        raise ValueError(f"{state} cannot be found on a unit")
-    with db.writing() as connection:
-        copy = rows.require_copy(connection, image_id, number)
-        if copy.state == state or copy.state not in _JUDGED:
-            return False
-        rows.update_copy(connection, image_id, number, state=state, changed_at=now, message=message)
-        details = {"unit": copy.unit, "before": copy.state, "message": message}
-        object = f"copy/{image_id}/{number}"
-        audits.record(connection, now=now, actor=actor, event=f"Copy{state}", object=object, details=details)
-        return True
 
 
 def newest_on(db: database.Database, client_id: str, unit: str) -> str | None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from reconciler.base import errors, meters
 from reconciler.catalog import audits, database, fences, tables, workers
-from reconciler.planning import actions, sightings
+from reconciler.planning import sightings, worktypes
 
 #: Silence after which a worker on another host counts as dead.
 SILENCE: Final = dt.timedelta(seconds=60)
@@ -25,9 +25,9 @@ _MEMORY: Final = dt.timedelta(days=400)
 
 _FAILED: Final = ("Failed", "Partial", "Cancelled", "Lost")
 _FINISHED: Final = ("Succeeded", *_FAILED)
-_READERS: Final = frozenset({actions.Type.DUPLICATE, actions.Type.VERIFY, actions.Type.RESTORE, actions.MOUNT})
+_READERS: Final = frozenset({worktypes.Type.DUPLICATE, worktypes.Type.VERIFY, worktypes.Type.RESTORE, worktypes.MOUNT})
 #: Of those, what goes on with another copy where the one it would begin with leaves.
-_PASSING: Final = frozenset({actions.Type.RESTORE, actions.MOUNT})
+_PASSING: Final = frozenset({worktypes.Type.RESTORE, worktypes.MOUNT})
 _GOING: Final = frozenset({"Expiring", "Expired"})
 
 

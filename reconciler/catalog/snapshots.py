@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from reconciler.catalog import audits, database, jobs, tables, workers
-from reconciler.planning import actions, sightings
+from reconciler.planning import sightings, worktypes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +80,7 @@ def over(db: database.Database, shown: Iterable[sightings.Snapshot], since: dt.d
     gone = {
         row.address.rpartition("/")[2]
         for row in rows
-        if row.type == actions.Type.REMOVE_SNAPSHOT and row.state == "Succeeded"
+        if row.type == worktypes.Type.REMOVE_SNAPSHOT and row.state == "Succeeded"
     }
     return frozenset(one.id for one in shown if one.job in ended or one.id in gone)
 

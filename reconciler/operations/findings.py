@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 
 from reconciler.base import clocks, errors
-from reconciler.catalog import database, images
+from reconciler.catalog import copystates, database
 from reconciler.operations import failovers
 
 _LOGGER = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def recorder(
             log(str(failure))
             if found is not None:
                 number, now = failure.source.number, clock.now()
-                images.mark_state(db, failure.image, number, found, now, actor, failure.said)
+                copystates.mark(db, failure.image, number, found, now, actor, failure.said)
         except (errors.CatalogError, errors.NotFound) as error:
             _LOGGER.warning("not recorded: %s", error)
 

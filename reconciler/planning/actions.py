@@ -9,25 +9,12 @@ import dataclasses
 import datetime as dt
 import enum
 from collections.abc import Mapping
-from typing import Final
 
 from reconciler.base import diagnostics
-from reconciler.planning import sightings
+from reconciler.planning import sightings, worktypes
 
-#: Type of a job that serves an image until it is told to end. No plan holds one, and it takes no slot of a unit.
-MOUNT: Final = "Mount"
-
-
-class Type(enum.StrEnum):
-    """What an action does."""
-
-    BACKUP = "Backup"
-    DUPLICATE = "Duplicate"
-    EXPIRE = "Expire"
-    RECLAIM = "Reclaim"
-    VERIFY = "Verify"
-    RESTORE = "Restore"
-    REMOVE_SNAPSHOT = "RemoveSnapshot"
+MOUNT = worktypes.MOUNT
+Type = worktypes.Type
 
 
 class State(enum.StrEnum):
