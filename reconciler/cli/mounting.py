@@ -23,7 +23,7 @@ from reconciler.cli import mountworks, options, outputs, restoreoptions, session
 from reconciler.controller import choices
 from reconciler.jobs import embedded, engines
 from reconciler.operations import exports, failovers, findings
-from reconciler.planning import actions
+from reconciler.planning import worktypes
 from reconciler.storage import opening
 
 _LOGGER = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ def _from_catalog(
     clock = clocks.from_environment()
     order = engines.Order(
         address=f"mount/{choice.client.slug}@{times.show_milliseconds(clock.now())}",
-        type=actions.MOUNT,
+        type=worktypes.MOUNT,
         client_id=choice.client.id,
         policy=choice.policy,
         image=choice.image,

@@ -11,7 +11,7 @@ import typer
 
 from reconciler.api.documents import shapes
 from reconciler.base import times
-from reconciler.catalog import database, inventories, jobs
+from reconciler.catalog import database, jobs, machines
 from reconciler.cli import commands, options, outputs, sessions, settings
 from reconciler.controller import listings
 from reconciler.reports import listings as tables
@@ -77,7 +77,7 @@ class Wish:
 
     def client_id(self, db: database.Database) -> str | None:
         """The id behind the client's name. Raises ``NotFound``."""
-        return inventories.find_client(db, self.client).id if self.client else None
+        return machines.find_client(db, self.client).id if self.client else None
 
 
 #: Lists that the catalog alone answers.

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 from reconciler.api.documents import lists, shapes
-from reconciler.catalog import audits, database, images, jobs, restores, verifications
+from reconciler.catalog import audits, database, jobs, listings, restores, verifications
 
 
 def image_list(db: database.Database, *, client_id: str | None = None, policy: str | None = None) -> lists.ImageList:
     """``get images``."""
-    rows = images.list_images(db, client_id=client_id, policy=policy)
+    rows = listings.list_images(db, client_id=client_id, policy=policy)
     return lists.ImageList(items=tuple(image_item(row) for row in sorted(rows, key=lambda row: row.id)))
 
 
-def image_item(row: images.ImageRow) -> lists.ImageItem:
+def image_item(row: listings.ImageRow) -> lists.ImageItem:
     """One image."""
     return lists.ImageItem(
         id=row.id,
