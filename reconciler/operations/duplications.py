@@ -39,6 +39,7 @@ def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
             commit = _copy(site, order, context, source, number)
     except errors.ImageDamaged as error:
         images.discard_writing(site.db, order.image, number)
+        site.units.require(order.source_unit)
         images.mark_state(
             site.db,
             order.image,

@@ -147,8 +147,9 @@ class FailoverImage:
             try:
                 return ask(source, self._opened(source))
             except _PASSING as error:
-                first = first or error
-                self._pass(source, error)
+                said = _said(source, error)
+                first = first or said
+                self._pass(source, said)
         if first is None:
             raise errors.ImageMissing(f"image {self.id}: no copy is left to read")
         raise first
@@ -272,6 +273,19 @@ class FailoverAttachment:
                     )
                 self._open[source.number] = found
             return found
+
+
+def _said(source: Source, error: Exception) -> Exception:
+    """What is really the matter: a unit that went away, whatever was missed of it first; else the error in our words."""
+    try:
+        identities.read(source.path, source.unit)
+    except errors.UnitOffline as gone:
+        return gone
+    except errors.HoldfastError:
+        return error
+    if isinstance(error, OSError):
+        return errors.UnitError(f"storage unit {source.unit}: {error.strerror}: {error.filename or 'an open file'}")
+    return error
 
 
 def _disks(label: units.ImageLabel) -> frozenset[tuple[str, int, str]]:

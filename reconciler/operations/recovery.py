@@ -68,6 +68,8 @@ def missing_copies(site: sites.Site, name: str) -> int:
     unit = site.units.get(name)
     held = {one.label.id for one in unit.list()}
     unread = unreadable(unit)
+    # Of one that was unmounted meanwhile nothing would be left.
+    site.units.require(name)
     changed = 0
     now = site.clock.now()
     rows = images.list_copies(site.db, unit=name)

@@ -56,6 +56,7 @@ def judge(site: sites.Site, name: str, wounded: Mapping[str, Sequence[units.Dama
     and Complete again if every block of it proves true."""
     unit = site.units.get(name)
     held = {one.label.id for one in unit.list()}
+    site.units.require(name)
     damaged, healed = [], []
     for row in images.list_copies(site.db, unit=name):
         key = f"{row.image}/{row.number}"

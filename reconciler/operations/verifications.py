@@ -100,6 +100,8 @@ def broken(
 
 
 def _mark(site: sites.Site, order: VerifyOrder, state: str, message: str) -> None:
+    """Raises ``UnitOffline`` where the whole unit went meanwhile: that says nothing against the copy."""
+    site.units.require(order.unit)
     images.mark_state(site.db, order.image, order.copy, state, now=site.clock.now(), actor=site.actor, message=message)
 
 

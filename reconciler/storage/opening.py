@@ -178,6 +178,18 @@ class OpenUnits:
             self._open[name] = (wanted, identity.id, unit)
             return unit
 
+    def require(self, name: str) -> None:
+        """Raise ``UnitOffline`` where a unit that was opened is not there any more, or another one is in its place.
+
+        To be asked before anything is concluded from what was not found on it.
+        """
+        with self._lock:
+            wanted, known, _ = self._open[name]
+        if identities.read(wanted.path, name).id != known:
+            raise errors.UnitOffline(
+                f"storage unit {name}: another unit is at {wanted.path} now", hint="mount the right one there"
+            )
+
     def close(self) -> None:
         """Close every open unit."""
         with self._lock:
