@@ -147,7 +147,7 @@ class FailoverImage:
             try:
                 return ask(source, self._opened(source))
             except _PASSING as error:
-                said = _said(source, error)
+                said = worded(source, error)
                 first = first or said
                 self._pass(source, said)
         if first is None:
@@ -275,7 +275,7 @@ class FailoverAttachment:
             return found
 
 
-def _said(source: Source, error: Exception) -> Exception:
+def worded(source: Source, error: Exception) -> Exception:
     """What is really the matter: a unit that went away, whatever was missed of it first; else the error in our words."""
     try:
         identities.read(source.path, source.unit)

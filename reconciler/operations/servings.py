@@ -42,6 +42,7 @@ class Server:
         self._ending = threading.Lock()
         self._told: set[str] = set()
         self._image: units.StoredImage | None = None
+        self._only: failovers.Source | None = None
         self._order: dict[str, Any] = json.loads(self._file.readline())
         self.disks: dict[str, Served] = {}
 
@@ -50,7 +51,8 @@ class Server:
         order = self._order
         sources = [self._source(number, copy) for number, copy in enumerate(order["copies"])]
         if len(sources) == 1:
-            self._image = sources[0].open()
+            self._only = sources[0]
+            self._image = self._only.open()
         else:
             self._image = failovers.FailoverImage(order["image"], sources, self._passed)
         names = order["disks"] or [record.name for record in self._image.label.disks]
@@ -88,15 +90,17 @@ class Server:
 
     def trouble(self, error: Exception) -> None:
         """Tell once what a client is told as an error."""
+        if self._only is not None:
+            error = failovers.worded(self._only, error)
         if str(error) not in self._told and len(self._told) < _MANY:
             self._told.add(str(error))
             self._tell(error, None)
 
     def _tell(self, error: Exception, copy: int | None) -> None:
-        message, code = str(error), type(error).__name__
+        message, code, hint = str(error), type(error).__name__, None
         if isinstance(error, errors.HoldfastError):
-            message, code = error.message, error.code
-        self.say(code=code, message=message, copy=copy)
+            message, code, hint = error.message, error.code, error.hint
+        self.say(code=code, message=message, hint=hint, copy=copy)
 
     def close(self) -> None:
         """Release the image, with what it holds in temporary folders; and all else, where the starter is gone."""
