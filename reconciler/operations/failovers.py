@@ -276,7 +276,7 @@ class FailoverAttachment:
 
 
 def worded(source: Source, error: Exception) -> Exception:
-    """What is really the matter: a unit that went away, whatever was missed of it first; else the error in our words."""
+    """What is really the matter: a unit that went away, whatever was missed of it first; else the error in words."""
     try:
         identities.read(source.path, source.unit)
     except errors.UnitOffline as gone:
