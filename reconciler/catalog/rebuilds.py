@@ -41,7 +41,7 @@ _GAP: Final = 1000
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Overwriting:
-    """A ``Restore`` of the manifests that replaces what lies at its target."""
+    """A ``Restore`` of the manifests that replaces what lies at its target, or makes a machine."""
 
     name: str
     #: Of what it says: it is done once for each.
@@ -179,7 +179,7 @@ def _end_restores(
     actor: str,
     tally: discoveries.Tally,
 ) -> None:
-    """A restore that ran failed. One that overwrites, and of which nothing is known, may have been made long ago."""
+    """A restore that ran failed. Of one that overwrites and has no record nobody knows whether it was made."""
     restore = tables.RESTORES
     words = "the catalog was lost while it ran"
     running = restore.update().where(restore.c.state == "Running")

@@ -124,7 +124,12 @@ def restores(db: database.Database) -> tuple[sightings.Restoring, ...]:
         ).all()
     return tuple(
         sightings.Restoring(
-            name=row.name, digest=row.digest, state=row.state, at=row.finished_at or row.started_at, message=row.message
+            name=row.name,
+            digest=row.digest,
+            state=row.state,
+            at=row.finished_at or row.started_at,
+            message=row.message,
+            image=row.image,
         )
         for row in rows
     )

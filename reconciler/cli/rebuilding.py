@@ -99,11 +99,11 @@ def _overwriting(wanted: desired.Desired) -> tuple[rebuilds.Overwriting, ...]:
             digest=restorations.digest(item),
             client=item.spec.client,
             image=item.spec.image,
-            target=item.spec.target.folder or item.spec.target.device or "",
-            format=item.spec.format,
+            target=item.spec.target.place,
+            format=item.spec.form,
         )
         for name, item in sorted(wanted.restores.items())
-        if item.spec.overwrite
+        if item.spec.overwrite or item.spec.target.vmware is not None
     )
 
 

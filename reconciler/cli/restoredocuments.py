@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from reconciler.api.documents import restores as documents
 from reconciler.base import quantities, times
-from reconciler.cli import restoreworks
 from reconciler.controller import choices
+from reconciler.operations import restoreworks
 
 
 def document(

@@ -8,7 +8,7 @@ import logging
 import time
 from pathlib import Path
 
-from reconciler.base import clocks, errors, meters, times
+from reconciler.base import clocks, digests, errors, meters, times
 from reconciler.catalog import database, machines
 from reconciler.cli import (
     commands,
@@ -17,14 +17,12 @@ from reconciler.cli import (
     progress,
     restoredocuments,
     restoreoptions,
-    restorerecords,
-    restoreworks,
     sessions,
     settings,
 )
-from reconciler.controller import choices
+from reconciler.controller import choices, restorerecords
 from reconciler.jobs import embedded, engines
-from reconciler.operations import restores
+from reconciler.operations import restores, restoreworks
 from reconciler.sources import machinetargets
 from reconciler.storage import opening
 
@@ -116,12 +114,18 @@ class _Asked:
     reason: str | None
     output: options.Output
 
-    @property
-    def said(self) -> restorerecords.Said:
-        """What the records say was asked for, before anything is decided."""
+    def said(self, image: str) -> restorerecords.Said:
+        """What the records say was asked for, before anything is decided but the image."""
         target = f"vsphere:{self.vcenter}" if self.to is None else str(self.to.absolute())
         form = "machine" if self.to is None else "staged" if self.staged else self.format
-        return restorerecords.Said(target=target, format=form, disks=tuple(self.names), subformat=self.subformat)
+        return restorerecords.Said(
+            name=None,
+            digest=digests.json_digest([image, target, form, self.subformat, tuple(self.names)]),
+            target=target,
+            format=form,
+            by=sessions.actor(),
+            reason=self.reason or "",
+        )
 
     def check(self) -> None:
         """Raises ``UsageError`` for words that contradict each other."""
@@ -157,13 +161,14 @@ class _Asked:
         if self.vcenter is not None:
             wanted = {key: value for key, value in self.machine.items() if key != "power_on"}
             power_on = bool(self.machine.get("power_on"))
-            made = commands.load("restoremachines")
-            vcenter = made.vcenter(self.vcenter, chosen)
-            work = made.Machine(vcenter=vcenter, names=self.names, wanted=wanted, power_on=power_on)
+            work = commands.load("restoremachines").machine(
+                self.vcenter, chosen, names=self.names, wanted=wanted, power_on=power_on
+            )
             return work
         if self.staged:
-            made = commands.load("restorestages")
-            work = made.Staged(to=to, names=self.names, force=self.force, read_back=self.read_back)
+            work = commands.load("restoremachines").staged(
+                to=to, names=self.names, force=self.force, read_back=self.read_back, units=units
+            )
             return work
         order = restores.Order(
             to=to, disks=self.names, format=self.format, subformat=self.subformat, force=self.force,
@@ -195,13 +200,15 @@ def _from_catalog(
     with embedded.foreground(db, order, clock=clock) as context, sessions.cancelling(context.meter):
         # Only now does the row keep the copies that are still there.
         choice = choices.staying(db, choice)
-        record = restorerecords.Record(db, clock, choice, asked.said, asked.reason, context)
+        said = asked.said(choice.image)
+        record = restorerecords.Record(db, clock, choice, said, context, sessions.unstopped)
         with record, contextlib.closing(choice.open(chosen.caches, record.failed)) as stored:
             notes = record.notes
             work.plan(stored)
             with progress.metered(context.meter, f"restore {choice.client.name}"):
                 work.run(stored, context.meter, context.log)
             record.done(work.outcome(), stored.source)
+        work.release()
         work.then()
     seconds = time.monotonic() - started
     found = restoredocuments.document(choice, work, seconds=seconds, notes=notes, rate=rate, dry_run=False)

@@ -23,6 +23,7 @@ from reconciler.operations import (
 )
 from reconciler.operations import snapshots as removals
 from reconciler.planning import actions, desired, dispatch, expiry, observed, snapshots
+from reconciler.planning import restorations as planned
 from reconciler.planning import verifications as proofs
 
 
@@ -159,13 +160,15 @@ _PROOFS: Mapping[str, Callable[[sites.Site, verifications.VerifyOrder, engines.J
 
 def _restore(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
     action = start.action
-    name = action.address.removeprefix("restore/").rpartition("@")[0]
+    item = _need(situation.wanted.restores.get(planned.named(action.address)), action)
+    machine = item.spec.target.vmware
     copy = _need(action.copy, action)
     order = restorations.Order(
-        item=_need(situation.wanted.restores.get(name), action),
+        item=item,
         digest=_need(action.digest, action),
         client=_need(action.client_id, action),
         image=_need(action.image, action),
+        vcenter=_need(situation.wanted.vcenters.get(machine.vcenter), action) if machine is not None else None,
     )
     return functools.partial(restorations.restore, situation.site, order), copy, None
 

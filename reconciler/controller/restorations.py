@@ -2,26 +2,24 @@
 
 ``bindings`` makes a task of it. The image is the one that was planned; its copies are read in the order that
 ``choices`` gives. The record is begun before the first byte and ended after the last one is proven, so that a killed
-restore is planned again and goes on with what it had written; disks that had their names already are proven anew.
+restore is planned again and goes on with what it had written; disks that had their names already are proven anew, and a
+machine that was proven is taken up instead of being made twice.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from reconciler.api import restores as kinds
-from reconciler.base import crashes, errors, meters
+from reconciler.api import vcenters
+from reconciler.base import crashes, errors
 from reconciler.catalog import inventories
 from reconciler.catalog import restores as records
-from reconciler.controller import choices
+from reconciler.controller import choices, restorerecords
 from reconciler.jobs import engines
-from reconciler.operations import findings, proofs, restores, sites
-from reconciler.sources import targets
-from reconciler.storage import units
+from reconciler.operations import restoremachines, restores, restorestages, restoreworks, sites
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,109 +32,80 @@ class Order:
     #: Client id.
     client: str
     image: str
+    #: Where a machine is made; None for disks.
+    vcenter: vcenters.VCenter | None = None
 
 
 def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engines.Outcome:
-    """Make it. Raises ``NotFound``, ``TargetExists``, ``TargetError``, ``ImageDamaged`` or ``Cancelled``."""
+    """Make it. Raises ``NotFound``, ``TargetExists``, ``TargetError``, ``SourceError``, ``ImageDamaged`` or
+    ``Cancelled``."""
     spec = order.item.spec
     chosen = choices.choose(site.db, order.client, image=order.image, as_of=None, copy=spec.copy_number)
     choice = choices.staying(site.db, chosen)
-    interrupted = any(
+    work = _work(site, order)
+    record = restorerecords.Record(site.db, site.clock, choice, _said(site, order), context)
+    missing = None
+    with record, contextlib.closing(choice.open(site.caches, record.failed)) as stored:
+        crashes.passing("restore.begun")
+        try:
+            work.plan(stored)
+            work.run(stored, context.meter, context.log)
+        except errors.TargetExists as error:
+            error.hint = _HINTS["machine" if order.vcenter is not None else "disks"]
+            raise
+        try:
+            work.then()
+        except errors.SourceError as error:
+            # It is made, and must not be made again for this.
+            missing = engines.Failure(code=error.code, message=str(error))
+            record.notes.append(str(error))
+        crashes.passing("restore.proven")
+        record.done(work.outcome(), stored.source)
+    work.release()
+    return engines.Outcome() if missing is None else engines.Outcome(state=engines.State.PARTIAL, failure=missing)
+
+
+_HINTS = {
+    "disks": "restore to another folder, move it away, or write overwrite: true",
+    "machine": "restore it under another name or into another folder, or write replace: true",
+}
+
+
+def _said(site: sites.Site, order: Order) -> restorerecords.Said:
+    spec = order.item.spec
+    return restorerecords.Said(
+        name=order.item.name,
+        digest=order.digest,
+        target=spec.target.place,
+        format=spec.form,
+        by=site.actor,
+        reason=spec.reason or "",
+    )
+
+
+def _work(site: sites.Site, order: Order) -> restoreworks.Work:
+    """What is to be done, by what may have been done of it already."""
+    spec, target = order.item.spec, order.item.spec.target
+    if target.vmware is not None and order.vcenter is not None:
+        wanted = target.vmware.model_dump(exclude={"vcenter", "power_on"})
+        # Estates that share a vCenter may share their manifests, too.
+        wanted["order"] = f"{site.db.id}/{order.item.name}@{order.digest}"
+        return restoremachines.Machine(
+            vcenter=order.vcenter, names=spec.disks, wanted=wanted, power_on=target.vmware.power_on,
+            now=site.clock.now(),
+        )  # fmt: skip
+    folders = tuple(Path(unit.path) for unit in inventories.known_units(site.db).values())
+    again = any(
         (one.name, one.digest, one.state) == (order.item.name, order.digest, "Running")
         for one in records.restores(site.db)
     )
-    number = records.begin(site.db, _begun(site, order, choice, context))
-    crashes.passing("restore.begun")
-    notes: list[str] = []
-    for note in choice.notes:
-        notes.append(note)
-        context.log(note)
-    try:
-        found = findings.recorder(site.db, site.clock, site.actor, context.log, notes)
-        with contextlib.closing(choice.open(site.caches, found)) as stored:
-            done = _made(stored, _wanted(site, spec), interrupted, context)
-            read = stored.source
-    except errors.HoldfastError as error:
-        if isinstance(error, errors.TargetExists):
-            error.hint = "restore to another folder, move it away, or write overwrite: true"
-        records.end(site.db, number, state="Failed", now=site.clock.now(), message=str(error), details={"notes": notes})
-        raise
-    crashes.passing("restore.proven")
-    disks = [_disk(one) for one in done]
-    records.end(
-        site.db, number, state="Verified", now=site.clock.now(), copy=read.number, unit=read.unit, disks=disks,
-        details={"notes": notes},
+    to = Path(target.folder or target.device or "")
+    if target.staged:
+        return restorestages.Staged(
+            to=to, names=spec.disks, force=spec.overwrite, read_back=spec.read_back, units=folders, again=again
+        )
+    wish = restores.Order(
+        to=to, disks=spec.disks, format=spec.format, subformat=spec.subformat, force=spec.overwrite,
+        read_back=spec.read_back, units=folders,
     )  # fmt: skip
-    return engines.Outcome()
-
-
-def _begun(site: sites.Site, order: Order, choice: choices.Choice, context: engines.JobContext) -> records.Begun:
-    spec = order.item.spec
-    return records.Begun(
-        name=order.item.name,
-        digest=order.digest,
-        client_id=choice.client.id,
-        image=choice.image,
-        copy=choice.copy,
-        unit=choice.unit,
-        target=spec.target.folder or spec.target.device or "",
-        format=spec.format,
-        by=site.actor,
-        reason=spec.reason or "",
-        job=context.id,
-        at=site.clock.now(),
-    )
-
-
-def _wanted(site: sites.Site, spec: kinds.RestoreSpec) -> restores.Order:
-    return restores.Order(
-        to=Path(spec.target.folder or spec.target.device or ""),
-        disks=spec.disks,
-        format=spec.format,
-        subformat=spec.subformat,
-        force=spec.overwrite,
-        read_back=spec.read_back,
-        units=tuple(Path(unit.path) for unit in inventories.known_units(site.db).values()),
-    )
-
-
-def _made(
-    stored: units.StoredImage, wanted: restores.Order, interrupted: bool, context: engines.JobContext
-) -> tuple[restores.Restored, ...]:
-    """The restored disks. What an interrupted attempt has named already is taken where it proves true."""
-    try:
-        plan = restores.prepare(stored, wanted)
-    except errors.TargetExists:
-        if not interrupted:
-            raise
-        plan = restores.prepare(stored, dataclasses.replace(wanted, force=True))
-        named = [disk for disk in plan.disks if disk.path.exists()]
-        for disk in named:
-            if not _is(plan, disk, context.meter.aside()):
-                raise
-        context.log(f"{len(named)} of {len(plan.disks)} disks had their names already, and proved true")
-        rest = dataclasses.replace(plan, disks=tuple(disk for disk in plan.disks if disk not in named), force=False)
-        made = restores.restore(rest, stored, context.meter, context.log) if rest.disks else ()
-        return (*(_taken(disk) for disk in named), *made)
-    return restores.restore(plan, stored, context.meter, context.log)
-
-
-def _is(plan: restores.RestorePlan, disk: restores.PlannedDisk, meter: meters.Meter) -> bool:
-    """Whether a file is the disk."""
-    try:
-        with contextlib.closing(targets.read_back(plan.format, disk.path, disk.record.size)) as found:
-            return proofs.of_disk(found, disk.record.size, meter) == disk.record.digest
-    except errors.SourceError:
-        return False
-
-
-def _taken(disk: restores.PlannedDisk) -> restores.Restored:
-    record = disk.record
-    return restores.Restored(
-        name=record.name, path=disk.path, size=record.size, written=0, resumed=record.size, read_back=record.size,
-        digest=record.digest, verified=True,
-    )  # fmt: skip
-
-
-def _disk(done: restores.Restored) -> Mapping[str, Any]:
-    return {"name": done.name, "path": str(done.path), "sizeBytes": done.size, "digest": done.digest}
+    return restoreworks.Disks(wish, again=again)

@@ -31,7 +31,7 @@ _VERIFY: Final = ("content", "files", "boot")
 
 def restore(item: findings.Located, spec: restores.RestoreSpec, found: findings.Findings) -> None:
     """One Restore."""
-    target = {"folder": spec.target.folder, "device": spec.target.device}
+    target = {"folder": spec.target.folder, "device": spec.target.device, "vmware": spec.target.vmware}
     virtual.one_of(item, ("spec", "target"), target, found, code=codes.RESTORE_SETTING)
     if spec.image is not None and spec.as_of is not None:
         message = "an image is chosen by its id or by a time, not by both"
@@ -42,8 +42,33 @@ def restore(item: findings.Located, spec: restores.RestoreSpec, found: findings.
     if spec.subformat is not None and spec.format != "vmdk":
         message = f"subformat belongs to vmdk; the format is {spec.format}"
         found.error(codes.RESTORE_SETTING, item, ("spec", "subformat"), message, "remove it", key=True)
-    if spec.target.device is None or spec.target.folder is not None:
+    if sum(one is not None for one in target.values()) != 1:
         return
+    if spec.target.staged or spec.target.vmware is not None:
+        _machine(item, spec, found)
+    if spec.target.device is not None:
+        _device(item, spec, found)
+
+
+def _machine(item: findings.Located, spec: restores.RestoreSpec, found: findings.Findings) -> None:
+    """A whole machine, as a folder or in a vCenter: its disks have the form that machines take."""
+    what = "a machine in a vCenter" if spec.target.vmware is not None else "a staged folder"
+    if spec.format != "raw":
+        message = f"{what} has disks of its own form, not {spec.format}"
+        found.error(codes.RESTORE_SETTING, item, ("spec", "format"), message, "remove it", key=True)
+    if spec.target.staged and spec.target.folder is None:
+        message = "staged makes a machine of a folder, and none is given"
+        found.error(codes.RESTORE_SETTING, item, ("spec", "target", "staged"), message, "remove it", key=True)
+    if spec.overwrite and spec.target.vmware is not None:
+        message = "overwrite is for files and devices; a machine is never overwritten"
+        hint = "remove it; replace: true under vmware makes the new one beside the old and then renames that"
+        found.error(codes.RESTORE_SETTING, item, ("spec", "overwrite"), message, hint, key=True)
+    if spec.read_back and spec.target.vmware is not None:
+        message = "a machine in a vCenter is always read back"
+        found.error(codes.RESTORE_SETTING, item, ("spec", "readBack"), message, "remove it", key=True)
+
+
+def _device(item: findings.Located, spec: restores.RestoreSpec, found: findings.Findings) -> None:
     if spec.format != "raw":
         message = f"a device takes raw bytes, not {spec.format}"
         found.error(codes.RESTORE_SETTING, item, ("spec", "format"), message, "remove it", key=True)

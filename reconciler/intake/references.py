@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from reconciler.api import lifecycles, policies, registry, storage
+from reconciler.api import lifecycles, policies, registry, restores, storage
 from reconciler.intake import codes, documents, findings, manifests
 
 _STORAGE: Final = ("StorageUnit", "StorageUnitGroup")
@@ -61,6 +61,15 @@ def check(objects: Sequence[findings.Located], names: Names, found: findings.Fin
                 _operations(item, spec.operations, names, found)
             case policies.BackupPolicy(spec=spec):
                 _policy(item, spec, names, found)
+            case restores.Restore(spec=spec) if spec.target.vmware is not None:
+                _refer(
+                    item,
+                    ("spec", "target", "vmware", "vcenter"),
+                    spec.target.vmware.vcenter,
+                    ("VCenter",),
+                    names,
+                    found,
+                )
     _filters(objects, names, found)
 
 

@@ -20,8 +20,9 @@ class Proven:
     """One disk of a restored machine."""
 
     record: units.DiskRecord
-    #: Bytes that were sent.
+    #: Bytes that were sent, and that were read back.
     sent: int
+    read: int
     digest: str
 
 
@@ -42,25 +43,37 @@ def restore(
     phase: Callable[[str], None],
 ) -> tuple[Proven, ...]:
     """Make the machine with these disks. ``phase`` is told what begins: ``making``, ``writing``, ``proving``,
-    ``naming``.
+    ``naming``. What an earlier attempt had written is proven once more; what it had named is left as it is.
 
     Raises ``ImageDamaged`` where what was written is not what the image holds, ``Cancelled``, ``HoldfastError``; then
     nothing is left of it.
     """
-    # Every byte counts twice: it is written, and it is read back.
-    meter.add(total=2 * sum(record.size for record in records), streams=1)
+    # Every byte counts once for each time that it goes by: it is written, and it is read back.
+    passes = {"Nothing": 2, "Proven": 1, "Named": 0}[target.found]
+    meter.add(total=passes * sum(record.size for record in records), streams=1)
     try:
         phase("making")
         target.begin(meter)
-        phase("writing")
-        sent = {record.name: _written(stored, record, target, meter) for record in records}
-        target.seal(meter)
-        phase("proving")
-        with target.read_back(meter) as found:
-            proven = tuple(
-                Proven(record=record, sent=sent[record.name], digest=_proven(found, record, stored, target, meter))
-                for record in records
-            )
+        sent: dict[str, int] = {}
+        if target.found == "Nothing":
+            phase("writing")
+            sent = {record.name: _written(stored, record, target, meter) for record in records}
+            target.seal(meter)
+        if target.found == "Named":
+            # Its mark says that it was proven. Since then it may have been at work.
+            proven = tuple(Proven(record=record, sent=0, read=0, digest=record.digest) for record in records)
+        else:
+            phase("proving")
+            with target.read_back(meter) as found:
+                proven = tuple(
+                    Proven(
+                        record=record,
+                        sent=sent.get(record.name, 0),
+                        read=record.size,
+                        digest=_proven(found, record, stored, target, meter),
+                    )
+                    for record in records
+                )
         phase("naming")
         target.finish(meter)
         return proven
@@ -89,8 +102,11 @@ def _proven(
     digest = proofs.of_disk(found[record.name], record.size, meter.aside())
     meter.add(scanned=record.size)
     if digest != record.digest:
+        removed = target.found == "Nothing"
         raise errors.ImageDamaged(
             f"{target.target}: {record.name} was read back with digest {digest}, {stored.label.id} has {record.digest}",
-            hint="choose another --via, and check the datastore; the half-made machine was removed",
+            hint="choose another --via, and check the datastore; the half-made machine was removed"
+            if removed
+            else "it is not what it was when it was proven, and was left alone: remove it, and it is made once more",
         )
     return digest

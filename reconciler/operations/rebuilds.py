@@ -196,7 +196,10 @@ def _told(used: Candidate | None, tally: rebuilds.Tally) -> Iterator[str]:
     if tally.damaged:
         yield f"{tally.damaged} copies have labels that cannot be read: they count as damaged"
     for name in tally.restores_kept:
-        yield f"Restore/{name} overwrites, and may have been made: it is taken as made; change it to have it made again"
+        yield (
+            f"Restore/{name} overwrites or makes a machine, and may have been made: it is taken as made; change it to"
+            " have it made again"
+        )
     for unit, count in tally.unreachable.items():
         yield (
             f"{unit} was not given: its {count} copies are taken from the dump; once it is there they are checked, and"

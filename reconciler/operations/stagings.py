@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reconciler.base import meters
-from reconciler.operations import machinerestores, restores
+from reconciler.operations import machinerestores, restores, resumptions
 from reconciler.sources import opening
 from reconciler.sources.vsphere.blueprints import blueprints, staging
 from reconciler.storage import units
@@ -39,14 +39,23 @@ def prepare(label: units.ImageLabel, *, names: Sequence[str], folder: Path, forc
 
 
 def stage(
-    plan: StagePlan, stored: units.StoredImage, meter: meters.Meter, log: Callable[[str], None]
+    plan: StagePlan,
+    stored: units.StoredImage,
+    meter: meters.Meter,
+    log: Callable[[str], None],
+    *,
+    again: bool = False,
 ) -> tuple[tuple[restores.Restored, ...], tuple[str, ...]]:
-    """Write and prove the disks, then descriptors, nvram and the vmx. The disks, and all notes.
+    """Write and prove the disks, then descriptors, nvram and the vmx. The disks, and all notes. ``again``: files that
+    are there may be those of an attempt that was killed.
 
-    Raises as ``restores.restore`` does; a folder that is not finished has no vmx.
+    Raises as ``restores.restore`` does; a folder that is not finished has no vmx, but for one that was there ``again``.
     """
-    staging.unregister(plan.disks.folder, plan.names)
-    done = restores.restore(plan.disks, stored, meter, log)
+    if again:
+        done = resumptions.restore(plan.disks, stored, meter, log)
+    else:
+        staging.unregister(plan.disks.folder, plan.names)
+        done = restores.restore(plan.disks, stored, meter, log)
     sizes = {one.name: one.size for one in done}
     said = staging.complete(plan.disks.folder, plan.names, plan.blueprint, sizes)
     return done, (*plan.notes, *said)

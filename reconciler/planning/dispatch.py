@@ -78,7 +78,7 @@ def held(
     seen: observed.Observed,
     now: dt.datetime,
 ) -> dict[str, actions.Reason]:
-    """By address: which limit of a VCenter keeps a due backup from starting now; ``choose`` decides the same."""
+    """By address: which limit of a VCenter keeps a due backup or restore from starting; ``choose`` decides the same."""
     load = Load(last_used=seen.last_used)
     floor, _, left = _fitted(ready, running, wanted, seen, now, load)
     return {one.address: reason for one in left if (reason := floor.held(one)) is not None}
@@ -234,8 +234,7 @@ class _Floor:
         if client is not None and _on_machine(work):
             self._machines.add(client)
         self._boots += _boots(work)
-        if type == actions.Type.BACKUP:
-            self._hypervisors.take(policy, client)
+        self._hypervisors.take(work, client)
         self._on_server[server] += 1
 
     def fit(self, action: actions.Action) -> Start | None:
@@ -246,7 +245,7 @@ class _Floor:
             return None
         if not self._policy_allows(action):
             return None
-        if action.type is actions.Type.BACKUP and self._hypervisors.refuses(action.policy, action.client_id):
+        if self._hypervisors.refuses(action):
             return None
         if action.source_unit is not None and not self._unit_allows(action.source_unit, action.type):
             return None
@@ -273,13 +272,14 @@ class _Floor:
         return None
 
     def held(self, action: actions.Action) -> actions.Reason | None:
-        """Why a backup of a virtual machine that did not fit has to wait, as far as its hypervisor is the reason."""
-        if action.type is not actions.Type.BACKUP or not self._hypervisors.asked(action.policy):
+        """Why a backup or restore of a virtual machine that did not fit has to wait, as far as its hypervisor is the
+        reason."""
+        if not self._hypervisors.asked(action):
             return None
-        if action.client_id in self._machines:
+        if action.type is actions.Type.BACKUP and action.client_id in self._machines:
             words = "another job is at the machine; one backup or removal of a snapshot goes on at a time"
             return actions.Reason(code="MachineBusy", message=words)
-        return self._hypervisors.refuses(action.policy, action.client_id)
+        return self._hypervisors.refuses(action)
 
     def joins(self, action: actions.Action, unit: str | None) -> bool:
         """Whether an action may use the slot of another one that goes to ``unit``; it is counted then."""

@@ -26,6 +26,7 @@ from reconciler.planning import (
     hypervisors,
     observed,
     placements,
+    restorations,
     retention,
     rulings,
     schedules,
@@ -360,8 +361,7 @@ def vcenter(wanted: desired.Desired, seen: observed.Observed, plan: actions.Plan
     said += [_asking(policy, seen.inventories.get(policy)) for policy in users]
     floor = hypervisors.Hypervisors(effective, seen)
     for job in seen.jobs:
-        if job.type == actions.Type.BACKUP:
-            floor.take(job.policy, job.client)
+        floor.take(job, job.client)
     said.append(Sentence(about="limits", state="Fact", code="Limits", message=floor.load(name)))
     ours = {id: one for id, one in snapshots.known(seen).items() if one.vcenter == name}
     over = snapshots.left(seen)
@@ -372,7 +372,9 @@ def vcenter(wanted: desired.Desired, seen: observed.Observed, plan: actions.Plan
             said.append(Sentence(about=f"snapshot {id}", state="Fact", code="SnapshotInUse", message=message))
     for action in plan.actions:
         removes = action.type is actions.Type.REMOVE_SNAPSHOT and snapshots.named(action.address) in ours
-        waits = action.policy in users and action.reason.code in hypervisors.CODES
+        made = restorations.machine(effective, action.address) if action.type is actions.Type.RESTORE else None
+        asks = action.policy in users if made is None else made.vcenter == name
+        waits = asks and action.reason.code in hypervisors.CODES
         if removes or waits:
             said.append(_of_action(action))
     return tuple(said)

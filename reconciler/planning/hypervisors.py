@@ -2,7 +2,8 @@
 
 A backup of a virtual machine counts against its ESX host, against each datastore that it lies on, and against the open
 snapshots of its VCenter, over all policies that name that VCenter. Snapshots that are left over count as open until
-they are gone. A machine of which the last inventory knew no host or datastore counts against the snapshots alone.
+they are gone. A machine of which the last inventory knew no host or datastore counts against the snapshots alone. So
+does a restore of the manifests that makes a machine, and against the host and the datastore that it names.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import collections
 from typing import Final, NamedTuple
 
-from reconciler.planning import actions, desired, observed, snapshots
+from reconciler.planning import actions, desired, observed, restorations, snapshots
 
 #: Why a due backup of a virtual machine has to wait, as plans say it.
 CODES: Final = frozenset({"MachineBusy", "HostBusy", "DatastoreBusy", "SnapshotsOpen"})
 
 
 class _Asked(NamedTuple):
-    """What one backup asks of a VCenter."""
+    """What one backup, or one restore, asks of a VCenter."""
 
     vcenter: str
     host: str | None
@@ -38,9 +39,9 @@ class Hypervisors:
         self._running: collections.Counter[str] = collections.Counter()
         self._left = collections.Counter(one.vcenter for one in snapshots.left(seen).values() if wanted.vcenters)
 
-    def take(self, policy: str | None, client: str | None) -> None:
-        """Count a backup that runs, or starts; one of another kind of source counts nothing."""
-        asked = self._asked(policy, client)
+    def take(self, work: observed.Job | actions.Action, client: str | None) -> None:
+        """Count a backup or a restore that runs, or starts; what has to do with no VCenter counts nothing."""
+        asked = self._asked(work, client)
         if asked is None:
             return
         self._running[asked.vcenter] += 1
@@ -49,9 +50,9 @@ class Hypervisors:
         for name in asked.datastores:
             self._datastores[asked.vcenter, name] += 1
 
-    def refuses(self, policy: str | None, client: str | None) -> actions.Reason | None:
-        """Which limit keeps one more backup from starting now, or None."""
-        asked = self._asked(policy, client)
+    def refuses(self, action: actions.Action) -> actions.Reason | None:
+        """Which limit keeps one more backup or restore from starting now, or None."""
+        asked = self._asked(action, action.client_id)
         vcenter = self._wanted.vcenters.get(asked.vcenter) if asked is not None else None
         if asked is None or vcenter is None:
             return None
@@ -83,12 +84,18 @@ class Hypervisors:
             said += [f"{what} {name}: {n} of {most}" for (of, name), n in sorted(counted.items()) if of == vcenter]
         return "; ".join(said)
 
-    def asked(self, policy: str | None) -> bool:
-        """Whether backups of a policy ask anything of a VCenter."""
-        return self._asked(policy, None) is not None
+    def asked(self, action: actions.Action) -> bool:
+        """Whether an action asks anything of a VCenter."""
+        return self._asked(action, None) is not None
 
-    def _asked(self, policy: str | None, client: str | None) -> _Asked | None:
-        name = policy or ""
+    def _asked(self, work: observed.Job | actions.Action, client: str | None) -> _Asked | None:
+        if work.type == actions.Type.RESTORE:
+            made = restorations.machine(self._wanted, work.address)
+            stores = frozenset((made.datastore,)) if made is not None and made.datastore is not None else frozenset()
+            return _Asked(made.vcenter, made.host, stores) if made is not None else None
+        if work.type != actions.Type.BACKUP:
+            return None
+        name = work.policy or ""
         known = self._wanted.policies.get(name) or self._wanted.policies.get(self._aliases.get(name, ""))
         source = known.spec.source.vmware if known is not None else None
         if known is None or source is None:

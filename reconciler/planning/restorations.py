@@ -2,7 +2,8 @@
 
 ``planner`` shows every series to a ``Desk``, which remembers the best image for each restore that is still to be made,
 and asks it for the actions at the end. What was restored stays restored: a manifest that goes, or an image that
-expires afterwards, undoes nothing. One that fails is tried again for as long as its manifest stands.
+expires afterwards, undoes nothing. One that fails is tried again for as long as its manifest stands. One that was
+killed goes on from the image that it read, for what it made already is of that one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,17 @@ def address(name: str, digest: str) -> str:
     return f"restore/{name}@{digest.removeprefix('blake3:')[:12]}"
 
 
+def named(place: str) -> str:
+    """The name of the ``Restore`` that an address is of."""
+    return place.removeprefix("restore/").rpartition("@")[0]
+
+
+def machine(wanted: desired.Desired, place: str) -> restores.MachineTarget | None:
+    """The machine that the restore at an address makes in a vCenter; None for other restores, also those by command."""
+    item = wanted.restores.get(named(place))
+    return item.spec.target.vmware if item is not None and place == address(item.name, digest(item)) else None
+
+
 class Desk:
     """The restores that are still to be made, and what there is to make them from."""
 
@@ -42,6 +54,8 @@ class Desk:
             if not wanted.is_orphaned("Restore", name) and (name, found := digest(item)) not in done
         }
         self._clients = {name: _client(seen, item.spec.client) for name, (item, _) in self._open.items()}
+        #: What attempts that were killed have read.
+        self._begun = {(one.name, one.digest): one.image for one in seen.restores if one.state == "Running"}
         self._wanted = frozenset(id for id in self._clients.values() if id is not None)
         self._best: dict[str, tuple[tuple[object, ...], observed.Image, observed.Copy, str]] = {}
 
@@ -50,13 +64,15 @@ class Desk:
         used: dict[tuple[str, int], str] = {}
         for name, (item, found) in self._open.items() if history.series.client in self._wanted else ():
             if self._clients[name] == history.series.client:
-                chosen = self._consider(name, item.spec, history)
+                chosen = self._consider(name, item.spec, history, self._begun.get((name, found)))
                 if chosen is not None:
                     used[chosen] = address(name, found)
         return used
 
-    def _consider(self, name: str, spec: restores.RestoreSpec, history: histories.History) -> tuple[str, int] | None:
-        """The copy of this series that is the best so far, if one is."""
+    def _consider(
+        self, name: str, spec: restores.RestoreSpec, history: histories.History, begun: str | None
+    ) -> tuple[str, int] | None:
+        """The copy of this series that is the best so far, if one is. ``begun``: the image to go on from."""
         found: tuple[str, int] | None = None
         wrong = self._rules.register.orders()
         for place in reversed(range(len(history.images))):
@@ -70,11 +86,12 @@ class Desk:
             rank = self._rank(spec, image, history, trusted=image.id not in wrong)
             if rank is None:
                 continue
-            order, best = rank
+            rest, best = rank
+            order = (image.id == begun, *rest)
             if name not in self._best or order > self._best[name][0]:
                 self._best[name] = (order, image, best, history.series.policy)
                 found = (image.id, best.number)
-            if order[:2] == (True, True):
+            if order[0] or (order[1:3] == (True, True) and begun is None):
                 break
         return found
 
@@ -141,8 +158,7 @@ class Desk:
         resting = retries.resting(attempts, self._now)
         if resting is not None:
             return actions.State.WAITING, *resting
-        target = item.spec.target.folder or item.spec.target.device
-        words = f"Restore/{item.name} asks for it, to {target}"
+        words = f"Restore/{item.name} asks for it, to {_where(item.spec)}"
         return actions.State.DUE, self._now, actions.Reason(code="RestoreAsked", message=words)
 
 
@@ -154,6 +170,14 @@ def _client(seen: observed.Observed, word: str) -> str | None:
     by_name = [one.id for one in seen.clients.values() if one.name == word]
     found = by_slug or by_name
     return found[0] if len(found) == 1 else None
+
+
+def _where(spec: restores.RestoreSpec) -> str:
+    machine = spec.target.vmware
+    if machine is None:
+        return spec.target.place
+    as_what = f" as {machine.name}" if machine.name is not None else ""
+    return f"VCenter {machine.vcenter}{as_what}{', in place of the one that is there' if machine.replace else ''}"
 
 
 def _missing(spec: restores.RestoreSpec) -> str:

@@ -245,6 +245,8 @@ class Restoring(NamedTuple):
     #: When it ended, or began where it has not.
     at: dt.datetime
     message: str = ""
+    #: The image that the last attempt read; None where that is not known.
+    image: str | None = None
 
 
 class Standing(NamedTuple):

@@ -279,5 +279,5 @@ def test_what_asks_nothing_of_a_vcenter_is_never_refused(policy: str | None) -> 
     wanted = estate(limits={"perHost": 1, "perDatastore": 1, "openSnapshots": 1})
     floor = hypervisors.Hypervisors(wanted, state(wanted, {}))
     for _ in range(3):
-        assert floor.refuses(policy, "x") is None
-        floor.take(policy, "x")
+        assert floor.refuses(due("x", policy=policy)) is None
+        floor.take(due("x", policy=policy), "x")

@@ -2,7 +2,8 @@
 
 It is made under a temporary name with a mark, whatever way its disks are written. Only when every disk was read back
 does it get its name and its identity, in one change; with ``replace`` the machine that had the name steps aside just
-before. Until then every bad ending removes what was made, and nothing else.
+before. Until then every bad ending removes what was made, and nothing else. A restore with an order of its own leaves
+its mark on the machine until it is recorded, so that an attempt after a kill takes up the machine that is proven.
 """
 
 from __future__ import annotations
@@ -53,27 +54,53 @@ def plan(
         raise errors.UsageError(f"{name!r} is no name for a machine: 1 to {halfmade.LONGEST} letters")
     place = places.find(session, blueprint, wanted, doing)
     notes = [*place.notes, *blueprint.notes]
+    left = _left(session, wanted, name, doing)
     old = succession.named(session, place.folder, name, doing)
+    if left is not None and left.mark.state == "Named":
+        old = None
     if old is not None and not wanted.replace:
         raise errors.TargetExists(
             f"VCenter {session.name}: there is a machine {name} in {place.folder_path}",
             hint="restore it under another --name or into another --folder; --replace makes the new one beside it and "
             "then renames the old",
         )
-    identity = _identity(session, blueprint, wanted, old, notes, doing)
+    identity = left.mark.identity if left is not None else _identity(session, blueprint, wanted, old, notes, doing)
     chosen = tuple(_disk(blueprint, label, size) for label, size in wanted.disks.items())
     notes.extend(specs.differences(blueprint, wanted.disks))
+    mark = halfmade.Mark.new(name, wanted.image, order=wanted.order, identity=identity)
     order = orders.Order(
         session=session,
         blueprint=blueprint,
         place=place,
         wanted=wanted,
-        mark=halfmade.Mark.new(name, wanted.image),
+        mark=mark if left is None else dataclasses.replace(mark, id=left.mark.id),
         identity=identity,
         disks=chosen,
         say=notes.append,
     )
-    return Build(order, _ways(order, wanted.via), old if wanted.replace else None, notes, now)
+    ways = _ways(order, wanted.via) if left is None else []
+    return Build(order, ways, old if wanted.replace else None, notes, now, left)
+
+
+def _left(session: sessions.Session, wanted: machinetargets.Wanted, name: str, doing: str) -> halfmade.Leftover | None:
+    """What an earlier attempt at this restore had proven. Raises ``TargetError`` where it is not to be touched."""
+    left = halfmade.of_order(session, wanted.order, name, doing) if wanted.order is not None else None
+    if left is None:
+        return None
+    why = None
+    if left.mark.image != wanted.image:
+        why = f"it holds image {left.mark.image}, not {wanted.image}"
+    elif left.mark.state == "Proven" and left.running:
+        why = "somebody runs it"
+    elif left.mark.state == "Proven" and left.mark.alive() is not False:
+        why = f"its restore on {left.mark.host} may still be at work"
+    if why is not None:
+        # Made once more it would be there twice: somebody has to say which one counts.
+        raise _Refused(
+            f"{doing}: an attempt before this one had made and proven {left.name}, and {why}",
+            hint="keep it and remove the Restore, or remove it: then it is made once more",
+        )
+    return left
 
 
 def _disk(blueprint: blueprints.Blueprint, label: str, size: int) -> blueprints.Disk:
@@ -128,7 +155,7 @@ def _ways(order: orders.Order, via: machinetargets.Via | None) -> list[orders.Wa
 
 
 class _Refused(errors.TargetError):
-    """No way leads there."""
+    """Nothing but another order, or somebody's hand, leads there."""
 
     retryable = False
 
@@ -143,12 +170,13 @@ class Build:
         old: succession.Old | None,
         notes: list[str],
         now: dt.datetime,
+        left: halfmade.Leftover | None,
     ) -> None:
-        self._order, self._ways, self._old, self._now = order, list(ways), old, now
-        self._way = self._ways[0]
+        """``ways``: one at least, unless there is something ``left`` of an earlier attempt."""
+        self._order, self._ways, self._old, self._now, self._left = order, list(ways), old, now, left
         #: What is worth saying so far.
         self.notes = notes
-        self._machine: Any = None
+        self._machine: Any = None if left is None else left.machine
         self._begun = self._done = False
 
     @property
@@ -159,31 +187,43 @@ class Build:
 
     @property
     def way(self) -> str:
-        """How its disks are written."""
-        return self._way.name
+        """How its disks are written; nothing where they were."""
+        return self._ways[0].name if self._ways else ""
 
     @property
     def identity(self) -> machinetargets.Identity:
         """``same`` or ``new``."""
         return self._order.identity
 
+    @property
+    def found(self) -> machinetargets.Found:
+        """``Proven`` or ``Named`` where an earlier attempt came so far."""
+        return "Nothing" if self._left is None else "Named" if self._left.mark.state == "Named" else "Proven"
+
+    @property
+    def _way(self) -> orders.Way:
+        return self._ways[0]
+
     # -- making ------------------------------------------------------------------------------------------------------
 
     def begin(self, meter: meters.Meter) -> None:
         """Sweep, then make the machine by the first way that the server knows."""
         order = self._order
+        if self._left is not None:
+            self.notes.append(f"an attempt before this one had made and proven {self._left.name}: it is taken up")
+            return
         self.notes.extend(halfmade.sweep(order.session, order.doing))
+        order.mark.at_work(begins=True)
         self._begun = True
         while True:
             try:
                 self._machine = self._way.make(meter)
                 break
             except orders.Unsupported as error:
-                self._ways.pop(0)
-                if not self._ways:
+                if not self._ways[1:]:
                     raise
-                self.notes.append(f"{self._way.name} is not offered: {error.message}; {self._ways[0].name} is used")
-                self._way = self._ways[0]
+                refused = self._ways.pop(0)
+                self.notes.append(f"{refused.name} is not offered: {error.message}; {self._way.name} is used")
         crashes.passing("machine.made")
 
     def write(self, disk: disks.Disk, meter: meters.Meter) -> int:
@@ -234,11 +274,12 @@ class Build:
         meter.check()
         crashes.passing("machine.proven")
         order = self._order
+        if self.found == "Named":
+            self._decorate()
+            return
         aside = None
         if self._old is not None:
-            proven = dataclasses.replace(order.mark, state="Proven").text
-            option = vim.option.OptionValue(key=halfmade.KEY, value=proven)
-            self._reconfigure(vim.vm.ConfigSpec(extraConfig=[option]), f"{order.doing}: marking it proven")
+            self._mark(dataclasses.replace(order.mark, state="Proven").text, "marking it proven")
             aside = succession.Succession(order.session, self._old, order.place.folder, self._now, order.doing)
         try:
             if aside is not None and self._old is not None:
@@ -250,6 +291,7 @@ class Build:
                 self.notes.extend(aside.take_back())
             raise
         self._done = True
+        order.mark.at_work(begins=False)
         if aside is not None:
             self.notes.append(f"the machine that was there is off and called {aside.name}; nothing of it was removed")
         self._decorate()
@@ -257,8 +299,10 @@ class Build:
     def _name(self) -> None:
         order = self._order
         doing = f"{order.doing}: naming it"
+        named = dataclasses.replace(order.mark, state="Named").text if order.mark.order is not None else ""
         try:
-            self._reconfigure(specs.naming(order.blueprint, order.mark.name, order.identity, halfmade.KEY), doing)
+            spec = specs.naming(order.blueprint, order.mark.name, order.identity, (halfmade.KEY, named))
+            self._reconfigure(spec, doing)
         except faults.VSphereFault as error:
             if error.fault != "DuplicateName":
                 raise
@@ -271,6 +315,10 @@ class Build:
             called = properties.of(order.session, self._machine, ("name",), doing).get("name")
             if listings.unescaped(str(called)) != order.mark.name:
                 raise
+
+    def _mark(self, text: str, what: str) -> None:
+        option = vim.option.OptionValue(key=halfmade.KEY, value=text)
+        self._reconfigure(vim.vm.ConfigSpec(extraConfig=[option]), f"{self._order.doing}: {what}")
 
     def _reconfigure(self, spec: Any, doing: str) -> None:
         session, machine = self._order.session, self._machine
@@ -307,9 +355,16 @@ class Build:
         return tags.attach(self._order.session, str(self._machine._moId), wanted) if wanted else []
 
     def start(self) -> None:
-        """Switch it on."""
+        """Switch it on, unless it is."""
         session, machine, doing = self._order.session, self._machine, f"{self._order.doing}: switching it on"
-        properties.wait(session, session.act(doing, machine.PowerOnVM_Task), doing)
+        shown = properties.of(session, machine, ("runtime.powerState",), doing)
+        if shown.get("runtime.powerState") != "poweredOn":
+            properties.wait(session, session.act(doing, machine.PowerOnVM_Task), doing)
+
+    def release(self) -> None:
+        """Take the mark off."""
+        if self._order.mark.order is not None:
+            self._mark("", "taking its mark off")
 
     # -- bad endings -------------------------------------------------------------------------------------------------
 
@@ -320,6 +375,7 @@ class Build:
         self._done = True
         order = self._order
         self._way.abort()
+        order.mark.at_work(begins=False)
         try:
             for left in halfmade.leftovers(order.session, order.doing):
                 # By its mark, not by what was remembered: an answer may have been lost on its way.

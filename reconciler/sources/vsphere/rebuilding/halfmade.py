@@ -13,12 +13,14 @@ import os
 import re
 import secrets
 import socket
+import threading
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pyVmomi import vim
 
 from reconciler.base import errors
+from reconciler.sources import machinetargets
 from reconciler.sources.vsphere.connections import properties, sessions
 from reconciler.sources.vsphere.inventory import ancestry, listings
 
@@ -27,7 +29,10 @@ KEY: Final = "holdfast.restore"
 LONGEST: Final = 80
 _TEMPORARY: Final = re.compile(r"\.holdfast-[0-9a-f]{8}$")
 
-State = Literal["Making", "Proven"]
+State = Literal["Making", "Proven", "Named"]
+#: Ids of the marks that this process is at work on: what it left behind before must not look alive while it lives.
+_AT_WORK: Final[set[str]] = set()
+_LOCK: Final = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,11 +48,16 @@ class Mark:
     host: str
     process: int
     started: str
-    #: ``Proven``: every byte was read back; it only waits for its name.
+    #: ``Proven``: every byte was read back, it only waits for its name. ``Named``: it has that, and is to be recorded.
     state: State = "Making"
+    #: Of the restore, by which its next attempt finds it; None where no attempt follows.
+    order: str | None = None
+    identity: machinetargets.Identity = "same"
 
     @classmethod
-    def new(cls, name: str, image: str) -> Mark:
+    def new(
+        cls, name: str, image: str, *, order: str | None = None, identity: machinetargets.Identity = "same"
+    ) -> Mark:
         """A mark of this process."""
         return cls(
             id=secrets.token_hex(4),
@@ -56,6 +66,8 @@ class Mark:
             host=socket.gethostname(),
             process=os.getpid(),
             started=_started(os.getpid()) or "",
+            order=order,
+            identity=identity,
         )
 
     @property
@@ -72,7 +84,14 @@ class Mark:
         """Whether its maker still runs; None where that cannot be told from here."""
         if self.host != socket.gethostname():
             return None
-        return _started(self.process) == self.started
+        if _started(self.process) != self.started:
+            return False
+        return self.process != os.getpid() or self.id in _AT_WORK
+
+    def at_work(self, *, begins: bool) -> None:
+        """This process begins, or ends, to make the machine."""
+        with _LOCK:
+            (_AT_WORK.add if begins else _AT_WORK.discard)(self.id)
 
 
 def _started(process: int) -> str | None:
@@ -110,10 +129,23 @@ class Leftover:
     running: bool
 
 
-def leftovers(session: sessions.Session, doing: str) -> list[Leftover]:
-    """Every machine of the vCenter that looks half-made and bears a mark. Raises ``SourceError``."""
+def of_order(session: sessions.Session, order: str, name: str, doing: str) -> Leftover | None:
+    """The machine that an earlier attempt at this restore had proven: the one that has its name, else the one that
+    waits for it. Raises ``SourceError``."""
+    mine = [
+        left
+        for left in leftovers(session, doing, called=name)
+        if left.mark.order == order and left.mark.state == ("Named" if left.name == name else "Proven")
+    ]
+    return min(mine, key=lambda left: (left.mark.state, left.name), default=None)
+
+
+def leftovers(session: sessions.Session, doing: str, *, called: str | None = None) -> list[Leftover]:
+    """Every machine of the vCenter that looks half-made, or is ``called`` so, and bears a mark. Raises
+    ``SourceError``."""
     everyone = properties.everything(session, vim.VirtualMachine, ("name",), doing)
-    suspects = [shown.object for shown in everyone if unfinished(str(shown.values.get("name", "")))]
+    names = ((shown.object, str(shown.values.get("name", ""))) for shown in everyone)
+    suspects = [one for one, name in names if unfinished(name) or listings.unescaped(name) == called]
     paths = ("name", "config.extraConfig", "config.files.vmPathName", "runtime.powerState")
     found = []
     for shown in properties.of_many(session, suspects, paths, doing):

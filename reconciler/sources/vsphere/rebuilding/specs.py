@@ -195,9 +195,10 @@ def _network(session: sessions.Session, network: Any, name: str, doing: str) -> 
     return _Device.VirtualEthernetCard.NetworkBackingInfo(deviceName=name, network=network)
 
 
-def naming(blueprint: blueprints.Blueprint, name: str, identity: machinetargets.Identity, mark: str) -> Any:
-    """The last change: the final name, the identity, and no mark any more."""
-    spec = vim.vm.ConfigSpec(name=listings.escaped(name), extraConfig=[vim.option.OptionValue(key=mark, value="")])
+def naming(blueprint: blueprints.Blueprint, name: str, identity: machinetargets.Identity, mark: tuple[str, str]) -> Any:
+    """The last change: the final name, the identity, and what is left of the mark, as key and value."""
+    key, value = mark
+    spec = vim.vm.ConfigSpec(name=listings.escaped(name), extraConfig=[vim.option.OptionValue(key=key, value=value)])
     if identity == "same":
         spec.instanceUuid = blueprint.instance_uuid or None
         spec.uuid = blueprint.bios_uuid or None

@@ -1,30 +1,38 @@
-"""The record that a restore by command leaves: begun before the first byte, ended after the last one is proven.
+"""The record that a restore leaves: begun before the first byte, ended after the last one is proven.
 
-Who, what, from where, where to and why stand in the catalog and in the audit log, of restores that failed too. A
-catalog that refuses stops no restore: it is needed least when a restore is needed most.
+The command and the loop restore inside a ``Record``. Who, what, from where, where to and why stand in the catalog and
+in the audit log, of restores that failed too. A command goes on without a catalog that refuses: a restore needs it
+least when it is needed most.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
 from types import TracebackType
 
-from reconciler.base import clocks, digests
+from reconciler.base import clocks
 from reconciler.catalog import database, restores
-from reconciler.cli import restoreworks, sessions
 from reconciler.controller import choices
 from reconciler.jobs import engines
-from reconciler.operations import failovers, findings
+from reconciler.operations import failovers, findings, restoreworks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
-    """What was asked for."""
+    """What was asked for, and by whom."""
 
+    #: Of the manifest; None for a command.
+    name: str | None
+    #: Of what was asked.
+    digest: str
+    #: Where to, before anything is decided.
     target: str
+    #: ``machine``, ``staged``, or the format of disks.
     format: str
-    subformat: str | None
-    disks: tuple[str, ...]
+    by: str
+    reason: str
 
 
 class Record:
@@ -36,17 +44,18 @@ class Record:
         clock: clocks.Clock,
         choice: choices.Choice,
         said: Said,
-        reason: str | None,
         context: engines.JobContext,
+        guard: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
+        """``guard``: what to do about a catalog that refuses; it is told what was to be recorded."""
         #: What was found on the way, a sentence each.
         self.notes: list[str] = []
         for note in choice.notes:
             context.log(note)
         #: To be told of copies that cannot be read.
-        self.failed = findings.recorder(db, clock, sessions.actor(), context.log, self.notes)
-        self._db, self._clock, self._choice = db, clock, choice
-        self._said, self._reason, self._job = said, reason or "", context.id
+        self.failed = findings.recorder(db, clock, said.by, context.log, self.notes)
+        self._db, self._clock, self._choice, self._guard = db, clock, choice, guard
+        self._said, self._job = said, context.id
         self._number: int | None = None
         self._outcome: restoreworks.Outcome | None = None
         self._source: failovers.Source | None = None
@@ -58,20 +67,20 @@ class Record:
     def __enter__(self) -> Record:
         said, choice = self._said, self._choice
         begun = restores.Begun(
-            name=None,
-            digest=digests.json_digest([choice.image, *dataclasses.astuple(said)]),
+            name=said.name,
+            digest=said.digest,
             client_id=choice.client.id,
             image=choice.image,
             copy=choice.copy,
             unit=choice.unit,
             target=said.target,
             format=said.format,
-            by=sessions.actor(),
-            reason=self._reason,
+            by=said.by,
+            reason=said.reason,
             job=self._job,
             at=self._clock.now(),
         )
-        with sessions.unstopped("that the restore begins"):
+        with self._guard("that the restore begins"):
             self._number = restores.begin(self._db, begun)
         return self
 
@@ -88,7 +97,7 @@ class Record:
         if error is not None:
             details["code"] = getattr(error, "code", type(error).__name__)
         source = self._source
-        with sessions.unstopped("how the restore ended"):
+        with self._guard("how the restore ended"):
             if self._number is not None:
                 restores.end(
                     self._db,

@@ -1,6 +1,7 @@
 """What a restore makes: the port that every kind of it has, and the first kind, disks.
 
-``restoring`` chooses the image and asks one of these to plan, to run, and for its document. A staged folder is in
+The command and the loop choose the image and ask one of these to plan, to run, and what came of it. An attempt that
+follows one which was killed says so (``again``): what that had finished is proven and kept. A staged folder is in
 ``restorestages`` and a machine in a vCenter in ``restoremachines``, because disks have no need of what those load.
 """
 
@@ -11,8 +12,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from reconciler.api.documents import restores as documents
-from reconciler.base import meters
-from reconciler.operations import restores
+from reconciler.base import errors, meters
+from reconciler.operations import restores, resumptions
 from reconciler.storage import units
 
 _P = TypeVar("_P")
@@ -49,7 +50,10 @@ class Work(Protocol):
         """Do it. Raises ``HoldfastError``, leaving nothing behind."""
 
     def then(self) -> None:
-        """What is left to do once the restore is recorded. Raises ``HoldfastError``; the restore stands."""
+        """What is left to do once it is made and proven. Raises ``HoldfastError``; the restore stands."""
+
+    def release(self) -> None:
+        """It is recorded: no other attempt has to find it any more. Raises nothing; what fails is told."""
 
     def outcome(self) -> Outcome:
         """What was, or would be, restored."""
@@ -58,20 +62,32 @@ class Work(Protocol):
 class Disks:
     """Disks in a folder, or one on a block device."""
 
-    def __init__(self, order: restores.Order) -> None:
-        self._order = order
+    def __init__(self, order: restores.Order, *, again: bool = False) -> None:
+        """``again``: an attempt before this one was killed."""
+        self._order, self._again = order, again
+        self._there = False
         self._plan: restores.RestorePlan | None = None
         self._done: tuple[restores.Restored, ...] = ()
 
     def plan(self, stored: units.StoredImage) -> None:
         """Choose disks and paths, and judge the space."""
-        self._plan = restores.prepare(stored, self._order)
+        try:
+            self._plan = restores.prepare(stored, self._order)
+        except errors.TargetExists:
+            if not self._again:
+                raise
+            self._plan = restores.prepare(stored, dataclasses.replace(self._order, force=True))
+            self._there = True
 
     def run(self, stored: units.StoredImage, meter: meters.Meter, log: Log) -> None:
         """Write and prove them."""
-        self._done = restores.restore(planned(self._plan), stored, meter, log)
+        write = resumptions.restore if self._there else restores.restore
+        self._done = write(planned(self._plan), stored, meter, log)
 
     def then(self) -> None:
+        """Nothing."""
+
+    def release(self) -> None:
         """Nothing."""
 
     def outcome(self) -> Outcome:
