@@ -20,6 +20,13 @@ spec:
   target: {folder: out}
   format: qcow2
 """
+VCENTER = """\
+---
+apiVersion: holdfast/v1alpha1
+kind: VCenter
+metadata: {name: lab}
+spec: {server: vc.example.org, credentialRef: {env: VC}}
+"""
 LEVEL = """\
 apiVersion: holdfast/v1alpha1
 kind: ServiceLevel
@@ -52,13 +59,26 @@ def load(folder: Path, text: str, *changes: tuple[str, str]) -> estates.Loaded:
         ("{folder: out}\n  format: qcow2", "{device: /dev/sdx}", "will be lost"),
         ("{folder: out}", "{device: /dev/sdx}\n  overwrite: true", "raw bytes"),
         ("{folder: out}\n  format: qcow2", "{device: /dev/sdx}\n  overwrite: true\n  disks: [a, b]", "one disk, not 2"),
+        ("{folder: out}", "{folder: out, vmware: {vcenter: lab}}", "both is given"),
+        ("{folder: out}", "{vmware: {vcenter: lab}}", "a machine in a vCenter has disks of its own form"),
+        ("{folder: out}", "{folder: out, staged: true}", "a staged folder has disks of its own form"),
+        ("{folder: out}\n  format: qcow2", "{vmware: {vcenter: lab}, staged: true}", "of a folder, and none is given"),
+        ("{folder: out}\n  format: qcow2", "{vmware: {vcenter: lab}}\n  overwrite: true", "never overwritten"),
     ],
 )
 def test_a_restore_says_where_to_and_from_what(tmp_path: Path, old: str, new: str, said: str) -> None:
-    loaded = load(tmp_path, RESTORE.replace(old, new))
+    loaded = load(tmp_path, RESTORE.replace(old, new) + VCENTER)
     (found,) = loaded.diagnostics
     assert found.code == codes.RESTORE_SETTING and said in str(found)
     assert loaded.desired is None
+
+
+def test_the_vcenter_of_a_restore_must_be_there(tmp_path: Path) -> None:
+    text = RESTORE.replace("{folder: out}\n  format: qcow2", "{vmware: {vcenter: lap}}") + VCENTER
+    (found,) = load(tmp_path, text).diagnostics
+    assert found.code == codes.DANGLING and "did you mean lab" in str(found.hint)
+    assert "extra.yaml:7:30" in str(found) and "no VCenter named lap" in str(found)
+    assert load(tmp_path, text.replace("lap", "lab")).desired is not None
 
 
 def test_the_paths_of_a_restore_begin_at_its_manifest(tmp_path: Path) -> None:

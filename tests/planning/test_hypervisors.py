@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, desired, dispatch, explanations, hypervisors, observed, planner
+from reconciler.planning import (
+    actions,
+    desired,
+    dispatch,
+    explanations,
+    hypervisors,
+    observed,
+    planner,
+    restorations,
+)
 
 NOW, BACKUP = samples.NOW, actions.Type.BACKUP
 DUPLICATE = actions.Type.DUPLICATE
@@ -123,6 +132,33 @@ def test_limits_are_a_vcenters_own_over_all_its_policies() -> None:
     same = {name: (samples.guest(f"{name}vm", "esx1", "ds1"),) for name in ("gold", "silver", "far")}
     ready = [due(f"{name}vm", name) for name in same]
     assert starts(wanted, state(wanted, same), *ready) == ["farvm", "goldvm"]
+
+
+@pytest.mark.parametrize(
+    ("target", "limits", "code"),
+    [
+        ({"host": "esx0"}, {"perHost": 1}, "HostBusy"),
+        ({"datastore": "ds0"}, {"perDatastore": 1}, "DatastoreBusy"),
+        ({}, {"openSnapshots": 1}, "SnapshotsOpen"),
+        ({"host": "esx1", "datastore": "ds1"}, {"perHost": 1, "perDatastore": 1}, None),
+    ],
+)
+def test_a_restore_waits_for_its_vcenter_and_its_vcenter_for_it(
+    target: dict[str, str], limits: dict[str, int], code: str | None
+) -> None:
+    spec = {"client": "vm9", "target": {"vmware": {"vcenter": "lab", **target}}}
+    item = samples.make("Restore", "drill", spec)
+    wanted = estate(item, limits=limits)
+    there = {"gold": (samples.guest("vm0", "esx0", "ds0"),)}
+    place = restorations.address("drill", restorations.digest(item))
+    asked = due("vm9", address=place, type=actions.Type.RESTORE, unit=None, candidates=(), source_unit="fast")
+    assert starts(wanted, state(wanted, there, job("vm0")), asked) == ([] if code else ["vm9"])
+    assert reasons(wanted, state(wanted, there, job("vm0")), asked) == ({"vm9": code} if code else {})
+    running = observed.Job(id="j-9", address=place, type="Restore", state="Running", policy="gold", client="x")
+    assert starts(wanted, state(wanted, there, running), due("vm0")) == ([] if code else ["vm0"])
+    # A restore by command, or of what the manifest said before, is not known to ask anything.
+    other = dataclasses.replace(running, address="restore/drill@2026-11-20T00:00Z")
+    assert starts(wanted, state(wanted, there, other), due("vm0")) == ["vm0"]
 
 
 def test_other_sources_and_other_work_count_nothing() -> None:

@@ -86,6 +86,28 @@ def test_it_converges_once_per_digest(state: str, due: bool) -> None:
     assert changed is not None and changed.state is actions.State.DUE
 
 
+def test_one_that_was_killed_goes_on_from_the_image_that_it_read() -> None:
+    item = restore()
+    for state, image, expected in (
+        ("Running", "img-1", "img-1"),
+        ("Running", "gone", "img-3"),
+        ("Failed", "img-1", "img-3"),
+    ):
+        record = observed.Restoring(
+            name="drill", digest=restorations.digest(item), state=state, at=ago(days=1), image=image
+        )
+        _, found = plan(item, restores=(record,))
+        assert found is not None and found.image == expected
+
+
+def test_a_machine_is_restored_to_where_the_plan_says() -> None:
+    vmware = {"vcenter": "vc1", "name": "back", "replace": True}
+    _, found = plan(restore(target={"vmware": vmware}))
+    assert found is not None and found.reason.message.endswith(
+        "to VCenter vc1 as back, in place of the one that is there"
+    )
+
+
 def test_the_digest_is_about_what_is_said_and_stays_what_it_was() -> None:
     said = restorations.digest(restore())
     # Written down here: a version that knows more settings must come to the same.

@@ -6,9 +6,12 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from pyVmomi import vim
+
 from reconciler.base import disks, errors, meters
 from reconciler.sources.vsphere.connections import properties
 from reconciler.sources.vsphere.inventory import devices
+from reconciler.sources.vsphere.reading import snapshots
 from reconciler.sources.vsphere.rebuilding import orders
 from reconciler.sources.vsphere.transports import choosing, ports
 
@@ -19,11 +22,13 @@ _NAME: Final = "holdfast-proof"
 def read_back(order: orders.Order, machine: Any, meter: meters.Meter) -> Iterator[Mapping[str, disks.Disk]]:
     """The disks by their labels in the image. The snapshot goes when the block ends. Raises ``SourceError``."""
     session, doing = order.session, f"{order.doing}: reading it back"
+    words = f"for the proof of restore {order.mark.id}"
+    for left in snapshots.tree(session, str(machine._moId), doing).nodes:
+        # Of an attempt that was killed while it read a machine that an earlier one had proven.
+        if (left.name, left.description) == (_NAME, words):
+            _remove(order, session.object(vim.vm.Snapshot, left.reference))
     task = session.act(
-        doing,
-        lambda: machine.CreateSnapshot_Task(
-            name=_NAME, description=f"for the proof of restore {order.mark.id}", memory=False, quiesce=False
-        ),
+        doing, lambda: machine.CreateSnapshot_Task(name=_NAME, description=words, memory=False, quiesce=False)
     )
     snapshot = properties.wait(session, task, doing)
     if snapshot is None:
@@ -37,9 +42,13 @@ def read_back(order: orders.Order, machine: Any, meter: meters.Meter) -> Iterato
                 found[label] = disk
             yield found
     finally:
-        removal = f"{order.doing}: removing the snapshot of the proof"
-        task = session.act(removal, lambda: snapshot.RemoveSnapshot_Task(removeChildren=False))
-        properties.wait(session, task, removal)
+        _remove(order, snapshot)
+
+
+def _remove(order: orders.Order, snapshot: Any) -> None:
+    removal = f"{order.doing}: removing the snapshot of the proof"
+    task = order.session.act(removal, lambda: snapshot.RemoveSnapshot_Task(removeChildren=False))
+    properties.wait(order.session, task, removal)
 
 
 def _open(frozen: ports.Frozen) -> disks.Disk:
