@@ -16,8 +16,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from reconciler.catalog import audits, database, tables
-from reconciler.planning import histories, sightings
-from reconciler.planning import verifications as proofs
+from reconciler.planning import sightings
 
 _NEVER: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 #: What a verification and a trial have in common.
@@ -86,6 +85,15 @@ def verifications(db: database.Database) -> dict[str, tuple[sightings.Verificati
     return {image: tuple(found) for image, found in result.items()}
 
 
+def of_client(db: database.Database, client_id: str) -> tuple[sightings.Verification, ...]:
+    """All that was found of the images of one client, trials too."""
+    verification, image = tables.VERIFICATIONS, tables.IMAGES
+    left = sa.select(verification).join_from(verification, image).where(image.c.client_id == client_id)
+    gone = sa.select(tables.TRIALS).where(tables.TRIALS.c.client_id == client_id)
+    with db.reading() as connection:
+        return tuple(_found(row) for query in (left, gone) for row in connection.execute(query))
+
+
 def trials(db: database.Database) -> dict[tuple[str, str], tuple[sightings.Trial, ...]]:
     """The last results that outlived what they are about, by client id and policy: one of each operation and kind."""
     result: dict[tuple[str, str], list[sightings.Trial]] = {}
@@ -128,10 +136,10 @@ def outlive(connection: sa.Connection, image_id: str, number: int, client_id: st
     chosen = verification.c.image_id == image_id
     if connection.scalar(left) is not None:
         # Copies are the same, bit for bit: what a drill found of one is true of the others.
-        chosen &= sa.and_(verification.c.copy_number == number, verification.c.kind == proofs.CONTENT)
-    limit = now + histories.AHEAD
+        chosen &= sa.and_(verification.c.copy_number == number, verification.c.kind == sightings.CONTENT)
+    limit = now + sightings.AHEAD
     for row in connection.execute(sa.select(verification).where(chosen)).all():
-        if (row.kind, row.state) == (proofs.CONTENT, "Failed"):
+        if (row.kind, row.state) == (sightings.CONTENT, "Failed"):
             continue
         rivals = tuple(_rivals(connection, row, client_id))
         # One from a clock that was ahead dates nothing.

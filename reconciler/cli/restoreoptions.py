@@ -11,7 +11,10 @@ import typer
 from reconciler.base import errors, times
 
 Client = Annotated[str, typer.Argument(metavar="CLIENT|IMAGE", help="A client; with --unit an image's id.")]
-Image = Annotated[str | None, typer.Option("--image", metavar="ID", help="This image; the newest by default.")]
+Image = Annotated[
+    str | None,
+    typer.Option("--image", metavar="ID", help="This image, not the newest (for a restore: that failed no drill)."),
+]
 AsOf = Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="The newest image at or before TIME.")]
 Copy = Annotated[
     int | None,

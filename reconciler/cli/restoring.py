@@ -78,11 +78,14 @@ def restore(
     moment = restoreoptions.moment(as_of)
 
     def look(db: database.Database) -> tuple[choices.Choice, tuple[Path, ...], float | None]:
-        found = choices.choose(db, client, image=image, as_of=moment, copy=copy)
+        found = choices.choose(db, client, image=image, as_of=moment, copy=copy, proven=True)
         folders = tuple(Path(one.path) for one in machines.known_units(db).values())
         return found, folders, choices.rate(db, found.unit)
 
     choice, folders, rate = sessions.read(chosen, look)
+    for note in choice.notes:
+        # Before anything is read: whoever wants another image can stop here.
+        _LOGGER.warning("%s", note)
     work = asked.work(chosen, folders)
     if dry_run:
         notes: list[str] = []

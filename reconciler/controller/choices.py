@@ -1,6 +1,7 @@
 """Which image a restore reads, and its copies in the order in which they are read: good ones, the fastest unit first.
 
-The newest image at or before a time that has a good copy; where none has, the newest with a damaged one. Copies that
+The newest image at or before a time that has a good copy and, for a restore, failed no drill; where there is none, the
+best of the others by ``planning.preferences``. Copies that
 are known to be damaged are read behind all others: every block is proven as it is read, so trying costs nothing, and
 what is false on one of them may be whole on another. Commands and the loop choose here, ``operations.failovers`` reads;
 between the two stands the job's row, which keeps every copy of the image from expiring: ``staying`` is asked once it is
@@ -20,9 +21,9 @@ from typing import Final
 from reconciler.base import errors, times
 
 # Not through images and inventories, which know how to write and so load what decides.
-from reconciler.catalog import database, jobs, listings, machines, standings
+from reconciler.catalog import database, jobs, listings, machines, standings, verifications
 from reconciler.operations import failovers
-from reconciler.planning import sightings
+from reconciler.planning import preferences, sightings
 from reconciler.storage import opening, units
 
 #: Restores that an estimate looks through, and takes at most.
@@ -56,6 +57,8 @@ class Choice:
     copies: tuple[Copy, ...]
     #: Newer images that were passed over, and why; a sentence each.
     passed: tuple[str, ...] = ()
+    #: Why the image may not do, empty where nothing speaks against it: a drill that failed.
+    doubt: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -65,7 +68,7 @@ class Choice:
             for one in self.copies
             if one.damage
         ]
-        return (*self.passed, *found)
+        return (*([self.doubt] if self.doubt else []), *self.passed, *found)
 
     @property
     def copy(self) -> int:
@@ -99,10 +102,18 @@ class Choice:
 
 
 def choose(
-    db: database.Database, client: str, *, image: str | None, as_of: dt.datetime | None, copy: int | None
+    db: database.Database,
+    client: str,
+    *,
+    image: str | None,
+    as_of: dt.datetime | None,
+    copy: int | None,
+    proven: bool = False,
 ) -> Choice:
-    """The image to restore and its copies; with ``copy`` that one alone. Raises ``NotFound`` with what there is
-    instead."""
+    """The image to restore and its copies; with ``copy`` that one alone. ``proven``: rather one that failed no drill.
+
+    Raises ``NotFound`` with what there is instead.
+    """
     known = machines.find_client(db, client)
     rows = [row for row in listings.list_images(db, client_id=known.id) if image is None or row.id == image]
     if image is not None and not rows:
@@ -111,33 +122,47 @@ def choose(
         rows = [row for row in rows if row.state == "Complete" and (as_of is None or row.time <= as_of)]
     # One that somebody declared wrong is the last choice, as long as nobody asks for it by name.
     wrong = {one.object for one in standings.read(db).rulings if one.kind == "Expire"}
+    failures = preferences.failed(verifications.of_client(db, known.id)) if proven else {}
     rows.sort(key=lambda row: (row.id not in wrong, row.time, row.sequence), reverse=True)
     units_known = machines.known_units(db)
-    damaged: Choice | None = None
+    best: tuple[preferences.Rank, Choice] | None = None
     passed: list[str] = []
     refused: list[str] = []
     for row in rows:
-        if damaged is not None and row.id in wrong:
+        trusted, failed = row.id not in wrong, failures.get(row.id)
+        if best is not None and not trusted:
             break
         copies, why = _copies(db, row.id, copy, units_known)
-        chosen = Choice(
-            client=known, policy=row.policy, image=row.id, time=row.time, copies=copies, passed=tuple(passed)
-        )
-        if copies and not copies[0].damage:
-            return chosen
+        whole = bool(copies) and not copies[0].damage
         if copies:
-            damaged = damaged or chosen
+            rank = preferences.Rank(trusted, whole, failed is None, row.time, row.sequence)
+            chosen = Choice(
+                client=known, policy=row.policy, image=row.id, time=row.time, copies=copies, passed=tuple(passed),
+                doubt=_doubt(row.id, failed, named=image is not None),
+            )  # fmt: skip
+            if rank.sound:
+                return chosen
+            best = (rank, chosen) if best is None or rank > best[0] else best
+        if copies and not whole:
             why.append(f"image {row.id} has damaged copies alone; --image {row.id} reads what proves true of them")
         refused += why
-        if row.id not in wrong:
+        if trusted and whole and failed is not None:
+            passed.append(preferences.passed_over(row.id, row.time, failed, f"--image {row.id}"))
+        elif trusted:
             passed.append(f"image {row.id} of {times.show(row.time)} is newer: {'; '.join(why) or 'it has no copy'}")
-    if damaged is not None:
-        return damaged
+    if best is not None:
+        return best[1]
     moment = f" at or before {times.show(as_of)}" if as_of else ""
     raise errors.NotFound(
         f"client {known.name} has no complete image with a copy that can be read{moment}",
         hint="; ".join(refused[:5]) or "holdfast get images lists what there is",
     )
+
+
+def _doubt(image: str, failed: sightings.Verification | None, *, named: bool) -> str:
+    if failed is None:
+        return ""
+    return preferences.known_bad(image, failed) if named else preferences.no_better(image, failed)
 
 
 def staying(db: database.Database, choice: Choice) -> Choice:

@@ -39,9 +39,7 @@ class Order:
 def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engines.Outcome:
     """Make it. Raises ``NotFound``, ``TargetExists``, ``TargetError``, ``SourceError``, ``ImageDamaged`` or
     ``Cancelled``."""
-    spec = order.item.spec
-    chosen = choices.choose(site.db, order.client, image=order.image, as_of=None, copy=spec.copy_number)
-    choice = choices.staying(site.db, chosen)
+    choice = choices.staying(site.db, _chosen(site, order))
     work = _work(site, order)
     record = restorerecords.Record(site.db, site.clock, choice, _said(site, order), context)
     missing = None
@@ -63,6 +61,16 @@ def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engi
         record.done(work.outcome(), stored.source)
     work.release()
     return engines.Outcome() if missing is None else engines.Outcome(state=engines.State.PARTIAL, failure=missing)
+
+
+def _chosen(site: sites.Site, order: Order) -> choices.Choice:
+    """The image that was planned, with what was passed over for it as long as it would be chosen again."""
+    spec = order.item.spec
+    if spec.image is None:
+        again = choices.choose(site.db, order.client, image=None, as_of=spec.as_of, copy=spec.copy_number, proven=True)
+        if again.image == order.image:
+            return again
+    return choices.choose(site.db, order.client, image=order.image, as_of=None, copy=spec.copy_number, proven=True)
 
 
 _HINTS = {

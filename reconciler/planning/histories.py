@@ -17,14 +17,14 @@ from typing import Final, overload
 
 from reconciler.api import lifecycles
 from reconciler.base import times
-from reconciler.planning import calendars, columns, observed, retention
+from reconciler.planning import calendars, columns, observed, retention, sightings
 
 #: Copy states whose operation has delivered: what was Complete once stays paid when it expires.
 SETTLED = frozenset({"Complete", "Expiring", "Expired"})
 #: Copy states in which bytes may lie on the unit.
 TANGIBLE = frozenset({"Writing", "Complete", "Damaged", "Expiring"})
-#: How far ahead of now an image may be and still count as made now: clocks of two hosts, or of two processes, differ.
-AHEAD: Final = dt.timedelta(minutes=15)
+#: How far ahead of now an image may be and still count as made now.
+AHEAD: Final = sightings.AHEAD
 
 
 class Selection(Sequence[observed.Image]):

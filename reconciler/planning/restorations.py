@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from reconciler.api import restores
 from reconciler.base import digests, times
-from reconciler.planning import actions, desired, histories, nevers, observed, retries
+from reconciler.planning import actions, desired, histories, nevers, observed, preferences, retries
 
 
 def digest(item: restores.Restore) -> str:
@@ -57,7 +57,9 @@ class Desk:
         #: What attempts that were killed have read.
         self._begun = {(one.name, one.digest): one.image for one in seen.restores if one.state == "Running"}
         self._wanted = frozenset(id for id in self._clients.values() if id is not None)
-        self._best: dict[str, tuple[tuple[object, ...], observed.Image, observed.Copy, str]] = {}
+        self._best: dict[str, tuple[tuple[bool, preferences.Rank], observed.Image, observed.Copy, str]] = {}
+        #: By restore: the newest image that could be taken, were it not that a drill of it failed.
+        self._failed: dict[str, tuple[preferences.Rank, observed.Image]] = {}
 
     def look(self, history: histories.History) -> dict[tuple[str, int], str]:
         """Consider the images of one series: copies that restores would read, as (image id, number) -> address."""
@@ -83,21 +85,23 @@ class Desk:
                 image.state != "Complete" or (spec.as_of is not None and image.time > spec.as_of)
             ):
                 continue
-            rank = self._rank(spec, image, history, trusted=image.id not in wrong)
-            if rank is None:
+            ranked = self._rank(spec, image, history, trusted=image.id not in wrong)
+            if ranked is None:
                 continue
-            rest, best = rank
-            order = (image.id == begun, *rest)
+            rank, best = ranked
+            order = (image.id == begun, rank)
             if name not in self._best or order > self._best[name][0]:
                 self._best[name] = (order, image, best, history.series.policy)
                 found = (image.id, best.number)
-            if order[0] or (order[1:3] == (True, True) and begun is None):
+            if rank.trusted and not rank.proven and (name not in self._failed or rank > self._failed[name][0]):
+                self._failed[name] = (rank, image)
+            if order[0] or (rank.trusted and rank.sound and begun is None):
                 break
         return found
 
     def _rank(
         self, spec: restores.RestoreSpec, image: observed.Image, history: histories.History, *, trusted: bool
-    ) -> tuple[tuple[object, ...], observed.Copy] | None:
+    ) -> tuple[preferences.Rank, observed.Copy] | None:
         """How good an image is to restore from, and the copy to begin with; as ``choices.choose`` has it.
 
         A damaged copy is better than none: what is whole of it, and of its like, may be all that is needed.
@@ -113,7 +117,23 @@ class Desk:
         if not there:
             return None
         best = min(good or there, key=lambda one: (self._rules.units.standalone(one.unit), one.number))
-        return (trusted, bool(good), image.time, image.sequence), best
+        proven = image.id not in self._rules.failed
+        rank = preferences.Rank(
+            trusted=trusted, whole=bool(good), proven=proven, time=image.time, sequence=image.sequence
+        )
+        return rank, best
+
+    def _doubts(self, name: str, spec: restores.RestoreSpec) -> str:
+        """What must be known of the image that is chosen, as the end of a sentence."""
+        (begun, rank), image, _, _ = self._best[name]
+        if spec.image is not None or begun:
+            return ""
+        if not rank.proven:
+            return f"; {preferences.no_better(image.id, self._rules.failed[image.id])}"
+        passed, other = self._failed.get(name, (rank, image))
+        if (passed.time, passed.sequence) <= (rank.time, rank.sequence):
+            return ""
+        return f"; {preferences.passed_over(other.id, other.time, self._rules.failed[other.id], f'image: {other.id}')}"
 
     def asked(self, slugs: dict[str, str]) -> Iterator[actions.Action]:
         """One Restore for each that is to be made; ``slugs``: by client id."""
@@ -123,7 +143,8 @@ class Desk:
             attempts = self._seen.attempts.get(place)
             client = self._clients[name]
             chosen = self._best.get(name)
-            state, at, reason = self._state(item, client, chosen is not None, attempts)
+            doubts = self._doubts(name, item.spec) if chosen is not None else None
+            state, at, reason = self._state(item, client, doubts, attempts)
             if place in live:
                 reason = actions.Reason(code="Running", message="it is running")
                 state, at = actions.State.DUE, self._now
@@ -145,20 +166,21 @@ class Desk:
             )
 
     def _state(
-        self, item: restores.Restore, client: str | None, chosen: bool, attempts: observed.Attempts | None
+        self, item: restores.Restore, client: str | None, doubts: str | None, attempts: observed.Attempts | None
     ) -> tuple[actions.State, dt.datetime | None, actions.Reason]:
+        """What becomes of a restore; ``doubts`` of its image, None where there is none."""
         if client is None:
             several = [one.slug for one in self._seen.clients.values() if one.name == item.spec.client]
             words = f"no client is named {item.spec.client}; holdfast get clients lists them"
             if several:
                 words = f"{len(several)} clients are named {item.spec.client}: say which: {', '.join(sorted(several))}"
             return actions.State.BLOCKED, None, actions.Reason(code="ClientUnknown", message=words)
-        if not chosen:
+        if doubts is None:
             return actions.State.BLOCKED, None, actions.Reason(code="NoImage", message=_missing(item.spec))
         resting = retries.resting(attempts, self._now)
         if resting is not None:
             return actions.State.WAITING, *resting
-        words = f"Restore/{item.name} asks for it, to {_where(item.spec)}"
+        words = f"Restore/{item.name} asks for it, to {_where(item.spec)}{doubts}"
         return actions.State.DUE, self._now, actions.Reason(code="RestoreAsked", message=words)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 #: Copy states in which a copy can be read and counts as good.
 GOOD = frozenset({"Complete"})
@@ -18,6 +18,14 @@ GOOD = frozenset({"Complete"})
 READABLE = frozenset({"Complete", "Damaged"})
 #: Copy states that still occupy their unit.
 PRESENT = frozenset({"Complete", "Damaged", "Expiring", "Writing"})
+#: How far ahead of now a time may lie and still count as now: clocks of two hosts, or of two processes, differ.
+AHEAD: Final = dt.timedelta(minutes=15)
+#: The kinds of proof: every digest is read again, a sample of the files, the machine is started.
+CONTENT: Final = "Content"
+FILES: Final = "Files"
+BOOT: Final = "Boot"
+#: Those that try what an image is good for, rather than whether a copy is what was written.
+DRILLS: Final = (FILES, BOOT)
 
 
 class Copy(NamedTuple):

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from reconciler.api import lifecycles
 from reconciler.base import quantities
-from reconciler.planning import desired, histories, observed, servicelevels
+from reconciler.planning import desired, histories, observed, preferences, servicelevels, sightings
 
-CONTENT: Final = "Content"
-FILES: Final = "Files"
-BOOT: Final = "Boot"
-#: Those that try what an image is good for, rather than whether a copy is what was written.
-DRILLS: Final = (FILES, BOOT)
+CONTENT: Final = sightings.CONTENT
+FILES: Final = sightings.FILES
+BOOT: Final = sightings.BOOT
+DRILLS: Final = sightings.DRILLS
 KINDS: Final = (CONTENT, *DRILLS)
 
 
@@ -66,22 +65,9 @@ def failures(seen: observed.Observed) -> dict[str, observed.Verification]:
     """By image id: the last drill of those whose last drill of some kind failed."""
     # An image may have come back with a unit after its results became trials.
     back = (trial.found for trials in seen.trials.values() for trial in trials)
-    return failed(itertools.chain((result for results in seen.verifications.values() for result in results), back))
-
-
-def failed(results: Iterable[observed.Verification]) -> dict[str, observed.Verification]:
-    """The same of results: by image id the last one that says so."""
-    last: dict[tuple[str, str], observed.Verification] = {}
-    for one in results:
-        key = (one.image, one.kind)
-        if one.kind in DRILLS and (key not in last or _order(one) > _order(last[key])):
-            last[key] = one
-    bad = sorted((one for one in last.values() if one.state == "Failed"), key=_order)
-    return {one.image: one for one in bad}
-
-
-def _order(result: observed.Verification) -> tuple[dt.datetime, bool]:
-    return result.at, result.state == "Failed"
+    return preferences.failed(
+        itertools.chain((result for results in seen.verifications.values() for result in results), back)
+    )
 
 
 def last(

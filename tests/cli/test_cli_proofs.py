@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import subprocess
@@ -130,6 +131,42 @@ def test_a_disk_without_a_file_system_fails_its_files(tmp_path: Path) -> None:
     estate.apply(clock=START, code=3)
     (result,) = estate.get("verifications")
     assert result["state"] == "Failed" and "no file system" in result["message"]
+    # There is nothing better, which is said before and after.
+    done = estate.command.run("restore", "alpha", "--to", tmp_path / "out")
+    for said in (done.stdout, done.stderr):
+        assert f"every image that can be restored is damaged or failed a drill; this one is {result['image']}" in said
+
+
+def test_a_restore_takes_the_newest_image_that_failed_no_drill_and_names_the_newer_one(tmp_path: Path) -> None:
+    estate = estate_samples.build(tmp_path / "estate", "alpha")
+    disk = estate.folder / "machines" / "alpha" / "system.img"
+    formatted(disk, {"a": b"a" * 5000})
+    good = disk.read_bytes()
+    asks(estate, "{files: 12h}", retention="{type: Forever}")
+    estate.apply(clock=START)
+    estate.machine("alpha")
+    estate.apply(clock="2026-03-03T12:05:00Z", code=3)
+    older, newer = (one["id"] for one in sorted(estate.get("images"), key=lambda one: str(one["time"])))
+    for options in (("--dry-run",), ()):
+        done = estate.command.run("restore", "alpha", "--to", tmp_path / "out", *options, "-o", "json")
+        result = json.loads(done.stdout)
+        (note,) = result["notes"]
+        assert result["image"] == older and note in done.stderr
+        assert newer in note and "Files failed 2026-03-03T12:05" in note and f"--image {newer} takes it" in note
+    assert (tmp_path / "out" / "system.img").read_bytes() == good
+    (record,) = estate.get("restores")
+    assert record["image"] == older
+    taken = estate.command.json("restore", "alpha", "--image", newer, "--to", tmp_path / "newer")
+    assert taken["image"] == newer and f"image {newer} was asked for: its Files failed" in taken["notes"][0]
+    # What the manifests ask for goes by the same rule.
+    text = "{apiVersion: holdfast/v1alpha1, kind: Restore, metadata: {name: drill}, spec: {client: alpha, target: {folder: tree}}}"
+    (estate.folder / "restore.yaml").write_text(text)
+    (action,) = [one for one in estate.at(LATER).json("plan", ".")["actions"] if one["type"] == "Restore"]
+    assert action["image"] == older and f"image: {newer} takes it all the same" in action["reason"]["message"]
+    estate.apply(clock="2026-03-03T12:10:00Z")
+    assert (estate.folder / "tree" / "system.img").read_bytes() == good
+    restored = [one for one in estate.get("audit") if one["event"] == "Restored"]
+    assert f"--image {newer} takes it" in restored[-1]["details"]["notes"][0]
 
 
 def test_content_that_proves_false_is_damaged_and_made_anew(tmp_path: Path) -> None:

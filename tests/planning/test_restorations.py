@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import hypothesis
 import planning_samples as samples
 import pytest
+from hypothesis import strategies as st
 
 from reconciler.planning import actions, desired, observed, planner, restorations
 
@@ -150,3 +152,66 @@ def test_a_manifest_that_goes_undoes_and_asks_nothing() -> None:
     made = planner.plan(wanted, seen, NOW)
     assert not any(one.type is actions.Type.RESTORE for one in made.actions)
     assert [(one.change, one.kind) for one in made.configuration] == [("Orphan", "Restore")]
+
+
+# -- which image is the best --------------------------------------------------------------------------------------------
+
+
+def failed(image: str, kind: str = "Boot", state: str = "Failed") -> observed.Verification:
+    return observed.Verification(image=image, copy=1, kind=kind, state=state, at=ago(hours=1), message="no prompt")
+
+
+@pytest.mark.parametrize(
+    ("bad", "spec", "image", "words"),
+    [
+        ((), {}, "img-3", ""),
+        ((3,), {}, "img-2", "is newer: its Boot failed"),
+        ((2, 3), {}, "img-1", "image: img-3 takes it all the same"),
+        ((2,), {}, "img-3", ""),
+        ((1, 2, 3), {}, "img-3", "every image that can be restored is damaged or failed a drill; this one is img-3"),
+        ((3,), {"image": "img-3"}, "img-3", ""),
+        ((2,), {"asOf": "2026-11-22T21:00:00Z"}, "img-1", "img-2"),
+    ],
+)
+def test_an_image_that_failed_a_drill_is_passed_over(
+    bad: tuple[int, ...], spec: dict[str, Any], image: str, words: str
+) -> None:
+    found = {f"img-{n}": (failed(f"img-{n}"),) for n in bad}
+    _, action = plan(restore(**spec), verifications=found)
+    assert action is not None and (action.image, action.state) == (image, actions.State.DUE)
+    told = action.reason.message.partition("; ")[2]
+    assert words in told if words else not told
+
+
+def test_a_later_drill_that_passed_makes_it_good_again() -> None:
+    again = failed("img-3", state="Passed")._replace(at=NOW)
+    _, action = plan(restore(), verifications={"img-3": (failed("img-3"), again)})
+    assert action is not None and action.image == "img-3"
+
+
+_IMAGE = st.tuples(st.sampled_from(["Complete", "Damaged", "Lost"]), st.booleans(), st.booleans(), st.booleans())
+
+
+@hypothesis.given(st.lists(_IMAGE, min_size=1, max_size=7))
+def test_the_best_image_is_whole_and_proven_then_whole_then_what_there_is(drawn: list[Any]) -> None:
+    made, found, wrong = [], {}, []
+    for number, (copy, complete, bad, ordered) in enumerate(drawn, 1):
+        state = "Complete" if complete else "Partial"
+        made.append(samples.image(number, ago(days=9 - number), samples.copy(state=copy), state=state))
+        if bad:
+            found[f"img-{number}"] = (failed(f"img-{number}"),)
+        if ordered:
+            wrong.append(observed.Ruling(kind="Expire", object=f"img-{number}", by="ann", at=NOW, reason="wrong"))
+    _, action = plan(restore(), series=samples.series(*made), verifications=found, rulings=tuple(wrong))
+    readable = [
+        (n, copy == "Complete", not bad, not ordered)
+        for n, (copy, complete, bad, ordered) in enumerate(drawn, 1)
+        if complete and copy != "Lost"
+    ]
+    for trusted in (True, False):
+        for wanted in ((True, True), (True, False), (False, True), (False, False)):
+            fitting = [n for n, *rest in readable if rest == [*wanted, trusted]]
+            if fitting:
+                assert action is not None and action.image == f"img-{fitting[-1]}"
+                return
+    assert action is not None and action.state is actions.State.BLOCKED
