@@ -173,7 +173,7 @@ def _item(names: _Names, slugs: dict[str, str], history: Sequence[answers.Versio
         size_bytes=newest.entry.size,
         modified=documents.moment(newest.entry.modified),
         versions=len(history),
-        images=tuple(image for one in history for image in one.images),
+        images=newest.images if len(history) == 1 else tuple(image for one in history for image in one.images),
     )
 
 

@@ -31,14 +31,12 @@ def table(
     first. A last column among them is cut instead while enough of it remains.
     """
     width = terminal()
-    cells = [[head.upper() for head in heads], *[[one or "-" for one in row] for row in rows]]
-    widths = [max(measure(line[column]) for line in cells) for column in range(len(heads))]
+    columns = [[head.upper(), *(row[place] or "-" for row in rows)] for place, head in enumerate(heads)]
+    widths = [max(map(measure, column)) for column in columns]
     shown = _shown(widths, spare, width)
-    lines = []
-    for line in cells:
-        parts = [_pad(line[column], widths[column], flush=column in right) for column in shown]
-        lines.append(shorten(_GAP.join(parts).rstrip(), width))
-    return "\n".join(lines)
+    padded = [_padded(columns[one], widths[one], flush=one in right) for one in shown]
+    lines = [_GAP.join(line).rstrip() for line in zip(*padded, strict=True)]
+    return "\n".join(shorten(line, width) for line in lines)
 
 
 def _shown(widths: Sequence[int], spare: Sequence[int], width: int) -> list[int]:
@@ -64,9 +62,11 @@ def measure(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _pad(text: str, size: int, *, flush: bool) -> str:
-    fill = " " * (size - measure(text))
-    return fill + text if flush else text + fill
+def _padded(column: Sequence[str], size: int, *, flush: bool) -> list[str]:
+    """The cells of a column, all equally wide."""
+    fill = str.rjust if flush else str.ljust
+    # The library fills by letters; one that takes no column, or two, stands beside fewer or more of them.
+    return [fill(one, size if one.isascii() else size + len(one) - measure(one)) for one in column]
 
 
 def shorten(text: str, width: int) -> str:

@@ -22,7 +22,8 @@ def moment(nanoseconds: int) -> str | None:
         return None
     seconds, fraction = divmod(nanoseconds, 10**9)
     try:
-        return f"{_EPOCH + dt.timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
+        # Without the offset from UTC. There may be very many of them: formatting by pattern takes three times as long.
+        return f"{(_EPOCH + dt.timedelta(seconds=seconds)).isoformat()[:19]}.{fraction:09d}Z"
     except OverflowError:
         return None
 
