@@ -168,3 +168,24 @@ def test_an_estate_without_a_vcenter_has_no_need_of_pyvmomi() -> None:
         "sys.exit(any(name.split('.')[0] in ('pyVmomi', 'pyVim') for name in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("commands", "needless"),
+    [
+        (("filefinding", "filelisting", "showing"), ("reconciler.storage", "reconciler.jobs")),
+        (("filegetting", "mounting", "restoring"), ("reconciler.sources.vsphere", "reconciler.intake")),
+    ],
+    ids=["looking", "reading"],
+)
+def test_a_command_loads_no_more_than_it_needs(commands: tuple[str, ...], needless: tuple[str, ...]) -> None:
+    """Most of what a short command takes is loading: none of these plans, writes images or draws bars."""
+    none = ("rich", "ruamel", "reconciler.api.policies", "reconciler.catalog.images", "reconciler.planning.actions")
+    code = (
+        f"import sys; from reconciler.cli import {', '.join(commands)}; "
+        f"print(*(name for name in {(*none, *needless)!r} if name in sys.modules))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=60, check=True
+    )
+    assert found.stdout.strip() == ""

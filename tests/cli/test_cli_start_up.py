@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 from estate_samples import Estate
 
-#: Twice the budgets in seconds of CPU, because the machine may be busy with other tests.
+#: Seconds of CPU that a command may take: three times what it takes on an idle machine, as tests share theirs.
 BUDGETS = {
-    ("--help",): 0.7,
-    ("version",): 0.7,
-    ("validate",): 1.2,
-    ("get", "images"): 3.0,
+    ("--help",): 0.35,
+    ("version",): 0.35,
+    ("validate",): 0.6,
+    ("get", "images"): 1.1,
+    ("restore", "alpha", "--to", "somewhere", "--dry-run"): 1.3,
+    ("plan", "."): 1.8,
 }
 
 
 @pytest.mark.parametrize("arguments", BUDGETS, ids=" ".join)
 def test_start_up(converged: Estate, arguments: tuple[str, ...]) -> None:
     command = dataclasses.replace(converged.command, whole=True)
-    spent = []
-    for _ in range(3):
+    spent: list[float] = []
+    while len(spent) < 4 and min(spent, default=9.0) > BUDGETS[arguments]:
         before = os.times()
         started = time.monotonic()
         command.run(*arguments)
