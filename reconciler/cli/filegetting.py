@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, Final
 
 import typer
 
@@ -36,6 +37,11 @@ from reconciler.operations import (
 )
 from reconciler.reports import files as reports
 from reconciler.storage import opening, units
+
+#: Folders of files that this process, or another, has open: there is nothing beside which to write anew.
+_OPENED: Final = re.compile(r"/proc/(\d+|\d+/task/\d+)/fd")
+#: Other words for ``-``: in the place of these links must nothing be put.
+_STDOUT: Final = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 def get(
@@ -64,6 +70,7 @@ def get(
     kept is said. Nothing is written over without --force, and a file is there whole or not at all."""
     sessions.start_logging()
     fileoptions.require_alone(unit, image=image, copy=copy, **{"as-of": as_of})
+    tar = "-" if tar in _STDOUT else tar
     if (to is None) == (tar is None):
         raise errors.UsageError("exactly one of --to and --tar is needed", hint="--to DIR, --tar FILE or --tar -")
     if tar == "-" and sys.stdout.isatty():
@@ -123,15 +130,19 @@ class _Asked:
 
 @contextlib.contextmanager
 def _archive(path: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """A file that has its name once it is whole; a pipe or a device is written to as it is."""
+    """A file that has its name once it is whole; a pipe, a device or an open file is written to as it is."""
     there = _status(path)
+    if there is None and path.is_symlink():
+        raise errors.TargetExists(f"{path} is a link that leads nowhere", hint="remove it, or choose another name")
     # What goes into a pipe takes nothing's place.
     if there is not None and not force and not stat.S_ISFIFO(there.st_mode):
         raise errors.TargetExists(f"{path} is there already", hint="--force writes over it")
-    if there is not None and not stat.S_ISREG(there.st_mode):
+    if there is not None and (not stat.S_ISREG(there.st_mode) or _OPENED.fullmatch(str(path.parent.resolve()))):
         with _written(path), path.open("r+b" if stat.S_ISBLK(there.st_mode) else "wb", buffering=1 << 20) as stream:
             yield stream
         return
+    # A link stays, and leads to the new file.
+    path = path.resolve()
     temporary = files.temporary_name(path)
     try:
         with _written(path), temporary.open("xb", buffering=1 << 20) as stream:

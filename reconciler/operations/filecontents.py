@@ -92,6 +92,8 @@ class Content:
 
     def extents(self) -> Iterator[tuple[int, int]]:
         """Offset and length of what may hold data, in order and apart; the rest is zeros."""
+        if not self.size:
+            return
         for one in self._browser.extents(self._node, self._stream):
             length = min(one.length, self.size - one.offset)
             if length > 0:
@@ -137,8 +139,11 @@ class Sink(Protocol):
     def stream(self, name: str, stream: str, node: nodes.Node, content: Content, path: str) -> None:
         """An alternate data stream of a file or folder."""
 
-    def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> None:
-        """Another name of a file. ``first``: names of folders and file from the target's root that lead to it."""
+    def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> bool:
+        """Another name of a file; False where the target knows no such thing, so that it has to be written again.
+
+        ``first``: names of folders and file from the target's root that lead to it.
+        """
 
     def symlink(self, name: str, node: nodes.Node, path: str) -> None:
         """A symbolic link."""

@@ -178,9 +178,11 @@ class _Walk:
         key = (disk, node.volume, node.inode)
         first = self._firsts.get(key)
         if first is not None:
-            if self._attempt(shown, lambda: self._sink.link(names[-1], first, node, shown)):
-                self._report.links += 1
-            return
+            linked: list[bool] = []
+            done = self._attempt(shown, lambda: linked.append(self._sink.link(names[-1], first, node, shown)))
+            self._report.links += linked == [True]
+            if not done or linked == [True]:
+                return
         if self._made(browser, names[-1], node, shown) and node.links > 1:
             self._firsts[key] = names
 

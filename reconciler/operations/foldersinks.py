@@ -22,13 +22,13 @@ from typing import Final
 
 from reconciler.base import crashes, errors, files
 from reconciler.guests import nodes
-from reconciler.operations import filecontents, filenames, fileplaces
+from reconciler.operations import dressings, filecontents, filenames, fileplaces
 
-#: What a file system says to a name that it cannot hold.
-_UNNAMEABLE: Final = frozenset((errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG))
+#: What a file system says to a name that it cannot hold; exFAT by FUSE the last.
+_UNNAMEABLE: Final = frozenset((errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.ENOENT))
 #: What it says where files cannot be without a name.
 _NAMELESS: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL))
-_NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
+_NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV))
 #: Files that are made durable one by one; more of them all at once at the end.
 _ONE_BY_ONE: Final = 16
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,6 +44,9 @@ class _Level:
     path: str
     #: Whether it was there before.
     old: bool
+    #: Names that were made in it, and the same without regard to case.
+    made: set[str] = dataclasses.field(default_factory=set)
+    folded: set[str] = dataclasses.field(default_factory=set)
 
 
 class FolderSink:
@@ -53,9 +56,7 @@ class FolderSink:
         """``root`` is made if need be. ``force``: write over files that are there. Raises ``TargetError``."""
         self._report = report
         self._force = force
-        self._owner = os.geteuid() == 0
-        self._mask = os.umask(0)
-        os.umask(self._mask)
+        self._dresser = dressings.Dresser(report)
         self._nameless = True
         self._count = 0
         #: Names as they were given, by folder and name of the image.
@@ -123,6 +124,8 @@ class FolderSink:
                 os.mkdir(given, 0o700, dir_fd=self._here)
             except FileExistsError:
                 old = True
+                if self._is_variant(given):
+                    self._report.lose("folders became one, for the target does not tell their names apart", path)
 
         given = self._name(name, path, make)
         try:
@@ -141,9 +144,9 @@ class FolderSink:
         try:
             # Nothing was asked of a folder that only stands above.
             if level.node is not None and level.node is not filecontents.PLAIN and (not level.old or self._force):
-                self._dress(level.handle, level.node, level.path, folder=True)
+                self._dresser.dress(level.handle, level.node, level.path, folder=True)
             elif not level.old:
-                os.fchmod(level.handle, 0o777 & ~self._mask)
+                os.fchmod(level.handle, 0o777 & ~self._dresser.mask)
         except OSError as error:
             self._report.lose(f"times or rights of a folder were not set ({error.strerror})", level.path)
         finally:
@@ -153,7 +156,7 @@ class FolderSink:
         """As ``filecontents.Sink`` says."""
         with self._unnamed() as (handle, temporary):
             self._fill(handle, content)
-            self._dress(handle, node, path)
+            self._dresser.dress(handle, node, path)
             self._settle(handle)
             crashes.passing("files.before-name")
             self._name(name, path, lambda given: self._publish(handle, temporary, given))
@@ -164,7 +167,7 @@ class FolderSink:
         self.file(f"{name}:{stream}", beside, content, path)
         self._report.lose("alternate data streams are files of their own beside theirs, named NAME:STREAM", path)
 
-    def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> None:  # noqa: ARG002
+    def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> bool:  # noqa: ARG002
         """As ``filecontents.Sink`` says."""
         handle = os.dup(self._levels[0].handle)
         try:
@@ -175,8 +178,14 @@ class FolderSink:
                 handle = below
             source = self._given.get(first, first[-1])
             self._name(name, path, lambda given: self._over(given, lambda new: self._link(source, handle, new)))
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            self._report.lose("further names of a file became files of their own, for the target links none", path)
+            return False
         finally:
             os.close(handle)
+        return True
 
     def _link(self, source: str, folder: int, new: str) -> None:
         os.link(source, new, src_dir_fd=folder, dst_dir_fd=self._here, follow_symlinks=False)
@@ -188,8 +197,9 @@ class FolderSink:
         target, here = node.target, self._here
 
         def make(new: str) -> None:
-            os.symlink(target, new, dir_fd=here)
-            self._dress_at(new, node, path)
+            with _refusing(here, new):
+                os.symlink(target, new, dir_fd=here)
+            self._dresser.dress_at(here, new, node, path)
 
         self._name(name, path, lambda given: self._over(given, make))
 
@@ -199,13 +209,14 @@ class FolderSink:
         if node.format not in (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK):
             self._report.lose("files of a kind that Linux does not know were left out", path)
             return False
-        if device and not self._owner:
+        if device and not self._dresser.owner:
             self._report.lose("device nodes were left out, which only root may make", path)
             return False
 
         def make(new: str) -> None:
-            os.mknod(new, node.format | 0o600, node.device or 0, dir_fd=self._here)
-            self._dress_at(new, node, path)
+            with _refusing(self._here, new):
+                os.mknod(new, node.format | 0o600, node.device or 0, dir_fd=self._here)
+            self._dresser.dress_at(self._here, new, node, path)
 
         self._name(name, path, lambda given: self._over(given, make))
         return True
@@ -275,22 +286,33 @@ class FolderSink:
             os.rename(temporary, given, src_dir_fd=self._here, dst_dir_fd=self._here)
 
     def _require_absent(self, given: str) -> None:
-        if self._force:
-            return
         try:
             os.stat(given, dir_fd=self._here, follow_symlinks=False)
         except FileNotFoundError:
             return
-        raise errors.TargetExists("something is in its place")
+        self._require_old(given)
+
+    def _require_old(self, given: str) -> None:
+        """Raise ``TargetExists`` unless what has a name may be written over: with ``force``, and none of our own."""
+        if not self._force or given in self._levels[-1].made or self._is_variant(given):
+            raise errors.TargetExists("something is in its place")
+
+    def _is_variant(self, given: str) -> bool:
+        """Whether a name that is taken stands for one that this restore made in another case: there are folders that
+        do not tell them apart."""
+        level = self._levels[-1]
+        if given in level.made or given.casefold() not in level.folded:
+            return False
+        with os.scandir(level.handle) as entries:
+            return all(entry.name != given for entry in entries)
 
     def _over(self, given: str, make: Callable[[str], None]) -> None:
         """Make something under a name: if that is taken, instead of what has it with ``force``, else not at all."""
         try:
             make(given)
             return
-        except FileExistsError as error:
-            if not self._force:
-                raise errors.TargetExists("something is in its place") from error
+        except FileExistsError:
+            self._require_old(given)
         temporary = filenames.temporary()
         make(temporary)
         try:
@@ -316,81 +338,23 @@ class FolderSink:
             if given == filenames.plain(name):
                 raise
             act(given)
+        self._levels[-1].made.add(given)
+        self._levels[-1].folded.add(given.casefold())
         if given != name:
             self._given[(*self._names, name)] = given
             self._report.rename(path, given)
         return given
 
-    # -- what is known of a file beside its content ----------------------------------------------------------------
 
-    def _dress(self, handle: int, node: nodes.Node, path: str, *, folder: bool = False) -> None:
-        """Owner, rights, attributes and times of an open file, in the order in which none undoes another."""
-        if self._owner and node.uid is not None and node.gid is not None:
-            self._try(path, "owners were not kept", lambda: os.fchown(handle, node.uid or 0, node.gid or 0))
-        mode = self._mode(node, path, folder=folder)
-        self._try(path, "rights were not kept", lambda: os.fchmod(handle, mode))
-        self._attributes(handle, node, path)
-        self._tell(node, path)
-        if node.modified or node.mode is not None:
-            moments = (node.accessed or node.modified, node.modified)
-            self._try(path, "times were not kept", lambda: os.utime(handle, ns=moments))
-            if os.fstat(handle).st_mtime_ns // 1000 != node.modified // 1000:
-                self._report.lose("the target keeps times less exactly, or not that far away", path)
-
-    def _dress_at(self, name: str, node: nodes.Node, path: str) -> None:
-        """The same for a link or a special file, which cannot be opened."""
-        here = self._here
-        if self._owner and node.uid is not None and node.gid is not None:
-            uid, gid = node.uid, node.gid
-            self._try(
-                path, "owners were not kept", lambda: os.chown(name, uid, gid, dir_fd=here, follow_symlinks=False)
-            )
-        if node.kind != "symlink":
-            mode = self._mode(node, path, folder=False)
-            self._try(path, "rights were not kept", lambda: os.chmod(name, mode, dir_fd=here))
-        self._attributes(f"/proc/self/fd/{here}/{name}", node, path)
-        self._tell(node, path)
-        if node.modified or node.mode is not None:
-            moments = (node.accessed or node.modified, node.modified)
-            self._try(
-                path,
-                "times were not kept",
-                lambda: os.utime(name, ns=moments, dir_fd=here, follow_symlinks=False),
-            )
-
-    def _mode(self, node: nodes.Node, path: str, *, folder: bool) -> int:
-        if node.mode is None:
-            return (0o777 if folder else 0o666) & ~self._mask
-        mode = stat.S_IMODE(node.mode)
-        if not self._owner:
-            if mode & (stat.S_ISUID | stat.S_ISGID) and not folder:
-                self._report.lose("bits that run a file as its owner were not kept, for its owner is another", path)
-            mode &= ~(stat.S_ISUID | stat.S_ISGID)
-        return mode
-
-    def _attributes(self, where: int | str, node: nodes.Node, path: str) -> None:
-        for key, value in node.xattrs:
-            try:
-                if isinstance(where, int):
-                    os.setxattr(where, key, value)
-                else:
-                    os.setxattr(where, key, value, follow_symlinks=False)
-            except OSError as error:
-                kind = "access control lists" if "acl" in key else f"extended attributes {key.partition('.')[0]}.*"
-                self._report.lose(f"{kind} were not kept ({error.strerror})", path)
-
-    def _tell(self, node: nodes.Node, path: str) -> None:
-        """Say what has no place in any folder of Linux."""
-        if not self._owner and node.uid is not None:
-            self._report.lose("owners were not kept, which only root may set", path)
-        for flag in node.flags:
-            if flag in ("immutable", "append"):
-                self._report.lose(f"files are not {flag} again; chattr sets that", path)
-            elif flag in ("hidden", "system", "readonly"):
-                self._report.lose(f"the Windows attribute {flag} was not kept", path)
-
-    def _try(self, path: str, what: str, act: Callable[[], None]) -> None:
-        try:
-            act()
-        except (OSError, OverflowError) as error:
-            self._report.lose(f"{what} ({getattr(error, 'strerror', None) or error})", path)
+@contextlib.contextmanager
+def _refusing(here: int, name: str) -> Iterator[None]:
+    """A folder by FUSE that holds no links or special files may say that its device failed, and make a file instead."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # Had something been there before, the answer would have been another.
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=here)
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from error

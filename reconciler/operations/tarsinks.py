@@ -116,10 +116,11 @@ class TarSink:
         self.file(f"{name}:{stream}", beside, content, path)
         self._report.lose("alternate data streams are files of their own beside theirs, named NAME:STREAM", path)
 
-    def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> None:
+    def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> bool:
         """As ``filecontents.Sink`` says."""
         plain = dataclasses.replace(node, xattrs=())
         self._member(self._path(name), _LINK, plain, path, link=b"/".join(_raw(filenames.plain(one)) for one in first))
+        return True
 
     def symlink(self, name: str, node: nodes.Node, path: str) -> None:
         """As ``filecontents.Sink`` says."""

@@ -102,6 +102,27 @@ def test_a_pipe_and_a_device_stay_what_they_are(estate: Estate, tmp_path: Path) 
     assert pipe.is_fifo() and device.is_char_device()
 
 
+def test_an_archive_never_takes_the_place_of_a_link_or_of_an_open_file(estate: Estate, tmp_path: Path) -> None:
+    real, link, nowhere = tmp_path / "real.tar", tmp_path / "link.tar", tmp_path / "nowhere.tar"
+    real.write_bytes(b"old")
+    link.symlink_to(real)
+    nowhere.symlink_to(tmp_path / "missing")
+    estate.at(START).run("files", "get", "alpha", "big", "--tar", nowhere, "--force", code=4)
+    get(estate, "big", "--tar", link, "--force")
+    assert link.is_symlink() and nowhere.is_symlink() and tarfile.is_tarfile(real)
+    shell = 'exec 7>7.tar 9>9.tar; "$0" "$@" /dev/fd/7 && "$0" "$@" /dev/fd/1 >&9'
+    command = estate.at(START)
+    arguments = ("files", "get", "alpha", "big", "--force", "--state", str(estate.state), "--tar")
+    ran = subprocess.run(
+        ["bash", "-c", shell, *holdfast_command.PROGRAM, *arguments],
+        cwd=tmp_path, env=command.environment(), capture_output=True, check=True, text=True,
+    )  # fmt: skip
+    assert ran.stdout.startswith("Restored") and "stdout" in ran.stderr
+    for name in ("7.tar", "9.tar"):
+        with tarfile.open(tmp_path / name) as opened:
+            assert opened.extractfile("big").read() == BIG  # type: ignore[union-attr]
+
+
 def test_times_far_away_are_kept(estate: Estate, tmp_path: Path) -> None:
     get(estate, *FAR, "--to", tmp_path)
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in FAR} == FAR

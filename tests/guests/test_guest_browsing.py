@@ -65,6 +65,14 @@ def test_paths_numbers_and_listings_lead_to_the_same_file(volume) -> None:
                 browser.find(0, path)
 
 
+def test_a_folder_is_told_in_the_order_of_its_files(volume) -> None:
+    image, _, _ = volume
+    with builders.opened(image) as disk, browsing.browse(disk) as browser:
+        inodes = [node.inode for _, node in browser.children(browser.find(0, "many"))]
+        # In the order of their names' digests nearly each would be read from another place.
+        assert len(inodes) == 1000 and inodes == sorted(inodes)
+
+
 def test_pieces_of_a_file_and_its_holes(volume) -> None:
     image, _, _ = volume
     with builders.opened(image) as disk, browsing.browse(disk) as browser:

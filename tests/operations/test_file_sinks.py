@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import os
 import stat
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,11 @@ import pytest
 from reconciler.base import errors
 from reconciler.guests import nodes
 from reconciler.operations import filecontents, filenames, foldersinks, tarsinks
+
+sys.path.append(str(Path(__file__).parents[1] / "guests"))
+
+import guest_builders as builders
+import guest_features as features
 
 MIB = 1 << 20
 
@@ -145,3 +152,52 @@ def test_a_file_that_ends_early_is_not_in_the_folder(tmp_path: Path) -> None:
     with (tmp_path / "holes").open("rb") as file:
         os.lseek(file.fileno(), 50 * MIB, os.SEEK_SET)
         assert file.read(4096) == b"".join(Content(100 * MIB, [(50 * MIB, 4096)]).at(50 * MIB, 4096))
+
+
+def acl(path: Path) -> set[str]:
+    return {key for key in os.listxattr(path) if "acl" in key}
+
+
+def test_a_folder_gives_no_rights_that_the_image_does_not_know(tmp_path: Path) -> None:
+    report = filecontents.Report()
+    os.setxattr(tmp_path, "system.posix_acl_default", features.LIST)
+    with foldersinks.FolderSink(tmp_path, report, force=False) as sink:
+        sink.directory("folder", node("directory"), "folder")
+        sink.file("within", node(), SMALL, "within")  # type: ignore[arg-type]
+        sink.leave()
+        sink.file("file", node(mode=stat.S_IFREG | 0o664), SMALL, "file")  # type: ignore[arg-type]
+        sink.file("of windows", node(mode=None), SMALL, "of windows")  # type: ignore[arg-type]
+    assert not acl(tmp_path / "folder") and not acl(tmp_path / "folder" / "within") and not acl(tmp_path / "file")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o664
+    assert acl(tmp_path / "of windows") == {"system.posix_acl_access"}
+
+
+@builders.needs_root
+def test_a_folder_that_knows_neither_case_nor_links_nor_owners(tmp_path: Path) -> None:
+    image = builders.blank(tmp_path / "target.raw", 8 * MIB)
+    builders.run("mkfs.exfat", image)
+    report = filecontents.Report()
+    told: list[str] = []
+    with builders.mounted(image, kind="exfat") as root:
+        for _ in range(2):
+            with foldersinks.FolderSink(root, report, force=True) as sink:
+                sink.directory("Folder", node("directory"), "Folder")
+                sink.leave()
+                sink.directory("folder", node("directory"), "folder")
+                sink.leave()
+                sink.file("Case", node(), SMALL, "Case")  # type: ignore[arg-type]
+                sink.file("a:b", node(), SMALL, "a:b")  # type: ignore[arg-type]
+                assert not sink.link("other", ("Case",), node(), "other")
+                for refused in (
+                    lambda: sink.file("case", node(), Content(9, []), "case"),  # type: ignore[arg-type]
+                    lambda: sink.special("pipe", dataclasses.replace(node(), format=stat.S_IFIFO), "pipe"),
+                    lambda: sink.symlink("link", node("symlink", target="Case"), "link"),
+                ):
+                    with pytest.raises((errors.TargetExists, OSError)) as raised:
+                        refused()
+                    told.append(type(raised.value).__name__)
+                    assert getattr(raised.value, "errno", None) != errno.EIO
+        held = {path.name: path.stat().st_size for path in root.iterdir() if path.is_file()}
+    assert held == {"Case": 10, "a%3Ab": 10} and told[0] == told[3] == "TargetExists"
+    for word in ("keep owners", "keep rights", "links none", "tell their names apart"):
+        assert any(word in note for note in report.notes), (word, report.notes)

@@ -1,0 +1,116 @@
+"""What is known of a restored file beside its content: owner, rights, attributes and times, given to it in a folder.
+
+Called by ``foldersinks`` for everything it makes; separate because what a target keeps of it, and what it only seems to
+keep, is a matter of its own. What was not kept goes to the report, and nothing here fails a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+
+from reconciler.guests import nodes
+from reconciler.operations import filecontents
+
+
+class Dresser:
+    """Gives files what the image knows of them."""
+
+    def __init__(self, report: filecontents.Report) -> None:
+        #: Whether owners can be set and devices made.
+        self.owner = os.geteuid() == 0
+        self.mask = os.umask(0)
+        os.umask(self.mask)
+        self._report = report
+
+    def dress(self, handle: int, node: nodes.Node, path: str, *, folder: bool = False) -> None:
+        """Owner, rights, attributes and times of an open file, in the order in which none undoes another."""
+        if self.owner and node.uid is not None and node.gid is not None:
+            self._try(path, "owners were not kept", lambda: os.fchown(handle, node.uid or 0, node.gid or 0))
+        mode = self._mode(node, path, folder=folder)
+        if node.mode is not None:
+            _disinherit(handle)
+        self._try(path, "rights were not kept", lambda: os.fchmod(handle, mode))
+        self._attributes(handle, node, path)
+        self._tell(node, path)
+        if node.modified or node.mode is not None:
+            moments = (node.accessed or node.modified, node.modified)
+            self._try(path, "times were not kept", lambda: os.utime(handle, ns=moments))
+        self._look(os.fstat(handle), node, mode, path)
+
+    def dress_at(self, here: int, name: str, node: nodes.Node, path: str) -> None:
+        """The same for a link or a special file in the folder ``here``, which cannot be opened."""
+        if self.owner and node.uid is not None and node.gid is not None:
+            uid, gid = node.uid, node.gid
+            self._try(
+                path, "owners were not kept", lambda: os.chown(name, uid, gid, dir_fd=here, follow_symlinks=False)
+            )
+        if node.kind != "symlink":
+            mode = self._mode(node, path, folder=False)
+            if node.mode is not None:
+                _disinherit(f"/proc/self/fd/{here}/{name}")
+            self._try(path, "rights were not kept", lambda: os.chmod(name, mode, dir_fd=here))
+        self._attributes(f"/proc/self/fd/{here}/{name}", node, path)
+        self._tell(node, path)
+        if node.modified or node.mode is not None:
+            moments = (node.accessed or node.modified, node.modified)
+            self._try(
+                path,
+                "times were not kept",
+                lambda: os.utime(name, ns=moments, dir_fd=here, follow_symlinks=False),
+            )
+
+    def _look(self, about: os.stat_result, node: nodes.Node, mode: int, path: str) -> None:
+        """Say what the target took without a word and does not show."""
+        if self.owner and node.uid is not None and (about.st_uid, about.st_gid) != (node.uid, node.gid):
+            self._report.lose("the target does not keep owners", path)
+        if node.mode is not None and stat.S_IMODE(about.st_mode) != mode:
+            self._report.lose("the target does not keep rights", path)
+        if (node.modified or node.mode is not None) and about.st_mtime_ns // 1000 != node.modified // 1000:
+            self._report.lose("the target keeps times less exactly, or not that far away", path)
+
+    def _mode(self, node: nodes.Node, path: str, *, folder: bool) -> int:
+        if node.mode is None:
+            return (0o777 if folder else 0o666) & ~self.mask
+        mode = stat.S_IMODE(node.mode)
+        if not self.owner:
+            if mode & (stat.S_ISUID | stat.S_ISGID) and not folder:
+                self._report.lose("bits that run a file as its owner were not kept, for its owner is another", path)
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
+        return mode
+
+    def _attributes(self, where: int | str, node: nodes.Node, path: str) -> None:
+        for key, value in node.xattrs:
+            try:
+                if isinstance(where, int):
+                    os.setxattr(where, key, value)
+                else:
+                    os.setxattr(where, key, value, follow_symlinks=False)
+            except OSError as error:
+                kind = "access control lists" if "acl" in key else f"extended attributes {key.partition('.')[0]}.*"
+                self._report.lose(f"{kind} were not kept ({error.strerror})", path)
+
+    def _tell(self, node: nodes.Node, path: str) -> None:
+        """Say what has no place in any folder of Linux."""
+        if not self.owner and node.uid is not None:
+            self._report.lose("owners were not kept, which only root may set", path)
+        for flag in node.flags:
+            if flag in ("immutable", "append"):
+                self._report.lose(f"files are not {flag} again; chattr sets that", path)
+            elif flag in ("hidden", "system", "readonly"):
+                self._report.lose(f"the Windows attribute {flag} was not kept", path)
+
+    def _try(self, path: str, what: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (OSError, OverflowError) as error:
+            self._report.lose(f"{what} ({getattr(error, 'strerror', None) or error})", path)
+
+
+def _disinherit(where: int | str) -> None:
+    """Take away the access control lists that a folder has given to what was made in it."""
+    for key in ("system.posix_acl_access", "system.posix_acl_default"):
+        with contextlib.suppress(OSError):
+            os.removexattr(where, key)
