@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,12 @@ import virtual_estates
 from pyVmomi import vim
 from vm_restores import DATACENTER, IMAGE, MIB, UUID, World, machine
 
-from reconciler.base import digests
+from reconciler.base import digests, errors, meters
+from reconciler.operations import restorestages, restoreworks
 from reconciler.sources.vsphere.blueprints import blueprints, staging
 from reconciler.sources.vsphere.connections import datastorefiles, properties, sessions
 from reconciler.sources.vsphere.inventory import ancestry
+from reconciler.storage import opening as storage
 
 
 @pytest.fixture
@@ -94,6 +97,41 @@ def test_nothing_is_overwritten_unasked(world: World) -> None:
     assert "exists" in _stage(world, code=4)
     assert {path.name: path.stat().st_mtime_ns for path in (world.root / "out").iterdir()} == before
     _stage(world, "--force")
+
+
+def test_what_a_killed_attempt_had_named_is_kept_and_the_rest_is_made(world: World) -> None:
+    folder = world.root / "out"
+    folder.mkdir()
+
+    def stage(*, again: bool) -> restoreworks.Outcome:
+        work = restorestages.Staged(to=folder, names=(), force=False, read_back=False, units=(), again=again)
+        with (
+            contextlib.closing(storage.open_folder(world.unit)) as unit,
+            contextlib.closing(unit.open(IMAGE)) as stored,
+        ):
+            work.plan(stored)
+            work.run(stored, meters.Meter(), str)
+        return work.outcome()
+
+    (folder / "vm1.vmx").write_text("of somebody else")
+    with pytest.raises(errors.TargetExists):
+        stage(again=True)
+    (folder / "vm1.vmx").unlink()
+    stage(again=False)
+    # Descriptors bear a number of their own each time.
+    whole = {path.name: len(path.read_bytes()) for path in folder.iterdir()}
+    for name in ("vm1.vmx", "vm1_1-flat.vmdk"):
+        (folder / name).unlink()
+    kept = (folder / "vm1-flat.vmdk").stat().st_ino
+    with pytest.raises(errors.TargetExists):
+        stage(again=False)
+    assert [disk.resumed_bytes > 0 for disk in stage(again=True).disks] == [True, False]
+    assert {path.name: len(path.read_bytes()) for path in folder.iterdir()} == whole
+    assert (folder / "vm1_1-flat.vmdk").read_bytes() == world.contents["Hard disk 2"]
+    assert (folder / "vm1-flat.vmdk").stat().st_ino == kept
+    (folder / "vm1-flat.vmdk").write_bytes(b"of somebody else")
+    with pytest.raises(errors.TargetExists, match="not what the image holds"):
+        stage(again=True)
 
 
 def test_one_disk_alone_leaves_the_other_out_of_the_vmx(world: World) -> None:

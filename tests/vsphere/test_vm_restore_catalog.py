@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import random
+import time
 from pathlib import Path
 
 import virtual_estates
@@ -72,3 +75,43 @@ def test_names_with_slashes_and_machines_on_vsan_come_and_go_and_who_has_no_imag
         found = estate.contents()
         assert found["erp%2fdb 50%25"] == found["ü%2f[1]"] == before
         assert any(name.startswith("erp%2fdb 50%25.replaced-") for name in found)
+
+
+def test_a_copy_that_rots_in_the_middle_is_followed_by_the_other(tmp_path: Path) -> None:
+    with virtual_estates.vsphere_labs.Lab.start(
+        tmp_path / "lab", machines=[machine(1)], datacenters=[DATACENTER], taskMillis=1
+    ) as lab:
+        estate = virtual_estates.VirtualEstate(tmp_path, lab).build()
+        manifest = estate.folder / "estate.yaml"
+        second = "    - {name: deep, type: Duplication, source: land, storage: pool, retention: {type: Forever}}\n"
+        land = next(line for line in manifest.read_text().splitlines(keepends=True) if "name: land" in line)
+        manifest.write_text(manifest.read_text().replace(land, land + second))
+        for label, size in (("Hard disk 1", 5 * MIB), ("Hard disk 2", 2 * MIB)):
+            lab.write("vm1", label, 0, random.Random(label).randbytes(size))
+        estate.apply()
+        before = estate.contents()["vm1"]
+        lab.fault(on="POST /nfc", kind="slow", seconds=2)
+        process = estate.command.start("restore", "vm1", "--vcenter", "lab", "--name", "back", "-o", "json")
+        try:
+            deadline = time.monotonic() + 60
+            while not any(".holdfast-" in one["name"] for one in lab.state()["machines"]):
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.02)
+            # The first disk is under way, the second one not begun.
+            files = [path for path in (estate.folder / "units" / "fast").rglob("*") if path.stat().st_size >= 2 * MIB]
+            assert len(files) == 2
+            for path in files:
+                with path.open("r+b") as file:
+                    file.seek(-MIB, 2)
+                    file.write(b"rot" * 1000)
+            said, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert process.returncode == 0, told
+        done = json.loads(said)
+        assert done["state"] == "Verified" and any("copy 1 on fast cannot be read" in note for note in done["notes"])
+        assert estate.contents()["back"] == before
+        assert {one["name"] for one in lab.state()["machines"]} == {"vm1", "back"}
+        assert {one["unit"]: one["state"] for one in estate.items("copies")} == {"fast": "Damaged", "pool": "Complete"}
+        (record,) = estate.items("restores")
+        assert (record["state"], record["copy"], record["unit"]) == ("Verified", 2, "pool")

@@ -12,6 +12,19 @@ import pytest
 import virtual_estates
 from vm_restores import DATACENTER, MIB, UUID, machine
 
+STAGED, OVER = (
+    f"""
+apiVersion: holdfast/v1alpha1
+kind: Restore
+metadata: {{name: {name}}}
+spec: {{client: vm1, target: {target}}}
+"""
+    for name, target in (
+        ("staged", "{folder: out, staged: true}"),
+        ("over", "{vmware: {vcenter: lab, name: vm2}}"),
+    )
+)
+
 
 class Tree(virtual_estates.VirtualEstate):
     """An estate with an image of ``vm1``, beside which Restores may be declared."""
@@ -53,7 +66,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 
 def test_a_machine_is_made_once_as_it_is_told_to(tree: Tree) -> None:
     place = {"name": "back", "folder": "restored", "host": "esx2", "datastore": "ds2", "powerOn": True}
+    (tree.folder / "staged.yaml").write_text(STAGED)
     tree.declare("drill", **place)
+    assert (tree.folder / "out" / "vm1.vmx").exists() and tree.record("staged")["format"] == "staged"
     assert tree.contents()["back"] == tree.contents()["vm1"]
     made = tree.lab.machine("back")
     assert (made["folder"], made["host"], made["powerState"]) == ("restored", "esx2", "poweredOn")
@@ -61,20 +76,17 @@ def test_a_machine_is_made_once_as_it_is_told_to(tree: Tree) -> None:
     record = tree.record("drill")
     assert (record["state"], record["format"], record["target"]) == ("Verified", "machine", "vsphere:lab")
     assert [disk["verified"] for disk in record["disks"]] == [True, True]
-    (job,) = [one for one in tree.items("jobs") if one["type"] == "Restore"]
+    (job,) = [one for one in tree.items("jobs") if one["type"] == "Restore" and "drill" in one["address"]]
     assert (job["state"], job["image"], job["id"]) == ("Succeeded", record["image"], record["job"])
-    (entry,) = [one for one in tree.items("audit") if one["event"] == "Restored"]
-    details = entry["details"]
+    restored = [one["details"] for one in tree.items("audit") if one["event"] == "Restored"]
+    (details,) = [one for one in restored if one["restore"] == "drill"]
     assert (details["target"], details["reason"]) == ("vsphere:lab/DC0/vm/restored/back", "case drill")
     assert (details["via"], details["identity"]) == ("import", "new")
-    before = tree.names()
-    tree.declare("drill", **place)
-    assert tree.names() == before
-
-
-def test_never_over_a_machine_and_told_so(tree: Tree) -> None:
+    # Once more nothing is made, and never over a machine that is there.
     before = tree.contents()
-    said = tree.declare("over", code=3, name="vm2")
+    (tree.folder / "staged.yaml").write_text(OVER)
+    said = tree.declare("drill", code=3, **place)
+    (tree.folder / "staged.yaml").unlink()
     assert tree.contents() == before
     assert "there is a machine vm2 in /DC0/vm/gold" in said + tree.record("over")["message"]
 
@@ -103,7 +115,7 @@ def test_a_killed_one_is_finished_by_the_next_pass(tree: Tree, point: str, targe
 
 
 def test_what_was_proven_takes_its_name_and_is_never_made_twice(tree: Tree) -> None:
-    target = {"name": "vm2", "replace": True}
+    target = {"name": "vm2", "replace": True, "powerOn": True}
     old = tree.contents()["vm2"]
     tree.declare("instead", code=-signal.SIGKILL, crash="machine.old-renamed", **target)
     (half,) = (one for one in tree.names() if ".holdfast-" in one)
@@ -118,7 +130,10 @@ def test_what_was_proven_takes_its_name_and_is_never_made_twice(tree: Tree) -> N
     words = f"for the proof of restore {half[-8:]}"
     tree.lab.act(half, "foreignSnapshot", name="holdfast-proof", description=words)
     tree.set_clock(tree.now() + dt.timedelta(minutes=10))
-    tree.declare("instead", **target)
+    tree.lab.fault(on="PowerOnVM_Task", kind="task", fault="InsufficientResourcesFault", message="no memory today")
+    assert "no memory today" in tree.declare("instead", code=3, **target)
+    # It is there all the same, and the restore is made.
+    assert tree.record("instead")["state"] == "Verified"
     made = tree.lab.machine("vm2")
     assert (made["moref"], made["snapshots"]) == (reference, [])
     assert tree.names() == there - {half} | {"vm2"}

@@ -374,8 +374,14 @@ class Build:
             return
         self._done = True
         order = self._order
+        try:
+            self._remove()
+        finally:
+            order.mark.at_work(begins=False)
+
+    def _remove(self) -> None:
+        order = self._order
         self._way.abort()
-        order.mark.at_work(begins=False)
         try:
             for left in halfmade.leftovers(order.session, order.doing):
                 # By its mark, not by what was remembered: an answer may have been lost on its way.
