@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,3 +65,21 @@ spec: {{client: alpha, target: {{folder: {tmp_path}/tree}}}}
     (estate.folder / "restore.yaml").write_text(manifest)
     estate.apply(code=None)
     assert (tmp_path / "tree" / rot.DISK).read_bytes() == disk
+
+
+def test_a_reader_that_is_killed_leaves_no_index_of_its_pool(built: tuple[Estate, bytes, str], tmp_path: Path) -> None:
+    estate, _, image = built
+    for name in ("old", "young", "used"):
+        (tmp_path / f"holdfast-index-{name}").mkdir()
+        (tmp_path / f"holdfast-index-{name}" / "users").touch()
+    for name in ("old", "used"):
+        os.utime(tmp_path / f"holdfast-index-{name}", (0, 0))
+    killed = estate.command.crashing("restore.reading").using(TMPDIR=str(tmp_path))
+    with (tmp_path / "holdfast-index-used" / "users").open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        pool = estate.folder / "storage" / "pool"
+        killed.run("restore", "--unit", pool, image, "--to", tmp_path / "out", code=-signal.SIGKILL)
+    # What an earlier one left while it was made goes as well, unless somebody uses it or may still be making it.
+    assert {path.name for path in tmp_path.iterdir() if path.name != "out"} == {
+        "holdfast-index-young", "holdfast-index-used",
+    }  # fmt: skip

@@ -12,8 +12,11 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import struct
+import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -36,6 +39,9 @@ _MARKER: Final = "marker.json"
 _USERS: Final = "users"
 _OPENING: Final = "opening"
 _FILES: Final = ("data.mdb", "lock.mdb")
+_FLEETING: Final = "holdfast-index-"
+#: Seconds after which a temporary index that nobody uses was left by a process that died.
+_LEFT: Final = 3600.0
 
 _T = TypeVar("_T")
 
@@ -314,6 +320,39 @@ def share(folder: Path, pool: str, unit: str) -> Index:
         _shared[key] = index
         index.references += 1
     return index
+
+
+def fleeting(pool: str, unit: str) -> Index:
+    """An index that goes with the process, however that ends: its files have no names once they are open.
+
+    For who may write nowhere but in the folder of temporary files. Paid back as ``share`` is. Raises as it does.
+    """
+    _sweep(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=_FLEETING))
+    try:
+        return share(folder, pool, unit)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the temporary indexes of this user that a process left which was killed while it made one."""
+    for folder in parent.glob(f"{_FLEETING}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if found.st_uid == os.geteuid() and time.time() - found.st_mtime > _LEFT and _deserted(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _deserted(folder: Path) -> bool:
+    try:
+        handle = os.open(folder / _USERS, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return True
+    try:
+        return _try_lock(handle)
+    finally:
+        os.close(handle)
 
 
 def release(index: Index) -> None:

@@ -11,8 +11,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import shutil
-import tempfile
 import threading
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -72,16 +70,11 @@ class Store:
         self._users: set[appenders.Claims] = set()
         self._generation = self._sequence = -1
         self._kept: memories.Memory[bytes] = memories.Memory(settings.memory)
-        self._temporary: Path | None = None
         folder = settings.cache or settings.root / "index"
         if not settings.writable and (settings.cache is None or not indexes.usable(folder)):
-            folder = self._temporary = Path(tempfile.mkdtemp(prefix="holdfast-index-"))
-        try:
+            self.index = indexes.fleeting(str(header.id), settings.name)
+        else:
             self.index = indexes.share(folder, str(header.id), settings.name)
-        except BaseException:
-            if self._temporary is not None:
-                shutil.rmtree(self._temporary, ignore_errors=True)
-            raise
         self.workers = concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 2), "pool-worker")
         self._sealers = concurrent.futures.ThreadPoolExecutor(len(containers.SUFFIXES), "pool-sealer")
         self._appenders = {
@@ -105,8 +98,6 @@ class Store:
         self._sealers.shutdown()
         self.workers.shutdown()
         indexes.release(self.index)
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
 
     # What is there
 
