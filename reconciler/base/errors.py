@@ -22,6 +22,7 @@
     │   ├── UnitFull                     no space
     │   ├── ImageMissing                 the unit does not hold this image
     │   └── ImageDamaged                 stored bytes contradict their digests
+    │       └── AttachmentDamaged        … of a document beside the disks; what the disks hold is not concerned
     ├── TargetError                  1   a restore cannot write where it was told to
     ├── HookFailed                   1   a command around the backup failed
     └── EmulatorFailed               1   no machine could be started here, which says nothing about the image
@@ -161,6 +162,10 @@ class ImageDamaged(UnitError):
     """Bytes read back contradict the digests stored with them."""
 
     retryable = False
+
+
+class AttachmentDamaged(ImageDamaged):
+    """A document that an image carries beside its disks contradicts its digests; its disks may be whole."""
 
 
 class ParentDamaged(UnitError):

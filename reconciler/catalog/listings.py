@@ -146,24 +146,31 @@ def list_copies(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Whereabouts:
-    """An image and the units that hold a good copy of it."""
+    """An image and the units that hold a copy of it that can be read."""
 
     image: str
     client_id: str
     time: dt.datetime
     sequence: int
-    #: Names, by copy number; never empty.
+    #: Names, good copies first, by copy number; never empty.
     units: tuple[str, ...]
 
 
 def whereabouts(db: database.Database, image_id: str | None = None) -> tuple[Whereabouts, ...]:
-    """Every committed image with a copy that can be read, or that one, in the order in which they were made."""
+    """Every committed image with a copy that can be read, or that one, in the order in which they were made.
+
+    A damaged copy is better than none: what is damaged may be another part of it than the one that is wanted.
+    """
     image, copy = tables.IMAGES.c, tables.COPIES.c
     query = (
         sa.select(image.id, image.client_id, image.time, image.sequence, copy.unit)
         .join_from(tables.COPIES, tables.IMAGES, copy.image_id == image.id)
-        .where(image.state.in_(histories.COMMITTED), copy.state == "Complete", *_chosen({image.id: image_id}))
-        .order_by(image.sequence, image.id, copy.number)
+        .where(
+            image.state.in_(histories.COMMITTED),
+            copy.state.in_(("Complete", "Damaged")),
+            *_chosen({image.id: image_id}),
+        )
+        .order_by(image.sequence, image.id, copy.state, copy.number)
     )
     with db.reading() as connection:
         rows = connection.execute(query).all()

@@ -13,6 +13,7 @@ from collections import defaultdict
 from reconciler.api.documents import pools as documents
 from reconciler.api.documents import results
 from reconciler.base import clocks, errors, meters, quantities
+from reconciler.catalog.fileindexes import caches
 from reconciler.cli import options, outputs, progress, seats, sessions, settings
 from reconciler.controller import observations
 from reconciler.operations import scrubs as operation
@@ -70,7 +71,13 @@ def scrub(chosen: settings.Settings, wanted: desired.Desired, name: str, given: 
         contextlib.closing(opening.OpenUnits(owner=db.id, cache=chosen.caches)) as opened,
     ):
         opened.declare(observations.declared_units(wanted))
-        site = sites.Site(db=db, units=opened, clock=clocks.from_environment(), actor=sessions.actor())
+        site = sites.Site(
+            db=db,
+            units=opened,
+            clock=clocks.from_environment(),
+            actor=sessions.actor(),
+            files=caches.FileCache(chosen.caches),
+        )
         meter = meters.Meter()
         with sessions.cancelling(meter), progress.metered(meter, f"scrub {name}"):
             report, judged = operation.scrub(site, name, meter, limits)
@@ -99,6 +106,8 @@ def scrub(chosen: settings.Settings, wanted: desired.Desired, name: str, given: 
         ),
         damaged_copies=judged.damaged,
         healed_copies=judged.healed,
+        indexed_copies=judged.indexed,
+        unindexed_copies=judged.unindexed,
     )
     outputs.emit(document, output, _scrubbed)
     return 3 if document.findings or document.ranges else 0
@@ -151,6 +160,11 @@ def _scrubbed(document: documents.ScrubResult) -> str:
         for copy in document.damaged_copies
     ]
     lines += [f"  copy {copy} is Complete again" for copy in document.healed_copies]
+    lines += [f"  copy {copy} is whole; its index of files was made anew" for copy in document.indexed_copies]
+    lines += [
+        f"  copy {copy}; its disks are whole, and files ls and get read them instead of its index of files"
+        for copy in document.unindexed_copies
+    ]
     return "\n".join(lines)
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 
 from reconciler.base import crashes, errors
 from reconciler.catalog import images
+from reconciler.catalog.fileindexes import entries
 from reconciler.jobs import engines
-from reconciler.operations import guestviews, parents, sites
+from reconciler.operations import guestviews, indexrepairs, parents, sites
 from reconciler.storage import units
 
 
@@ -37,6 +37,7 @@ def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
     try:
         with contextlib.closing(site.units.get(order.source_unit).open(order.image)) as source:
             commit = _copy(site, order, context, source, number)
+            indexed = entries.ATTACHMENT in source.attachments()
     except errors.ImageDamaged as error:
         images.discard_writing(site.db, order.image, number)
         site.units.require(order.source_unit)
@@ -63,6 +64,8 @@ def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
         actor=site.actor,
     )
     crashes.passing("duplicate.recorded")
+    if indexed:
+        indexrepairs.relearn(site, order.image)
     return engines.Outcome()
 
 
@@ -73,15 +76,15 @@ def _copy(
     source: units.StoredImage,
     number: int,
 ) -> units.Commit:
-    target = site.units.get(order.unit)
+    target, unit = site.units.get(order.unit), site.units.get(order.source_unit)
     label = dataclasses.replace(source.label, operation=order.operation, copy=number, disks=())
     _make_way(site, order, context, target)
     parent = parents.find(site.db, target, label.client_id, source.label.parent)
     try:
-        commit = _write(context, source, target, label, parent)
+        commit = _write(context, unit, source, target, label, parent)
     except errors.ParentDamaged as error:
         context.log(f"written as a whole: {error}")
-        commit = _write(context, source, target, label, parents.NONE)
+        commit = _write(context, unit, source, target, label, parents.NONE)
     prove(target, commit.label, context)
     return commit
 
@@ -97,7 +100,10 @@ def _make_way(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
         return
     except errors.ImageDamaged as error:
         context.log(f"the damaged copy on {order.unit} cannot be opened: {error}")
-    for damage in site.units.get(order.source_unit).verify(order.image, meter=context.meter.aside()):
+    # An index of files can be made anew from the disks.
+    for damage in indexrepairs.of_disks(
+        site.units.get(order.source_unit).verify(order.image, meter=context.meter.aside())
+    ):
         raise errors.ImageDamaged(
             f"image {order.image}, {damage.part}: damaged on {order.source_unit} too, at {damage.offset}",
             hint="both copies stay; restore what can be read of each, or back the machine up anew",
@@ -107,6 +113,7 @@ def _make_way(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
 
 def _write(
     context: engines.JobContext,
+    unit: units.StorageUnit,
     source: units.StoredImage,
     target: units.StorageUnit,
     label: units.ImageLabel,
@@ -129,7 +136,7 @@ def _write(
                     f" {written.record.digest}, its label says {record.digest}"
                 )
             crashes.passing("duplicate.reading")
-        _attach(context, source, writer, parent)
+        _attach(context, unit, source, writer, parent)
         context.meter.check()
         crashes.passing("duplicate.before-commit")
         commit = writer.commit(label)
@@ -141,17 +148,37 @@ def _write(
 
 
 def _attach(
-    context: engines.JobContext, source: units.StoredImage, writer: units.ImageWriter, parent: parents.Parent
+    context: engines.JobContext,
+    unit: units.StorageUnit,
+    source: units.StoredImage,
+    writer: units.ImageWriter,
+    parent: parents.Parent,
 ) -> None:
-    """Copy what the image carries beside its disks."""
-
-    def read(attachment: units.Attachment) -> Iterator[bytes]:
-        for number in range(len(attachment.pages)):
-            context.meter.check()
-            yield attachment.read(number)
-
+    """Copy what the image carries beside its disks. An index of files that is damaged is made anew from its disks."""
     for name in source.attachments():
-        writer.attach(name, read(source.attachment(name)), parent=parent.id)
+        try:
+            pages = indexrepairs.pages_of(source.attachment(name), context.meter)
+            writer.attach(name, pages, parent=parent.id)
+        except errors.AttachmentDamaged as error:
+            if name != entries.ATTACHMENT:
+                raise
+            context.log(f"the index of files is made anew: {error.message}")
+            _index_anew(context, unit, source, writer, parent)
+
+
+def _index_anew(
+    context: engines.JobContext,
+    unit: units.StorageUnit,
+    source: units.StoredImage,
+    writer: units.ImageWriter,
+    parent: parents.Parent,
+) -> None:
+    try:
+        indexrepairs.build(
+            unit, source, lambda name, pages: writer.attach(name, pages, parent=parent.id), context.meter.aside()
+        )
+    except errors.GuestUnreadable as error:
+        context.log(f"the copy has no index of files: {error.message}")
 
 
 def prove(target: units.StorageUnit, label: units.ImageLabel, context: engines.JobContext) -> None:

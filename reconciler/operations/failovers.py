@@ -49,6 +49,8 @@ class Failure:
     @property
     def finding(self) -> str | None:
         """What the copy is from now on, ``Damaged`` or ``Lost``; None where its unit cannot be reached as it should."""
+        if isinstance(self.error, errors.AttachmentDamaged):
+            return None  # its disks are not concerned; whoever proves the copy sees to it
         if isinstance(self.error, errors.ImageMissing):
             found = "Lost"
         elif isinstance(self.error, errors.ImageDamaged):
@@ -178,7 +180,8 @@ class FailoverImage:
 
     def _pass(self, source: Source, error: Exception) -> None:
         with self._lock:
-            if len(self._order) > 1 and self._order[0] is source:
+            about_disks = not isinstance(error, errors.AttachmentDamaged)
+            if about_disks and len(self._order) > 1 and self._order[0] is source:
                 self._order = [*self._order[1:], source]
             kind = (source.number, type(error))
             told = kind in self._told

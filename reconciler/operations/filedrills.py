@@ -19,7 +19,7 @@ from reconciler.base import disks, errors, quantities
 from reconciler.catalog.fileindexes import entries, indexes
 from reconciler.guests import browsing, nodes, scans
 from reconciler.jobs import engines
-from reconciler.operations import sites, verifications
+from reconciler.operations import fileindexing, sites, verifications
 from reconciler.storage import units
 
 #: Bytes of a file that are read at once.
@@ -51,7 +51,7 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
     try:
         with contextlib.closing(site.units.get(order.unit).open(order.image)) as stored:
             # The guest of a Live image went on writing between the image and its index: neither proves the other false.
-            index = _index(stored) if stored.label.consistency != "Live" else None
+            index = _index(stored, context) if stored.label.consistency != "Live" else None
             for record in stored.label.disks:
                 with contextlib.closing(stored.disk(record.name)) as disk:
                     _disk(disk, index, order.ways.files, context, tally)
@@ -83,10 +83,16 @@ def _verdict(tally: _Tally, *, indexed: bool) -> tuple[bool, str]:
     return True, read
 
 
-def _index(stored: units.StoredImage) -> indexes.Index | None:
-    if entries.ATTACHMENT not in stored.attachments():
+def _index(stored: units.StoredImage, context: engines.JobContext) -> indexes.Index | None:
+    """The index, read once to its end; None where there is none that can be read."""
+    try:
+        index = fileindexing.index_of(stored)
+        for _ in index or ():
+            context.meter.check()
+    except errors.AttachmentDamaged as error:
+        context.log(f"sampled without the index of files: {error.message}")
         return None
-    return indexes.Index(stored.label.id, stored.attachment(entries.ATTACHMENT))
+    return index
 
 
 def _disk(

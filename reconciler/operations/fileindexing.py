@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from reconciler.base import disks, errors, extents, meters
 from reconciler.catalog.fileindexes import entries, indexes, pages
@@ -39,6 +39,13 @@ class Looked:
     rows: Sequence[entries.Entry]
     #: At most one.
     warnings: tuple[machines.Found, ...] = ()
+
+
+class Attaching(Protocol):
+    """Where an index goes: an image that is being written, or one whose index is made anew."""
+
+    def attach(self, name: str, pages: Iterable[bytes], *, parent: str | None = None) -> None:
+        """As ``units.ImageWriter`` says."""
 
 
 class Indexing:
@@ -127,7 +134,7 @@ class Indexing:
                 self._below = {name: list(rows) for name, rows in by_disk}
             return self._below
 
-    def attach(self, writer: units.ImageWriter, looked: Iterable[Looked]) -> tuple[machines.Found, ...]:
+    def attach(self, writer: Attaching, looked: Iterable[Looked]) -> tuple[machines.Found, ...]:
         """Keep the index beside the image, where there is anything to say; the warnings. Raises ``Cancelled``."""
         found = sorted(looked, key=lambda one: one.disk.name)
         warnings = tuple(warning for one in found for warning in one.warnings)

@@ -112,6 +112,9 @@ def catch_up(
             learned += _learn(units, files, row, lost)
         except (errors.UnitError, errors.FormatTooNew, errors.NotFound) as error:
             failed.append((row.image, error.message))
+            if isinstance(error, errors.AttachmentDamaged):
+                # Known as one without an index, until that is made anew; so it is said once.
+                files.learn(image_of(row), None)
         meter.add(scanned=1)
     return Caught(learned=learned, forgotten=len(gone.difference(wanted)), failed=tuple(failed))
 
@@ -124,7 +127,9 @@ def _learn(
     *,
     patience: float | None = None,
 ) -> bool:
-    """Learn from the first copy whose index can be read. Raises what the last one did.
+    """Learn from the first copy whose index can be read.
+
+    Raises ``AttachmentDamaged`` where every copy has none that can be, else what kept the last one from being read.
 
     ``lost``: units that are not there, which are not asked again.
     """
@@ -138,7 +143,8 @@ def _learn(
         except (errors.UnitError, errors.FormatTooNew, errors.NotFound) as error:
             if isinstance(error, errors.UnitOffline | errors.NotFound):
                 lost[name] = error
-            trouble = error
+            if trouble is None or not isinstance(error, errors.AttachmentDamaged):
+                trouble = error
     if trouble is not None:
         raise trouble
     return False
@@ -153,6 +159,8 @@ class Keeper:
     def __init__(self, site: sites.Site) -> None:
         self._site = site
         self._next = 0.0
+        #: What was told the last time.
+        self._told: frozenset[str] = frozenset()
         self._meter = meters.Meter()
         self._thread: threading.Thread | None = None
 
@@ -173,8 +181,11 @@ class Keeper:
         except errors.HoldfastError as error:
             log(f"the search cache of files was not brought up to date: {error}")
         else:
-            for line in caught.told():
-                log(line)
+            lines = caught.told()
+            for line in lines:
+                if line not in self._told:
+                    log(line)
+            self._told = frozenset(lines)
         self._next = time.monotonic() + _EVERY
 
     def close(self) -> None:

@@ -14,7 +14,8 @@ from typing import Final
 from reconciler.base import errors, meters
 from reconciler.catalog import images
 from reconciler.jobs import engines
-from reconciler.operations import sites
+from reconciler.operations import indexrepairs, sites
+from reconciler.planning import observed
 from reconciler.storage import units
 from reconciler.storage.dedupe import pools, scrubs
 
@@ -29,6 +30,10 @@ class Judged:
     damaged: tuple[str, ...]
     #: Copies that were damaged and proved whole.
     healed: tuple[str, ...]
+    #: Copies whose index of files alone was damaged, and was made anew.
+    indexed: tuple[str, ...] = ()
+    #: Those whose index could not be made anew, and why; as ``image/number: why``. Their disks are whole.
+    unindexed: tuple[str, ...] = ()
 
 
 def scrub(site: sites.Site, name: str, meter: meters.Meter, limits: scrubs.Limits) -> tuple[scrubs.Report, Judged]:
@@ -48,27 +53,39 @@ def scrub_slice(site: sites.Site, unit: str, context: engines.JobContext) -> eng
         context.log(f"copy {copy} on {unit} is damaged")
     for copy in judged.healed:
         context.log(f"copy {copy} on {unit} is whole again")
+    for copy in judged.indexed:
+        context.log(f"the index of files of copy {copy} on {unit} was damaged and made anew; its disks are whole")
+    for copy in judged.unindexed:
+        context.log(f"the index of files is damaged of copy {copy}; its disks are whole")
     return engines.Outcome()
 
 
 def judge(site: sites.Site, name: str, wounded: Mapping[str, Sequence[units.Damage]], meter: meters.Meter) -> Judged:
-    """Record which copies on a unit are damaged: those ``wounded``. A damaged copy that is not among them is read back,
-    and Complete again if every block of it proves true."""
+    """Record which copies on a unit are damaged: those ``wounded`` in more than their index of files, which is made
+    anew at once. A damaged copy that is not among them is read back, and Complete again if every block of it proves
+    true."""
     unit = site.units.get(name)
     held = {one.label.id for one in unit.list()}
     site.units.require(name)
-    damaged, healed = [], []
+    damaged, healed, indexed, unindexed = list[str](), list[str](), list[str](), list[str]()
     for row in images.list_copies(site.db, unit=name):
         key = f"{row.image}/{row.number}"
-        if row.image in wounded:
-            if row.state == "Complete" and _mark(site, row, "Damaged", _where(wounded[row.image])):
+        found = wounded.get(row.image, ())
+        if serious := indexrepairs.of_disks(found):
+            if row.state == "Complete" and _mark(site, row, "Damaged", _where(serious)):
                 damaged.append(key)
         elif row.state == "Damaged" and row.image in held:
             meter.check()
-            whole = not unit.verify(row.image, meter=meter)
+            whole = not indexrepairs.of_disks(unit.verify(row.image, meter=meter))
             if whole and _mark(site, row, "Complete", f"every block on {name} proves true again"):
                 healed.append(key)
-    return Judged(damaged=tuple(damaged), healed=tuple(healed))
+        if found and not serious and row.state in observed.READABLE:
+            why = indexrepairs.mend(site, name, row.image, meter)
+            if why is None:
+                indexed.append(key)
+            else:
+                unindexed.append(f"{key}: {why}")
+    return Judged(damaged=tuple(damaged), healed=tuple(healed), indexed=tuple(indexed), unindexed=tuple(unindexed))
 
 
 def judge_damage(site: sites.Site, name: str, meter: meters.Meter) -> Judged | None:

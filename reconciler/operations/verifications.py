@@ -17,7 +17,7 @@ from reconciler.base import crashes, errors
 from reconciler.catalog import images
 from reconciler.catalog import verifications as records
 from reconciler.jobs import engines
-from reconciler.operations import sites
+from reconciler.operations import indexrepairs, sites
 from reconciler.planning import sightings
 from reconciler.storage import units
 
@@ -68,7 +68,7 @@ def keep(site: sites.Site, order: VerifyOrder, context: engines.JobContext, find
 
 
 def contents(site: sites.Site, order: VerifyOrder, context: engines.JobContext) -> engines.Outcome:
-    """Re-read every block of a copy. One that proves false is Damaged from now on.
+    """Re-read every block of a copy. One that proves false is Damaged from now on; an index of files is made anew.
 
     Raises ``VerificationFailed``, ``UnitError`` where it cannot be read now, ``Cancelled``.
     """
@@ -78,13 +78,18 @@ def contents(site: sites.Site, order: VerifyOrder, context: engines.JobContext) 
             size = sum(record.size for record in stored.label.disks)
         context.meter.add(total=size, streams=1)
         found = unit.verify(order.image, meter=context.meter)
-        message = _where(found) if found else "every block and every page proved true"
+        serious = indexrepairs.of_disks(found)
+        message = _where(serious) if serious else "every block and every page proved true"
     except (errors.ImageDamaged, errors.ImageMissing) as error:
         return broken(site, order, context, error)
-    if found:
+    if serious:
         _mark(site, order, "Damaged", message)
+    elif found:
+        why = indexrepairs.mend(site, order.unit, order.image, context.meter.aside())
+        message = "every block proved true; its index of files was damaged and "
+        message += "made anew" if why is None else f"could not be made anew: {why}"
     details = {"bytes": size, "damagedRanges": len(found)}
-    return keep(site, order, context, Finding(passed=not found, message=message, details=details))
+    return keep(site, order, context, Finding(passed=not serious, message=message, details=details))
 
 
 def broken(

@@ -41,22 +41,22 @@ def checked(name: str, pages: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def proven(image: str, name: str, number: int, page: units.Page, data: bytes) -> bytes:
-    """``data`` where it is what ``page`` says. Raises ``ImageDamaged``."""
+    """``data`` where it is what ``page`` says. Raises ``AttachmentDamaged``."""
     if len(data) != page.size or digests.digest(data) != page.digest:
         raise damaged(image, name, number, "it contradicts its digest")
     return data
 
 
-def damaged(image: str, name: str, number: int, cause: object) -> errors.ImageDamaged:
+def damaged(image: str, name: str, number: int, cause: object) -> errors.AttachmentDamaged:
     """The error for one page."""
-    return errors.ImageDamaged(
+    return errors.AttachmentDamaged(
         f"image {image}, attachment {name}: page {number} is damaged: {cause}", hint="use another copy of the image"
     )
 
 
-def unlisted(image: str, name: str, cause: object) -> errors.ImageDamaged:
+def unlisted(image: str, name: str, cause: object) -> errors.AttachmentDamaged:
     """The error for an attachment of which not even the pages are known."""
-    return errors.ImageDamaged(
+    return errors.AttachmentDamaged(
         f"image {image}, attachment {name}: the list of its pages is damaged: {cause}",
         hint="use another copy of the image",
     )

@@ -262,6 +262,14 @@ class StorageUnit(Protocol):
     def open(self, image_id: str) -> StoredImage:
         """Open a committed image. Raises ``ImageMissing``, ``ImageDamaged`` or ``FormatTooNew``."""
 
+    def reattach(self, image_id: str, name: str, pages: Iterable[bytes]) -> None:
+        """Put an attachment of a committed image in the place of the one of that name, durably and in one step; its
+        disks are left alone. ``pages`` as for ``attach``, but that what they raise leaves the image as it was.
+
+        Whoever has the old one open may find it damaged from then on. Raises ``UnitReadOnly``, ``UnitFull``,
+        ``ImageMissing``, ``ImageDamaged``, or ``UnitError`` where the image went or changed meanwhile.
+        """
+
     def delete(self, image_id: str) -> None:
         """Take a committed image away, durably; one that is gone already is no error. The space may come back only
         at ``reclaim``. Callers have proven that nothing needs the image."""

@@ -71,7 +71,8 @@ class ScrubRange(shapes.Shape):
 class ScrubResult(shapes.Document):
     """``pool scrub``. ``complete``: a round over all containers ended; else the next scrub goes on where this one was.
 
-    ``damagedCopies`` and ``healedCopies`` are what the catalog learned.
+    ``damagedCopies`` and ``healedCopies`` are what the catalog learned. The disks of ``indexedCopies`` and
+    ``unindexedCopies`` are whole; their index of files was damaged, and made anew or, with the reason, not.
     """
 
     kind: Literal["ScrubResult"] = "ScrubResult"
@@ -88,3 +89,5 @@ class ScrubResult(shapes.Document):
     ranges: tuple[ScrubRange, ...]
     damaged_copies: tuple[str, ...]
     healed_copies: tuple[str, ...]
+    indexed_copies: tuple[str, ...]
+    unindexed_copies: tuple[str, ...]

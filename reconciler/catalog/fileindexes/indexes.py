@@ -59,8 +59,8 @@ class Index:
         except columns.Malformed as error:
             raise self._damaged(str(error)) from error
 
-    def _damaged(self, why: str) -> errors.ImageDamaged:
-        return errors.ImageDamaged(f"image {self.image}: its index of files makes no sense: {why}")
+    def _damaged(self, why: str) -> errors.AttachmentDamaged:
+        return errors.AttachmentDamaged(f"image {self.image}: its index of files makes no sense: {why}")
 
     @property
     def layers(self) -> tuple[bytes, ...]:

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import threading
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from reconciler.base import clocks, errors, files, meters
@@ -24,6 +24,7 @@ from reconciler.storage.dedupe import (
     inspections,
     journals,
     manifests,
+    reattachments,
     reclaims,
     scrubs,
     stores,
@@ -123,6 +124,17 @@ class DedupePool:
         except BaseException:
             stores.release(store)
             raise
+
+    def reattach(self, image_id: str, name: str, pages: Iterable[bytes]) -> None:
+        """Put an attachment in another one's place; see ``units.StorageUnit``."""
+        self._require_writable()
+        store = self._take()
+        try:
+            store.follow(thorough=True)
+            with files.unit_errors(self.name):
+                reattachments.reattach(store, image_id, name, pages)
+        finally:
+            stores.release(store)
 
     def delete(self, image_id: str) -> None:
         """Take an image away, durably; its space comes back at ``reclaim``. One that is gone already is no error."""

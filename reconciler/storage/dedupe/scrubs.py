@@ -14,7 +14,7 @@ import datetime as dt
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from blake3 import blake3
@@ -249,6 +249,32 @@ def _withdraw(store: stores.Store, footer: containers.Footer, false: set[int]) -
     if footer.kind != containers.DATA:
         _heal_pages(store, footer.kind, records)
     return records
+
+
+def withdraw_false(store: stores.Store, kinds: Iterable[int], fingerprints: Sequence[bytes]) -> int:
+    """Prove these segments where lookups lead to; those that are false are dealt with as a scrub does. How many were.
+
+    What cannot be proven because its whole container is broken is left to a scrub. Raises ``UnitError``, ``OSError``.
+    """
+    count = 0
+    for kind in kinds:
+        numbers: dict[int, set[int]] = {}
+        for location in store.locate(kind, fingerprints):
+            if location is not None:
+                numbers.setdefault(location.container, set()).add(location.number)
+        for container, wanted in numbers.items():
+            with contextlib.suppress(containers.Damaged, FileNotFoundError):
+                path = containers.path(store.folder, container, kind)
+                footer = containers.read_footer(path, store.header.id)
+                with path.open("rb", buffering=0) as file:
+                    false = {
+                        number
+                        for number in wanted
+                        if not _true(store, _again(file.fileno(), footer.records[number]), footer.records[number])
+                    }
+                if false:
+                    count += len(_withdraw(store, footer, false))
+    return count
 
 
 def _in_place(store: stores.Store, record: damages.Record) -> bool:

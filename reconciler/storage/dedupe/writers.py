@@ -233,15 +233,7 @@ class PoolWriter:
         store = self._store
         if manifests.path(store.settings.root / "manifests", self._label.id).exists():
             raise errors.UnitError(f"storage unit {store.settings.name} holds image {self._label.id} already")
-        kinds = self._claims.kinds() | store.present
-        for container in self._claims.all():
-            kind = kinds.get(container)
-            if kind is None or not containers.path(store.folder, container, kind).exists():
-                store.distrust()
-                raise errors.UnitError(
-                    f"image {self._label.id}: container {container:016x} was collected while the image was written",
-                    hint="the next attempt stores it again",
-                )
+        require_in_place(store, self._claims)
 
     def abort(self) -> None:
         """Remove every trace of the unfinished image. Idempotent."""
@@ -273,3 +265,16 @@ class PoolWriter:
             f"image {self._label.id}: its registration was removed: another attempt began, or it was silent too long",
             hint="the next attempt goes on from what is stored",
         )
+
+
+def require_in_place(store: stores.Store, claims: appenders.Claims) -> None:
+    """Refuse to commit what relies on a container that is gone, with the pool's lock held. Raises ``UnitError``."""
+    kinds = claims.kinds() | store.present
+    for container in claims.all():
+        kind = kinds.get(container)
+        if kind is None or not containers.path(store.folder, container, kind).exists():
+            store.distrust()
+            raise errors.UnitError(
+                f"image {claims.image}: container {container:016x} was collected while the image was written",
+                hint="the next attempt stores it again",
+            )

@@ -126,12 +126,19 @@ class DirectoryAttachment:
     """An attachment opened for reading; see ``units.Attachment``."""
 
     def __init__(self, *, unit: str, image: str, folder: Path, stored: formats.StoredAttachment, find: Finder) -> None:
-        """``find`` leads to the bases. Raises ``ImageDamaged`` where the list cannot be read, ``UnitError``."""
+        """``find`` leads to the bases. Raises ``AttachmentDamaged`` where the list cannot be read, ``UnitError``."""
         self.name = stored.name
         self._files: dict[Path, io.FileIO] = {}
         self._unit, self._image = unit, image
         with files.unit_errors(unit):
-            entries = read_list(folder, stored)
+            try:
+                entries = read_list(folder, stored)
+            except (errors.ImageDamaged, struct.error) as error:
+                raise attachments.unlisted(image, stored.name, error) from error
+            except OSError as error:
+                if blocks.is_damage(error):
+                    raise attachments.unlisted(image, stored.name, error.strerror) from error
+                raise
             self.pages = tuple(units.Page(digest=entry.digest, size=entry.size) for entry in entries)
             self._places = {
                 entry.digest: _Place(folder / stored.data, entry.offset, entry.stored)

@@ -93,9 +93,9 @@ def stored_disk(index: int, name: str, parent: str | None) -> StoredDisk:
     )
 
 
-def stored_attachment(name: str, parent: str | None) -> StoredAttachment:
-    """File names for an attachment, which no disk's file can have."""
-    stem = f"attachment-{name}"
+def stored_attachment(name: str, parent: str | None, *, again: bool = False) -> StoredAttachment:
+    """File names for an attachment, which no disk's file can have; ``again``: beside those of an earlier one."""
+    stem = f"attachment-{name}{f'.{secrets.token_hex(4)}' if again else ''}"
     return StoredAttachment(name=name, data=f"{stem}.zst", pages=f"{stem}.pages", digest="", parent=parent)
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from reconciler.base import crashes, errors, files, meters
 from reconciler.storage import attachments, blocks, identities, labels, units
-from reconciler.storage.directory import formats, places, readers, writers
+from reconciler.storage.directory import formats, places, readers, reattachments, writers
 
 
 class DirectoryUnit:
@@ -73,6 +73,14 @@ class DirectoryUnit:
         return readers.DirectoryImage(
             unit=self.name, folder=folder, document=document, find=self._find, memory=self._memory
         )
+
+    def reattach(self, image_id: str, name: str, pages: Iterable[bytes]) -> None:
+        """Put an attachment in another one's place; see the port."""
+        self._require_writable("written")
+        folder, document = self._find(image_id)
+        known = () if document.base is None else self._parent_pages(document.base, name)
+        with files.unit_errors(self.name):
+            reattachments.reattach(self.name, folder, document, name, pages, known, self._lock)
 
     def delete(self, image_id: str) -> None:
         """Take an image away by one rename, then remove its files. One that is gone already is no error."""
