@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import fcntl
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import rot
 from estate_samples import MIB, Estate
+
+from reconciler.base import meters
 
 
 @pytest.fixture(scope="module")
@@ -82,4 +85,56 @@ def test_a_reader_that_is_killed_leaves_no_index_of_its_pool(built: tuple[Estate
     # What an earlier one left while it was made goes as well, unless somebody uses it or may still be making it.
     assert {path.name for path in tmp_path.iterdir() if path.name != "out"} == {
         "holdfast-index-young", "holdfast-index-used",
+    }  # fmt: skip
+
+
+def damage(estate: Estate, unit: str, image: str) -> list[str]:
+    """The parts of an image on a unit that prove false."""
+    with rot.unit_of(estate, unit) as opened:
+        return [one.part for one in opened.verify(image, meter=meters.Meter())]
+
+
+def test_an_index_that_rots_alone_is_no_damaged_copy_and_is_made_anew(
+    built: tuple[Estate, bytes, str], tmp_path: Path
+) -> None:
+    estate, _, image = built
+    # From the other copy; a page, then the list of the pages in both its places, which stops collections.
+    for listing in (False, True):
+        rot.spoil_pool_index(estate, image, listing=listing)
+        said = estate.command.json("pool", "scrub", "pool", code=3)
+        assert (said["damagedCopies"], said["indexedCopies"]) == ([], [f"{image}/2"])
+        assert said["ranges"][0]["attachment"] is True
+        assert damage(estate, "pool", image) == []
+        estate.command.run("pool", "collect", "pool")
+    # From the disks, where no other copy has it whole; no scrub has found the false segment yet.
+    rot.spoil_pool_index(estate, image)
+    rot.spoil_file(estate, image, "attachment-files.zst", 30)
+    shutil.rmtree(estate.state / "cache")
+    found = estate.command.run("files", "find", "file-3.bin")
+    assert "file-3.bin" not in found.stdout and f"the files of {image} cannot be searched" in found.stderr
+    again = estate.command.json("files", "find", "file-3.bin")
+    assert again["notSearched"] == [image]
+    assert "cannot be searched" not in estate.command.run("files", "find", "file-3.bin").stderr
+    assert estate.command.json("files", "ls", "alpha", "/docs")["source"] == "Image"
+    assert len(estate.command.json("files", "ls", "alpha", "/docs")["items"]) == 8
+    said = estate.command.json("pool", "scrub", "pool", code=3)
+    assert said["indexedCopies"] == [f"{image}/2"]
+    assert [one["path"] for one in estate.command.json("files", "find", "file-3.bin")["items"]] == ["/docs/file-3.bin"]
+    assert estate.command.json("files", "ls", "alpha", "/docs")["source"] == "Index"
+    assert damage(estate, "fast", image) == ["attachment files"]
+    # A proof of the content does the same on a unit that nobody scrubs.
+    proving = (
+        (estate.folder / "lifecycle.yaml")
+        .read_text()
+        .replace("storage: fast,", "storage: fast, verify: {content: 1d},")
+    )
+    (estate.folder / "lifecycle.yaml").write_text(proving)
+    later = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=25)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    estate.apply(clock=later)
+    (job,) = (one for one in estate.get("jobs") if one["type"] == "Verify" and one["image"] == image)
+    assert "its index of files was damaged and made anew" in estate.command.run("logs", job["id"]).stdout
+    assert damage(estate, "fast", image) == []
+    assert {one["state"] for one in estate.get("copies")} == {"Complete"}
+    assert {one["details"]["from"] for one in estate.get("audit") if one["event"] == "IndexMade"} == {
+        "fast", "its disks", "pool",
     }  # fmt: skip

@@ -27,7 +27,7 @@ PROOFS = ("restore.begun", "restore.proven", "verify.found")
 #: Points of a pool's upkeep, which a pass meets only where containers rot; ``tests/dedupe/test_crashes.py`` dies there.
 UPKEEP = tuple(point for point in crashes.POINTS if point.startswith(("pool.rewrite-", "pool.scrub-", "pool.damage-")))
 #: Points of images that carry documents beside their disks; ``tests/storage/test_conformance_crashes.py`` dies there.
-ATTACHED = ("directory.attachment-synced", "pool.attachment-placed")
+ATTACHED = ("directory.attachment-synced", "pool.attachment-placed", "directory.reattached", "pool.reattached")
 #: Only a virtual machine has snapshots and is held: their kills are in ``tests/vsphere/test_vsphere_faults``.
 SNAPSHOTS = tuple(point for point in crashes.POINTS if point.startswith(("snapshot.", "holding.", "machine.")))
 #: Points that every later pass meets, some of them again a little later.

@@ -267,3 +267,36 @@ def test_whatever_pages_come_along_a_chain_every_image_gives_back_its_own(
             assert samples.load_attached(unit, image) == attached
             assert unit.verify(image, meter=meters.Meter()) == ()
         unit.close()
+
+
+def test_an_attachment_takes_another_ones_place_and_nothing_else_changes(
+    unit: units.StorageUnit, reopen: Callable[..., units.StorageUnit]
+) -> None:
+    store(unit, "img-1", {"files": PAGES[:5], "more": [b"x"]})
+    store(unit, "img-2", {"files": PAGES[:6]}, parent="img-1")
+    before = unit.open("img-1")
+    unit.reattach("img-1", "files", replaced(PAGES[:5], 4))
+    assert bytes(before.disk("d").pread(0, len(DISK))) == DISK
+    before.close()
+    for again in (unit, reopen()):
+        assert samples.load_attached(again, "img-1") == {"files": replaced(PAGES[:5], 4), "more": [b"x"]}
+        assert list(samples.load_attached(again, "img-1")) == ["files", "more"]
+        assert verify(again, "img-1") == []
+    # What a child leaves to its base is found where that still holds it.
+    unit.reattach("img-1", "files", PAGES[:5])
+    assert samples.load_attached(unit, "img-2") == {"files": PAGES[:6]}
+    unit.reattach("img-1", "new", [b"y"])
+    assert list(samples.load_attached(unit, "img-1")) == ["files", "more", "new"]
+
+    def failing() -> Iterator[bytes]:
+        yield PAGES[7]
+        raise errors.SourceError("nothing comes")
+
+    with pytest.raises(errors.SourceError):
+        unit.reattach("img-1", "files", failing())
+    assert samples.load_attached(unit, "img-1")["files"] == PAGES[:5]
+    with pytest.raises(errors.ImageMissing):
+        unit.reattach("img-3", "files", PAGES)
+    stranger = reopen(owner="somebody else")
+    with pytest.raises(errors.UnitReadOnly):
+        stranger.reattach("img-1", "files", PAGES)

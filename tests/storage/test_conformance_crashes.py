@@ -18,6 +18,7 @@ from reconciler.storage import units
 
 _REPOSITORY = Path(__file__).parents[2]
 _WRITE = [(factory, point) for factory in unit_factories.FACTORIES for point in factory.write_points]
+_REATTACH = [(factory, point) for factory in unit_factories.FACTORIES for point in factory.reattach_points]
 _DELETE = [(factory, point) for factory in unit_factories.FACTORIES for point in factory.delete_points]
 
 
@@ -88,6 +89,27 @@ def test_killed_while_deleting(
         reopen().delete("img-1")
     assert samples.held(reopen()) == {}
     _can_go_on(reopen, root, before, exact=factory.exact)
+
+
+@pytest.mark.parametrize(("factory", "point"), _REATTACH, ids=_name)
+def test_killed_while_an_attachment_takes_another_ones_place(
+    factory: samples.Factory, point: str, root: Path, reopen: Callable[..., units.StorageUnit]
+) -> None:
+    samples.store(reopen(), samples.label(), child.DATA, attached=child.ATTACHED)
+    assert _run(factory, root, "reattach", point) == -9
+    assert _whole_or_nothing(reopen())
+    assert _run(factory, root, "reattach") == 0
+    reopen().sweep([])
+    again = reopen()
+    assert again.verify("img-1", meter=meters.Meter()) == ()
+    assert samples.load_attached(again, "img-1") == {**child.ATTACHED, "files": child.REPLACED}
+    assert samples.load(again, "img-1", "b") == child.DATA["b"]
+    if factory.exact:
+        (folder,) = (path.parent for path in root.rglob("image.json"))
+        assert len([path for path in folder.iterdir() if path.name.startswith("attachment-files.")]) == 2
+    again.delete("img-1")
+    again.reclaim(meter=meters.Meter())
+    assert not _whole_or_nothing(reopen())
 
 
 def test_what_a_killed_writer_left_is_kept_while_its_image_is_said_to_live(

@@ -17,6 +17,9 @@ DATA = {"a": samples.noise(2 * samples.MIB, 1), "b": samples.noise(3 * samples.M
 
 ATTACHED = {"files": [samples.noise(9_000, 3), b"text " * 9_000, samples.noise(9_000, 3)], "more": [b"x"]}
 
+#: What ``files`` is replaced by.
+REPLACED = [samples.noise(9_000, 3), b"other " * 9_000]
+
 
 def _die(reads: int) -> None:
     if reads == 2:
@@ -24,13 +27,15 @@ def _die(reads: int) -> None:
 
 
 def main(name: str, root: Path, act: str) -> None:
-    """Write or delete ``img-1``; ``die`` dies in the middle of the second disk, ``begin`` right after the start."""
+    """Write, change or delete ``img-1``; ``die`` dies in the middle of the second disk, ``begin`` right after the start."""
     (factory,) = (factory for factory in unit_factories.FACTORIES if factory.name == name)
     unit = factory.open(root, identities.read(root, "unit"), samples.OWNER)
     if act == "write":
         samples.store(unit, samples.label(), DATA, attached=ATTACHED)
     elif act == "delete":
         unit.delete("img-1")
+    elif act == "reattach":
+        unit.reattach("img-1", "files", REPLACED)
     elif act == "reclaim":
         unit.reclaim(meter=meters.Meter())
     elif act == "begin":

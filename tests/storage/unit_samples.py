@@ -31,6 +31,8 @@ class Factory:
     open: Callable[[Path, identities.Identity, str | None], units.StorageUnit]
     #: Crash points passed while an image of two disks is written, each with the passage to die at.
     write_points: tuple[str, ...]
+    #: Crash points passed while an attachment is put in another one's place.
+    reattach_points: tuple[str, ...]
     #: Crash points passed while an image is deleted.
     delete_points: tuple[str, ...]
     #: Bytes of a file system on which a small image fits and one of this size does not.

@@ -47,8 +47,8 @@ def reattach(store: stores.Store, image: str, name: str, pages: Iterable[bytes])
     try:
         recipe = _stored(store, claims, name, pages)
         store.flush(claims)
-        kept = tuple(one for one in manifest.attachments if one.name != name)
-        changed = dataclasses.replace(manifest, stored=manifest.stored + claims.stored, attachments=(*kept, recipe))
+        attached = attachments.put(manifest.attachments, name, recipe, lambda one: one.name)
+        changed = dataclasses.replace(manifest, stored=manifest.stored + claims.stored, attachments=attached)
         _commit(store, claims, registration, manifest, changed)
     finally:
         store.leave(claims)

@@ -37,11 +37,10 @@ def reattach(
     planned = formats.stored_attachment(name, document.base, again=True)
     stored, size = directory_attachments.write(unit, folder, planned, pages, known)
     before = [one for one in document.attachments if one.name == name]
-    kept = [one for one in document.attachments if one.name != name]
     changed = dataclasses.replace(
         document,
         stored_bytes=max(document.stored_bytes + size - sum(_size(folder, one) for one in before), 0),
-        attachments=(*kept, stored),
+        attachments=attachments.put(document.attachments, name, stored, lambda one: one.name),
     )
     crashes.passing("directory.reattached")
     try:
