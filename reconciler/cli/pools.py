@@ -84,7 +84,10 @@ def pool(
             found = unit.check(meter=meter)
         if found:
             told = "\n  ".join(str(one) for one in found)
-            raise errors.ImageDamaged(f"{name} is damaged:\n  {told}", hint="other copies of these images are not")
+            raise errors.ImageDamaged(
+                f"{name} is damaged:\n  {told}",
+                hint=f"holdfast pool scrub {name} heals what it can, and says which images need what is lost",
+            )
         message = f"{name}: every image, page and segment is whole"
         outputs.emit(results.Message(done=True, message=message), output, lambda shown: shown.message)
         return 0

@@ -38,7 +38,8 @@ def mend(site: sites.Site, unit_name: str, image: str, meter: meters.Meter) -> s
         unit = site.units.get(unit_name)
         how = _from_copies(site, unit, image, meter) or _from_disks(unit, image, meter)
         with contextlib.closing(unit.open(image)) as stored:
-            list(fileindexing.index_of(stored) or ())
+            for _ in pages_of(stored.attachment(entries.ATTACHMENT), meter):
+                pass
     except _TROUBLE as error:
         return error.message if isinstance(error, errors.HoldfastError) else str(error)
     with site.db.writing() as connection:

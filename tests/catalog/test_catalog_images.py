@@ -327,7 +327,7 @@ def test_an_expired_image_that_is_adopted_again_is_seen_again(db: database.Datab
     assert samples.copies(db, "img-1") == {1: "Expired", 2: "Complete"}
 
 
-def test_good_copies_say_where_an_image_is(db: database.Database) -> None:
+def test_copies_that_can_be_read_say_where_an_image_is(db: database.Database) -> None:
     for number in (1, 2, 3):
         samples.image(db, f"img-{number}")
     images.begin_image(db, samples.draft("img-4"))
@@ -335,7 +335,8 @@ def test_good_copies_say_where_an_image_is(db: database.Database) -> None:
     samples.expire(db, "img-2", 1)
     images.mark_state(db, "img-1", 1, "Damaged", now=samples.NOW, actor="test", message="a scrub said so")
     first, third = listings.whereabouts(db)
-    assert (first.image, first.client_id, first.sequence, first.units) == ("img-1", samples.CLIENT, 1, ("pool",))
+    assert (first.image, first.client_id, first.sequence) == ("img-1", samples.CLIENT, 1)
+    assert first.units == ("pool", "fast")  # the damaged one may hold what is wanted
     assert (third.image, third.units) == ("img-3", ("fast",))
     assert listings.whereabouts(db, "img-3") == (third,)
     assert listings.whereabouts(db, "img-2") == listings.whereabouts(db, "img-4") == ()
