@@ -15,7 +15,7 @@ from reconciler.base import errors, meters
 from reconciler.catalog import audits, images
 from reconciler.catalog.fileindexes import entries
 from reconciler.operations import fileindexing, filelessons, sites
-from reconciler.planning import observed
+from reconciler.planning import sightings
 from reconciler.storage import units
 
 #: Seconds that the search cache is waited for.
@@ -67,7 +67,7 @@ def relearn(site: sites.Site, image: str) -> None:
 def _from_copies(site: sites.Site, unit: units.StorageUnit, image: str, meter: meters.Meter) -> str | None:
     """Take the index of another copy; the name of its unit, None where no other copy has it whole."""
     for row in images.list_copies(site.db, image_id=image):
-        if row.unit == unit.name or row.state not in observed.READABLE:
+        if row.unit == unit.name or row.state not in sightings.READABLE:
             continue
         with contextlib.suppress(*_TROUBLE), contextlib.closing(site.units.get(row.unit).open(image)) as stored:
             attached = stored.attachment(entries.ATTACHMENT)

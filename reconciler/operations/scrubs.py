@@ -15,7 +15,7 @@ from reconciler.base import errors, meters
 from reconciler.catalog import images
 from reconciler.jobs import engines
 from reconciler.operations import indexrepairs, sites
-from reconciler.planning import observed
+from reconciler.planning import sightings
 from reconciler.storage import units
 from reconciler.storage.dedupe import pools, scrubs
 
@@ -79,7 +79,7 @@ def judge(site: sites.Site, name: str, wounded: Mapping[str, Sequence[units.Dama
             whole = not indexrepairs.of_disks(unit.verify(row.image, meter=meter))
             if whole and _mark(site, row, "Complete", f"every block on {name} proves true again"):
                 healed.append(key)
-        if found and not serious and row.state in observed.READABLE:
+        if found and not serious and row.state in sightings.READABLE:
             why = indexrepairs.mend(site, name, row.image, meter)
             if why is None:
                 indexed.append(key)
