@@ -1,7 +1,8 @@
 """XFS: the blocks of every inode in use, what its groups call free, and the names.
 
 Free space is what the trees of free extents hold, so everything they do not name is kept: headers, trees, the log and
-blocks held in reserve. It is believed where the log is empty and no inode in use claims what a tree calls free.
+blocks held in reserve. It is believed where the log is empty and no inode in use claims what a tree calls free. Names
+are those that a mount would show: what the log holds is read as if it were written back.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from reconciler.guests.parsers import bitmaps, outputs, stretches, trees, xfs_inodes, xfs_shapes
+from reconciler.guests.parsers import bitmaps, outputs, stretches, trees, xfs_inodes, xfs_replays, xfs_shapes
 
 _CHUNK = 64
 _HEADERS = 4
@@ -17,12 +18,55 @@ _HEADERS = 4
 
 def parse(stretch: stretches.Stretch, output: outputs.Output) -> outputs.Facts:
     """Read the volume and hand over its finds. Raises ``Truncated``, ``Damaged`` and ``TooMuch``."""
-    reader = _Reader(stretch, xfs_shapes.shape(stretch), output)
+    shape = xfs_shapes.shape(stretch)
+    reader = _Reader(stretch, shape, output)
     if output.want_runs or output.want_space:
         reader.walk()
     if output.want_files:
-        trees.hand_over(reader, output)
+        newest = xfs_replays.replayed(stretch, shape)
+        if newest.problem:
+            output.warn("LogNotReplayed", f"the newest names and sizes may be missing: {newest.problem}")
+        trees.hand_over(_Names(newest.stretch, newest.shape), output)
     return reader.facts()
+
+
+class _Names:
+    """What ``trees`` walks."""
+
+    errors = (xfs_shapes.Damaged, stretches.Truncated)
+
+    def __init__(self, stretch: stretches.Stretch, shape: xfs_shapes.Shape) -> None:
+        self._stretch = stretch
+        self._shape = shape
+        self.root = shape.root
+
+    def inode(self, number: int) -> xfs_inodes.Inode:
+        """An inode in use. Raises ``Damaged`` and ``Truncated``."""
+        found = xfs_inodes.at(self._stretch, self._shape, number)
+        if not found.used:
+            raise xfs_shapes.Damaged(f"inode {number} is not in use")
+        return found
+
+    def entry(self, path: str, number: int, inode: xfs_inodes.Inode) -> outputs.Entry:
+        """One name. Raises ``Damaged`` and ``Truncated``."""
+        entry = outputs.Entry(path=path, kind=inode.kind, size=0, inode=number, links=max(inode.links, 1))
+        entry.created, entry.modified, entry.changed, entry.accessed = inode.times()
+        entry.resident = inode.resident
+        if inode.kind in ("file", "symlink"):
+            entry.size = inode.size
+            entry.runs = [
+                (run.offset, run.place, run.length)
+                for run in inode.runs()
+                if not run.unwritten and run.offset < inode.size
+            ]
+            covered = sum(length for _, _, length in entry.runs)
+            entry.flags = ("sparse",) if not entry.resident and covered < entry.size else ()
+        return entry
+
+    def children(self, number: int, inode: xfs_inodes.Inode) -> Iterator[tuple[int, str]]:
+        """What a directory holds. Raises ``Damaged`` and ``Truncated``."""
+        del number
+        return inode.entries()
 
 
 class _Reader:
@@ -34,7 +78,6 @@ class _Reader:
         self._output = output
         self._damaged = 0
         self._reason = ""
-        self.root = shape.root
         self._bitmap = self._load() if output.want_space else None
 
     def _load(self) -> bitmaps.Bitmap:
@@ -116,34 +159,6 @@ class _Reader:
                 self._bitmap.claim(self._shape.place(inode.number >> self._shape.inode_bits), self._shape.block)
                 for place in inode.own_blocks:
                     self._bitmap.claim(place, self._shape.block)
-
-    def inode(self, number: int) -> xfs_inodes.Inode:
-        """An inode in use. Raises ``Damaged`` and ``Truncated``."""
-        found = xfs_inodes.at(self._stretch, self._shape, number)
-        if not found.used:
-            raise xfs_shapes.Damaged(f"inode {number} is not in use")
-        return found
-
-    def entry(self, path: str, number: int, inode: xfs_inodes.Inode) -> outputs.Entry:
-        """One name. Raises ``Damaged`` and ``Truncated``."""
-        entry = outputs.Entry(path=path, kind=inode.kind, size=0, inode=number, links=max(inode.links, 1))
-        entry.created, entry.modified, entry.changed, entry.accessed = inode.times()
-        entry.resident = inode.resident
-        if inode.kind in ("file", "symlink"):
-            entry.size = inode.size
-            entry.runs = [
-                (run.offset, run.place, run.length)
-                for run in inode.runs()
-                if not run.unwritten and run.offset < inode.size
-            ]
-            covered = sum(length for _, _, length in entry.runs)
-            entry.flags = ("sparse",) if not entry.resident and covered < entry.size else ()
-        return entry
-
-    def children(self, number: int, inode: xfs_inodes.Inode) -> Iterator[tuple[int, str]]:
-        """What a directory holds. Raises ``Damaged`` and ``Truncated``."""
-        del number
-        return inode.entries()
 
     def facts(self) -> outputs.Facts:
         """Label and state of the volume; hands over its free space where it is believed."""

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 
 from reconciler.guests import scans
-from reconciler.guests.parsers import outputs, served, stretches, xfs_attributes, xfs_inodes, xfs_shapes
+from reconciler.guests.parsers import outputs, served, stretches, xfs_attributes, xfs_inodes, xfs_replays, xfs_shapes
 
 _IMMUTABLE, _APPEND = 0x8, 0x10
 _ELSEWHERE = "its content lies on the real-time device, which is another disk"
@@ -19,15 +19,19 @@ class Files:
 
     def __init__(self, stretch: stretches.Stretch, limits: scans.Limits) -> None:
         del limits
-        self.stretch = stretch
-        self._shape = xfs_shapes.shape(stretch)
+        self._plain = stretch
+        newest = xfs_replays.replayed(stretch, xfs_shapes.shape(stretch))
+        self.stretch = newest.stretch
+        self._shape = newest.shape
+        self._problem = newest.problem
         self.root = self._shape.root
 
     def facts(self) -> outputs.Facts:
         """Label and state. Raises ``Damaged`` and ``Truncated``."""
         shape = self._shape
-        unclean = xfs_shapes.unclean(self.stretch, shape)
-        reason = "it needs repair" if shape.needs_repair else unclean
+        unclean = xfs_shapes.unclean(self._plain, shape)
+        reason = f"{unclean}: {self._problem}" if self._problem else unclean
+        reason = "it needs repair" if shape.needs_repair else reason
         return outputs.Facts(filesystem="xfs", label=shape.label, clean=not unclean, reason=reason, cluster=shape.block)
 
     def _inode(self, number: int) -> xfs_inodes.Inode:

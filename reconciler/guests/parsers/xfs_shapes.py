@@ -13,7 +13,7 @@ from reconciler.guests.parsers import stretches
 
 _V5 = 5
 _FTYPE, _SPARSE = 0x1, 0x2
-_NEEDS_REPAIR = 0x10
+_OWN_UUID, _NEEDS_REPAIR = 0x4, 0x10
 #: Features that change what this reader must understand: file types, sparse chunks, UUIDs, late dates, many extents,
 #: exchanged ranges, pointers to parents.
 _KNOWN = 0xFF
@@ -54,6 +54,13 @@ class Shape:
     sparse: bool
     label: str
     needs_repair: bool
+    #: What the log and what structures bear as the volume's identity: the same unless it was changed.
+    uuid: bytes
+    own_uuid: bytes
+    #: Blocks to which chunks of inodes are aligned.
+    alignment: int
+    #: Features that change what a reader of the log must understand.
+    log_features: int
     #: Inodes of the file system's own files.
     own: frozenset[int]
 
@@ -126,6 +133,10 @@ def shape(stretch: stretches.Stretch) -> Shape:
         sparse=v5 and bool(incompat & _SPARSE),
         label=data[108:120].split(b"\0")[0].decode("utf-8", "replace"),
         needs_repair=v5 and bool(incompat & _NEEDS_REPAIR),
+        uuid=data[32:48],
+        own_uuid=data[248:264] if v5 and incompat & _OWN_UUID else data[32:48],
+        alignment=int.from_bytes(data[180:184], "big"),
+        log_features=int.from_bytes(data[220:224], "big") if v5 else 0,
         own=frozenset(int.from_bytes(data[at : at + 8], "big") for at in (64, 72, 160, 168, *((232,) if v5 else ()))),
     )
 

@@ -1,0 +1,260 @@
+"""XFS volumes caught while they are in use: random work, a copy at any moment, and what the kernel makes of its log.
+
+``work`` changes a mounted volume at random, ``crashed`` gives copies of its image, ``differences`` compares what the
+parser reads in one with what a mount shows of another. Run as a program it does so for many seeds and shapes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import guest_builders as builders
+import guest_trees as trees
+
+from reconciler.guests import browsing, listings
+
+#: Options of ``mkfs.xfs``; ``-m crc=0`` is the fourth version, which newer kernels do not mount.
+SHAPES = {
+    "default": [],
+    "small log": ["-l", "size=4m", "-m", "reflink=0,rmapbt=0"],
+    "1k blocks": ["-b", "size=1024", "-n", "size=8192"],
+    "512 byte blocks": ["-b", "size=1024", "-i", "size=512", "-n", "size=4096"],
+    "old times": ["-m", "bigtime=0,reflink=0", "-i", "sparse=0,nrext64=0"],
+    "many extents": ["-i", "nrext64=1,size=1024", "-m", "rmapbt=1"],
+    "large inodes": ["-i", "size=2048", "-n", "size=65536"],
+    "no finobt": ["-m", "finobt=0,reflink=0"],
+    "stripes": ["-d", "su=64k,sw=2", "-l", "su=64k"],
+    "sectors": ["-s", "size=4096", "-l", "su=4096"],
+}
+OPTIONS = ("", "logbsize=256k", "logbsize=16k", "inode32", "swalloc")
+
+
+class Worker:
+    """Changes files below a folder at random."""
+
+    def __init__(self, root: Path, chosen: random.Random) -> None:
+        self._root = root
+        self._chosen = chosen
+        self._folders = [root]
+        self._files: list[Path] = []
+        self._count = 0
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"{'n' * self._chosen.choice((1, 5, 20, 80, 200))}-{self._count}"
+
+    def step(self) -> None:
+        """One change; what cannot be done is left out."""
+        chosen = self._chosen
+        act = chosen.choice(
+            [self._create] * 6
+            + [self._append] * 3
+            + [self._unlink, self._rename, self._attributes, self._truncate] * 2
+            + [self._link, self._symbolic, self._folder, self._many, self._remove, self._holes, self._mode, self._share]
+            + [self._special]
+        )
+        try:
+            act()
+        except (FileNotFoundError, FileExistsError, NotADirectoryError, IndexError, ValueError):
+            return
+        except OSError as error:
+            # Full, too many links, a name that is taken, and the like.
+            if error.errno not in (28, 34, 31, 95, 22, 39, 1, 7):
+                raise
+
+    def _create(self) -> None:
+        path = self._chosen.choice(self._folders) / self._name()
+        path.write_bytes(self._chosen.randbytes(self._chosen.choice((0, 10, 3000, 9000, 70_000))))
+        self._files.append(path)
+
+    def _append(self) -> None:
+        with self._chosen.choice(self._files).open("ab") as file:
+            file.write(self._chosen.randbytes(self._chosen.randrange(30_000)))
+            if self._chosen.randrange(4) == 0:
+                os.fsync(file.fileno())
+
+    def _unlink(self) -> None:
+        self._files.pop(self._chosen.randrange(len(self._files))).unlink()
+
+    def _rename(self) -> None:
+        number = self._chosen.randrange(len(self._files))
+        to = self._chosen.choice((*self._files[:3], self._chosen.choice(self._folders) / self._name()))
+        self._files[number].rename(to)
+        self._files[number] = to
+
+    def _attributes(self) -> None:
+        path = self._chosen.choice(self._files + self._folders)
+        for _ in range(self._chosen.choice((1, 1, 3, 40))):
+            size = self._chosen.choice((0, 5, 100, 2000, 20_000))
+            name = f"user.{self._chosen.randrange(60)}-{'a' * self._chosen.choice((1, 30))}"
+            if self._chosen.randrange(3) == 0 and os.listxattr(path):
+                os.removexattr(path, self._chosen.choice(os.listxattr(path)))
+            else:
+                os.setxattr(path, name, self._chosen.randbytes(size))
+
+    def _truncate(self) -> None:
+        os.truncate(self._chosen.choice(self._files), self._chosen.choice((0, 1, 5000, 100_000, 9_000_000)))
+
+    def _link(self) -> None:
+        path = self._chosen.choice(self._folders) / self._name()
+        os.link(self._chosen.choice(self._files), path)
+        self._files.append(path)
+
+    def _symbolic(self) -> None:
+        path = self._chosen.choice(self._folders) / self._name()
+        path.symlink_to("t" * self._chosen.choice((5, 200, 800)))
+
+    def _folder(self) -> None:
+        path = self._chosen.choice(self._folders) / self._name()
+        path.mkdir()
+        self._folders.append(path)
+
+    def _many(self) -> None:
+        """A directory that grows through several forms, and shrinks again at times."""
+        folder = self._chosen.choice(self._folders)
+        made = [folder / self._name() for _ in range(self._chosen.choice((5, 40, 300)))]
+        for path in made:
+            path.touch()
+        if self._chosen.randrange(3):
+            self._files += made[::4]
+        else:
+            for path in made[:-2]:
+                path.unlink()
+
+    def _remove(self) -> None:
+        folder = self._chosen.choice(self._folders[1:])
+        shutil.rmtree(folder)
+        self._folders = [one for one in self._folders if not one.is_relative_to(folder)]
+        self._files = [one for one in self._files if not one.is_relative_to(folder)]
+
+    def _holes(self) -> None:
+        """A file in so many pieces that its map becomes a tree."""
+        path = self._chosen.choice(self._folders) / self._name()
+        with path.open("wb") as file:
+            for number in range(self._chosen.choice((5, 30, 250))):
+                file.seek(number * 20_000)
+                file.write(self._chosen.randbytes(700))
+        self._files.append(path)
+
+    def _mode(self) -> None:
+        path = self._chosen.choice(self._files + self._folders[1:])
+        path.chmod(self._chosen.randrange(0o1000))
+        os.chown(path, self._chosen.randrange(70_000), self._chosen.randrange(70_000))
+        os.utime(path, ns=(self._chosen.randrange(1 << 62), self._chosen.randrange(1 << 60)))
+
+    def _share(self) -> None:
+        one, other = self._chosen.choice(self._files), self._chosen.choice(self._folders) / self._name()
+        subprocess.run(["cp", "--reflink=auto", one, other], check=False, capture_output=True)
+        self._files.append(other)
+
+    def _special(self) -> None:
+        path = self._chosen.choice(self._folders) / self._name()
+        os.mknod(path, self._chosen.choice((0o10644, 0o20600, 0o60600)), os.makedev(self._chosen.randrange(300), 7))
+
+
+def crashed(
+    image: Path, shape: list[str], options: str, seed: int, *, steps: int, size: int = 320
+) -> Iterator[tuple[Path, str]]:
+    """Copies of a volume at random moments of its use, each with how it was caught; they are overwritten by the next."""
+    chosen = random.Random(seed)
+    # Logs as small as those of older tools need these.
+    small = {**os.environ, "TEST_DIR": "x", "TEST_DEV": "x", "QA_CHECK_FS": "x"}
+    builders.run("mkfs.xfs", "-q", "-f", *shape, builders.blank(image, size * builders.MIB), env=small)
+    copy = image.with_name("crashed.raw")
+    where = image.with_suffix(".mnt")
+    where.mkdir(exist_ok=True)
+    builders.run("mount", "-t", "xfs", "-o", ",".join(filter(None, ("loop", options))), image, where)
+    try:
+        worker = Worker(where, chosen)
+        for _ in range(chosen.choice((1, 2, 3))):
+            for _ in range(chosen.randrange(steps // 2, steps)):
+                worker.step()
+            how = chosen.choice(("sync", "as it is", "fsync"))
+            if how == "sync":
+                builders.run("sync", "-f", where)
+            elif how == "fsync":
+                builders.run("sync", where)
+            yield _copied(image, copy), how
+        for _ in range(steps // 2):
+            worker.step()
+        how = chosen.choice(("shutdown", "shutdown -f"))
+        builders.run("xfs_io", "-x", "-c", how, where)
+    finally:
+        builders.run("umount", where)
+    yield _copied(image, copy), how
+
+
+def _copied(image: Path, copy: Path) -> Path:
+    """A copy in which nothing changed meanwhile, as in a snapshot."""
+    while True:
+        before = image.stat().st_mtime_ns
+        builders.run("cp", "--sparse=always", image, copy)
+        if image.stat().st_mtime_ns == before:
+            return copy
+
+
+def differences(image: Path) -> list[str]:
+    """What the parser reads of a volume, by numbers and by names, against what the kernel shows once it replayed it."""
+    with builders.opened(image) as disk, browsing.browse(disk) as browser:
+        reason = browser.volumes[0].reason
+        found = trees.browsed(browser, 0)
+        with listings.list_files(disk) as listing:
+            listed = {file.path: (file.kind, file.size, file.modified, file.links) for file in listing}
+            told = [message for _, message in listing.warnings]
+    if reason not in ("", "its log needs recovery"):
+        told.append(reason)
+    other = image.with_name("replayed.raw")
+    builders.run("cp", "--sparse=always", image, other)
+    with builders.mounted(other, kind="xfs", options="noatime,nouuid") as root:
+        known = trees.folder(root)
+    told += trees.compare(known, found)
+    names = {"directory": 0x4000, "file": 0x8000, "symlink": 0xA000}
+    for path, one in known.items():
+        kind, size, modified, links = listed.pop(path, ("missing", 0, 0, 0))
+        if names.get(kind, one.format) != one.format or kind == "missing":
+            told.append(f"{path!a} is listed as {kind}")
+        elif (size, modified) != (one.size, one.modified) or (one.links and links != one.links):
+            told.append(f"{path!a} is listed with {size}, {modified}, {links}")
+    return told + [f"{path!a} should not be listed" for path in listed]
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="guest_logs.py")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="number of the first round")
+    parser.add_argument("--steps", type=int, default=400)
+    options = parser.parse_args()
+    failed = compared = bare = 0
+    for seed in range(options.seed, options.seed + options.rounds):
+        name = list(SHAPES)[seed % len(SHAPES)]
+        mount = OPTIONS[seed // len(SHAPES) % len(OPTIONS)]
+        with tempfile.TemporaryDirectory() as folder:
+            image = Path(folder) / "volume.raw"
+            for number, (copy, how) in enumerate(crashed(image, SHAPES[name], mount, seed, steps=options.steps)):
+                start = time.monotonic()
+                told = differences(copy)
+                compared += 1
+                failed += bool(told)
+                sys.stdout.write(
+                    f"{seed}.{number} {name} {mount} {how}: {len(told)} differences {told[:5]} "
+                    f"{time.monotonic() - start:.1f} s\n"
+                )
+                sys.stdout.flush()
+                if told:
+                    shutil.copyfile(copy, f"/tmp/failed-{seed}-{number}.raw")
+    sys.stdout.write(f"{compared} compared, {failed} differ\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
