@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import guest_builders as builders
+import guest_logs
 
 from reconciler.base import disks, errors
 from reconciler.guests import browsing, listings, nodes, scanning
@@ -31,16 +32,19 @@ def seeds(folder: Path) -> dict[str, bytes]:
         ("ntfs", 24, ["mkntfs", "-F", "-Q"]),
         ("ext4", 24, ["mke2fs", "-q", "-F", "-t", "ext4"]),
         ("ext2", 16, ["mke2fs", "-q", "-F", "-t", "ext2", "-b", "1024"]),
-        ("xfs", 320, ["mkfs.xfs", "-q", "-f"]),
+        ("xfs", 48, []),
         ("exfat", 24, ["mkfs.exfat", "-c", "4K"]),
     ):
         image = builders.blank(folder / kind, size * builders.MIB)
-        builders.run(*command, image)
+        if kind == "xfs":
+            guest_logs.make(image)
+        else:
+            builders.run(*command, image)
         with builders.mounted(image, kind=kind) as root:
             builders.fill(root, 5, count=40, links=kind != "exfat")
-            if kind == "ext4":
+            if kind in ("ext4", "xfs"):
                 builders.run("sync", root / "dir0" / "grown-a.bin")
-                made["journal"] = image.read_bytes()
+                made["journal" if kind == "ext4" else "log"] = guest_logs.without_sums(image.read_bytes())
         made[kind] = image.read_bytes()
     image = builders.blank(folder / "fat", 40 * builders.MIB)
     builders.run("mkfs.fat", "-F", "32", "-s", "1", image)

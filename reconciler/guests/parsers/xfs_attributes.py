@@ -64,6 +64,7 @@ class _Tree:
     def __init__(self, inode: xfs_inodes.Inode, stretch: stretches.Stretch, shape: xfs_shapes.Shape) -> None:
         self._stretch = stretch
         self._shape = shape
+        self._number = inode.number
         self._runs = list(inode.attribute_runs())
 
     def _block(self, number: int) -> bytes:
@@ -128,7 +129,9 @@ class _Tree:
         value = b""
         while len(value) < length:
             block = self._block(number)
-            if self._shape.v5 and block[:4] != b"XARM":
+            # They are written ahead of the log, so that a crash can leave those of another file.
+            mine = (b"XARM", len(value), self._number)
+            if self._shape.v5 and (block[:4], *struct.unpack_from(">I24xQ", block, 4)) != mine:
                 raise xfs_shapes.Damaged("the value of an extended attribute is none")
             value += block[_HEADER:] if self._shape.v5 else block
             number += 1

@@ -137,7 +137,9 @@ class Log:
         """Raises ``_Broken`` where the checksum of a record says that it is not whole; not all of them have one."""
         if not header.checksum:
             return
-        further = b"".join(header.data[at : at + _FURTHER] for at in range(BASIC, header.blocks * BASIC, BASIC))
+        # Only blocks of the header that this length needs are covered, though there may be more of them.
+        end = -(-header.length // _HEADER_REACH) * BASIC
+        further = b"".join(header.data[at : at + _FURTHER] for at in range(BASIC, end, BASIC))
         rest = further + self._body(header)[: header.length]
         for covered in _COVERED:
             first = header.data[:32] + bytes(4) + header.data[36:covered]

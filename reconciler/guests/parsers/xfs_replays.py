@@ -12,7 +12,7 @@ import dataclasses
 import struct
 from collections.abc import Iterable, Iterator, Sized
 
-from reconciler.guests.parsers import stretches, xfs_logs, xfs_shapes
+from reconciler.guests.parsers import outputs, overlays, stretches, xfs_logs, xfs_shapes
 
 _BASIC = xfs_logs.BASIC
 _INODE, _BUFFER, _DQUOT, _QUOTA_OFF, _CREATE = 0x123B, 0x123C, 0x123D, 0x123E, 0x123F
@@ -27,8 +27,8 @@ _KNOWN_FEATURES = 0x1
 _INODES, _CANCELLED, _QUOTAS = 0x1, 0x2, 0x1C
 _GRAIN = 128
 _LONGEST_BUFFER = 128
-#: The sectors that are kept, 512 bytes each, and the buffers and changes that are remembered.
-_MOST_SECTORS, _MOST_KEPT = 256 << 10, 1 << 20
+#: The buffers and changes that are remembered.
+_MOST_KEPT = 1 << 20
 _NEVER = (1 << 64) - 1
 #: Where the age and the identity lie in a block, by the magic number at its start.
 _AGES = {
@@ -86,62 +86,18 @@ def replayed(stretch: stretches.Stretch, shape: xfs_shapes.Shape) -> Newest:
         if log.clean:
             return Newest(stretch=stretch, shape=shape)
         log.check()
-        newer = Replayed(stretch)
+        newer = overlays.Overlay(stretch)
         left = _Replay(newer, shape, log).run()
         shape = xfs_shapes.shape(newer)
-    except (Damaged, stretches.Truncated) as error:
+    except (Damaged, stretches.Truncated, outputs.TooMuch) as error:
         # As it is, it is still better than nothing.
         return Newest(stretch=stretch, shape=shape, problem=str(error))
     problem = f"{left} changes of files that its log began are not at their end" if left else ""
     return Newest(stretch=newer, shape=shape, problem=problem)
 
 
-class Replayed(stretches.Stretch):
-    """A volume with newer copies of some of its sectors, which are kept here."""
-
-    def __init__(self, stretch: stretches.Stretch) -> None:
-        super().__init__(stretch.disk, stretch.pieces)
-        self._plain = stretch
-        self._newer: dict[int, bytes] = {}
-
-    def read(self, offset: int, length: int) -> bytes:
-        """The bytes at ``offset``; fewer where the volume ends."""
-        first, last = offset // _BASIC, (offset + max(length, 1) - 1) // _BASIC
-        newer = self._newer
-        if last - first > len(newer):
-            found = sorted(number for number in newer if first <= number <= last)
-        else:
-            found = [number for number in range(first, last + 1) if number in newer]
-        if len(found) == last + 1 - first and (last + 1) * _BASIC <= self.size:
-            whole = b"".join([newer[number] for number in found])
-            return whole[offset - first * _BASIC : offset - first * _BASIC + length]
-        data = self._plain.read(offset, length)
-        if not found:
-            return data
-        patched = bytearray(data)
-        for number in found:
-            start, end = max(number * _BASIC, offset), min((number + 1) * _BASIC, offset + len(data))
-            patched[start - offset : end - offset] = newer[number][start - number * _BASIC : end - number * _BASIC]
-        return bytes(patched)
-
-    def write(self, offset: int, data: bytes) -> None:
-        """Lay bytes over the volume. Raises ``Damaged`` and ``Truncated``."""
-        if offset < 0 or offset + len(data) > self.size:
-            raise Damaged("its log changes what lies outside the volume")
-        end = offset + len(data)
-        start, whole_end = offset // _BASIC * _BASIC, -(-end // _BASIC) * _BASIC
-        if start != offset:
-            data = self.exactly(start, offset - start) + data
-        if whole_end != end:
-            data += self.exactly(end, whole_end - end)
-        for at in range(0, len(data), _BASIC):
-            self._newer[(start + at) // _BASIC] = data[at : at + _BASIC]
-        if len(self._newer) > _MOST_SECTORS:
-            raise Damaged(f"its log changes more than {_MOST_SECTORS * _BASIC >> 20} MiB")
-
-
 class _Replay:
-    def __init__(self, volume: Replayed, shape: xfs_shapes.Shape, log: xfs_logs.Log) -> None:
+    def __init__(self, volume: overlays.Overlay, shape: xfs_shapes.Shape, log: xfs_logs.Log) -> None:
         self._volume = volume
         self._shape = shape
         self._log = log
@@ -152,7 +108,10 @@ class _Replay:
         self._begun: set[bytes] = set()
 
     def run(self) -> int:
-        """Replay the log; how many changes it began and did not end. Raises ``Damaged`` and ``Truncated``."""
+        """Replay the log; how many changes it began and did not end.
+
+        Raises ``Damaged``, ``Truncated`` and ``TooMuch``.
+        """
         for transaction in self._log.transactions():
             for item in transaction.items:
                 kind = _kind(item)
