@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -146,17 +146,34 @@ def start(db: database.Database, id: str, now: dt.datetime) -> bool:
         return _change(connection, id, ("Queued",), state="Running", started_at=now, heartbeat=now)
 
 
-def progress(db: database.Database, rows: Iterable[tuple[str, meters.Reading]], now: dt.datetime) -> frozenset[str]:
-    """Write counters and heartbeat of live jobs in one transaction; ids among them whose cancel was requested."""
-    wanted = []
+class Beat(NamedTuple):
+    """What a heartbeat heard of its jobs; ids."""
+
+    #: Somebody asked them to stop.
+    cancelled: frozenset[str]
+    #: Their rows have ended: somebody took the process for dead.
+    ended: frozenset[str]
+
+
+def progress(db: database.Database, rows: Iterable[tuple[str, meters.Reading]], now: dt.datetime) -> Beat:
+    """Write counters and heartbeat of live jobs in one transaction; what was heard of them."""
+    wanted, ended = [], set()
     with db.writing() as connection:
         for id, reading in rows:
-            _change(connection, id, tables.LIVE, reading=dataclasses.asdict(reading), heartbeat=now)
+            if not _change(connection, id, tables.LIVE, reading=dataclasses.asdict(reading), heartbeat=now):
+                ended.add(id)
             wanted.append(job_number(id))
         flagged = sa.select(tables.JOBS.c.number).where(
             tables.JOBS.c.cancel_requested.is_(True), tables.JOBS.c.state.in_(tables.LIVE)
         )
-        return frozenset(job_id(number) for number in connection.scalars(flagged) if number in wanted)
+        cancelled = frozenset(job_id(number) for number in connection.scalars(flagged) if number in wanted)
+    return Beat(cancelled, frozenset(ended))
+
+
+def has_ended(connection: sa.Connection, id: str) -> bool:
+    """Whether a job's row has its last state, within the caller's transaction."""
+    state = connection.scalar(sa.select(tables.JOBS.c.state).where(tables.JOBS.c.number == job_number(id)))
+    return state is not None and state not in tables.LIVE
 
 
 def annotate(

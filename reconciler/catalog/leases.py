@@ -77,6 +77,8 @@ class Lease:
     def update(self, revision: str | None, next_event: dt.datetime | None) -> None:
         """Tell others what is kept and when something happens next. Raises ``Superseded``."""
         if self._told == (revision, next_event):
+            with self._db.reading() as connection:
+                fences.check(connection, self.token)
             return
         with self._db.writing() as connection:
             fences.check(connection, self.token)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from reconciler.catalog import audits, database, tables
+from reconciler.catalog import audits, database, jobs, tables
 from reconciler.planning import sightings
 
 _NEVER: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -50,10 +50,11 @@ def record(
     details: Mapping[str, Any],
     job: str | None,
     actor: str,
-) -> None:
-    """Keep a result in place of the last one of its kind, and say so in the audit.
+) -> bool:
+    """Keep a result in place of the last one of its kind, and say so in the audit; False where the job has ended.
 
-    Also in place of one with a later time: a clock that was set back must not make proofs count for nothing.
+    Also in place of one with a later time: a clock that was set back must not make proofs count for nothing. A job
+    that somebody took for dead is old news: another one may have found something since.
     """
     verification = tables.VERIFICATIONS
     chosen = sa.and_(
@@ -62,6 +63,8 @@ def record(
         verification.c.kind == found.kind,
     )
     with db.writing() as connection:
+        if job is not None and jobs.has_ended(connection, job):
+            return False
         connection.execute(verification.delete().where(chosen))
         connection.execute(
             verification.insert().values(
@@ -74,6 +77,7 @@ def record(
             object=f"copy/{found.image}/{found.copy}",
             details={"kind": found.kind, "message": found.message, "job": job},
         )  # fmt: skip
+    return True
 
 
 def verifications(db: database.Database) -> dict[str, tuple[sightings.Verification, ...]]:

@@ -231,7 +231,8 @@ def foreground(
 ) -> Iterator[engines.JobContext]:
     """Run the block as a job of the calling process; its context. What the block raises is recorded and raised on.
 
-    Unlike an engine's jobs, the block goes on when the catalog is lost while it runs, and succeeds without its row:
+    Unlike an engine's jobs, the block goes on when the catalog is lost while it runs, or its row was ended by somebody
+    who took this process for dead, and succeeds without it:
     a restore needs the catalog least when it is needed most. Raises ``CatalogError`` where the row cannot be made.
     """
     job_rows = rows.Rows(db, clock=clock, patience=patience)
@@ -239,6 +240,7 @@ def foreground(
         job_rows,
         lambda reason: _LOGGER.error("%s goes on without its row in the catalog: %s", order.address, reason),
         interval=interval,
+        obeys=False,
     )
     run = runs.Run(job_rows.enqueue(order), order, job_rows)
     ending = runs.Ending(state=engines.State.SUCCEEDED)

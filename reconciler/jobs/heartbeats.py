@@ -25,8 +25,15 @@ class Heartbeat:
     """Watches runs. ``lost`` is called from the heartbeat's thread, at most once per loss. Thread-safe."""
 
     def __init__(
-        self, job_rows: rows.Rows, lost: Callable[[errors.CatalogError], None], *, interval: float = INTERVAL
+        self,
+        job_rows: rows.Rows,
+        lost: Callable[[errors.CatalogError], None],
+        *,
+        interval: float = INTERVAL,
+        obeys: bool = True,
     ) -> None:
+        """``obeys``: whether work stops whose row somebody else has ended."""
+        self._obeys = obeys
         self._rows = job_rows
         self._lost = lost
         self._interval = interval
@@ -52,7 +59,7 @@ class Heartbeat:
         last_good = time.monotonic()
         while (watched := self._next()) is not None:
             try:
-                wanted = self._rows.beat([(run.id, run.meter.reading()) for run in watched])
+                heard = self._rows.beat([(run.id, run.meter.reading()) for run in watched])
             except Exception as error:
                 silent = time.monotonic() - last_good
                 surprise = None if isinstance(error, errors.CatalogError) else error
@@ -63,8 +70,10 @@ class Heartbeat:
                 continue
             last_good = time.monotonic()
             for run in watched:
-                if run.id in wanted:
+                if run.id in heard.cancelled:
                     run.ask(runs.CANCELLED)
+                elif self._obeys and run.id in heard.ended:
+                    run.ask(runs.TAKEN)
 
     def _next(self) -> tuple[runs.Run, ...] | None:
         """Sleep until the next beat; the runs to watch, or None when the thread has nothing left to do."""

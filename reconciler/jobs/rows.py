@@ -89,9 +89,9 @@ class Rows:
         """The row becomes ``Running``; False if it had ended already. Raises ``CatalogError``."""
         return self._patiently(lambda: jobs.start(self._db, job_id, self.clock.now()))
 
-    def beat(self, readings: Sequence[tuple[str, meters.Reading]]) -> frozenset[str]:
-        """Write counters and heartbeat of all jobs in one transaction; the ids whose cancel somebody requested.
-        Tried once. Raises ``CatalogError``."""
+    def beat(self, readings: Sequence[tuple[str, meters.Reading]]) -> jobs.Beat:
+        """Write counters and heartbeat of all jobs in one transaction; what was heard of them. Tried once.
+        Raises ``CatalogError``."""
         if (reason := self.gone()) is not None:
             raise reason
         return jobs.progress(self._db, readings, self.clock.now())

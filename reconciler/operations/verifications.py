@@ -57,7 +57,8 @@ def keep(site: sites.Site, order: VerifyOrder, context: engines.JobContext, find
         message=finding.message,
     )
     crashes.passing("verify.found")
-    records.record(site.db, result, details=finding.details, job=context.id, actor=site.actor)
+    if not records.record(site.db, result, details=finding.details, job=context.id, actor=site.actor):
+        raise errors.Cancelled("the job was ended by another process meanwhile; what it found is not kept")
     context.log(f"{order.kind} of copy {order.copy} of {order.image}: {finding.message}")
     if not finding.passed:
         raise errors.VerificationFailed(

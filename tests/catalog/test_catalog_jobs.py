@@ -38,7 +38,7 @@ def test_a_job_lives_from_queued_to_its_end(db: database.Database) -> None:
     jobs.annotate(db, id, image="img-1", copy=1)
     jobs.annotate(db, id)
     reading = meters.Reading(total=100, scanned=50, non_zero=40, sent=30, stored=20, lookups=10, hits=9, streams=2)
-    assert jobs.progress(db, [(id, reading)], samples.later(seconds=3)) == frozenset()
+    assert jobs.progress(db, [(id, reading)], samples.later(seconds=3)) == (frozenset(), frozenset())
     running = jobs.get(db, id)
     assert (running.state, running.image, running.copy, running.unit) == ("Running", "img-1", 1, "fast")
     assert (running.reading, running.heartbeat) == (reading, samples.later(seconds=3))
@@ -55,7 +55,7 @@ def test_the_first_end_of_a_job_stands(db: database.Database) -> None:
     samples.end(db, id, "Failed", message="first")
     reading = meters.Reading()
     assert not jobs.finish(db, id, state="Succeeded", error=None, reading=reading, wall_seconds=1, now=samples.NOW)
-    assert jobs.progress(db, [(id, meters.Reading(sent=9))], samples.NOW) == frozenset()
+    assert jobs.progress(db, [(id, meters.Reading(sent=9))], samples.NOW) == (frozenset(), {id})
     assert (jobs.get(db, id).state, jobs.get(db, id).error_message) == ("Failed", "first")
     assert jobs.get(db, id).reading.sent == 0
     with pytest.raises(ValueError, match="Running"):
@@ -75,10 +75,12 @@ def test_a_cancel_reaches_the_worker_at_its_next_heartbeat(db: database.Database
     row = jobs.request_cancel(db, first, samples.NOW, "somebody")
     assert (row.state, row.cancel_requested) == ("Queued", True)
     beat = [(first, meters.Reading()), (second, meters.Reading())]
-    assert jobs.progress(db, beat, samples.NOW) == {first}
-    assert jobs.progress(db, beat[1:], samples.NOW) == frozenset(), "another process's job is not this one's to stop"
+    assert jobs.progress(db, beat, samples.NOW).cancelled == {first}
+    assert jobs.progress(db, beat[1:], samples.NOW).cancelled == frozenset(), (
+        "another process's job is not this one's to stop"
+    )
     samples.end(db, first, "Cancelled")
-    assert jobs.progress(db, beat, samples.NOW) == frozenset()
+    assert jobs.progress(db, beat, samples.NOW).cancelled == frozenset()
     assert jobs.request_cancel(db, first, samples.NOW, "somebody").state == "Cancelled"
 
 

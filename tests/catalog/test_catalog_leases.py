@@ -121,8 +121,10 @@ def test_what_the_controller_does_next_is_told(db: database.Database, take: Take
     lease.release()
     again = take(db)
     assert again.token == lease.token + 1
-    with pytest.raises(fences.Superseded):
-        lease.update("main@sha1:3", None)
+    # Also by one that has nothing new to tell.
+    for news in (("main@sha1:3", None), ("main@sha1:2", samples.later(hours=1))):
+        with pytest.raises(fences.Superseded):
+            lease.update(*news)
     again.release()
 
 

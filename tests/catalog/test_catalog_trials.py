@@ -44,6 +44,18 @@ def images(db: database.Database, count: int) -> None:
         samples.image(db, f"img-{number}", time=samples.later(hours=number - 9))
 
 
+def test_what_a_job_finds_after_its_end_is_not_kept(db: database.Database) -> None:
+    """Another host took it for dead, and proved the copy itself."""
+    images(db, 1)
+    job = samples.enqueue(db, "verify/img-1/1/boot")
+    prove(db, "img-1", at=samples.later(hours=-1))
+    samples.end(db, job, "Lost")
+    late = observed.Verification(image="img-1", copy=1, kind="Boot", state="Failed", at=samples.NOW, message="too late")
+    assert not verifications.record(db, late, details={}, job=job, actor="tester")
+    (found,) = verifications.list_verifications(db)
+    assert found.state == "Passed"
+
+
 def test_the_last_result_of_a_series_outlives_its_image(db: database.Database) -> None:
     images(db, 3)
     prove(db, "img-1", at=samples.later(hours=-3))

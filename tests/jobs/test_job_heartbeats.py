@@ -128,6 +128,16 @@ def test_a_row_that_somebody_else_ended_is_not_ended_twice(
     assert any("ended Succeeded" in message for message in caplog.messages)
 
 
+def test_work_whose_row_somebody_else_ended_is_told_to_stop(db: database.Database) -> None:
+    """A process that slept and wakes up: another one does its work now."""
+    with engine_on(db) as engine:
+        engine.start(task("a", counting))
+        until(lambda: jobs.live(db))
+        jobs.lose_dead(db, alive=lambda _: False, now=dt.datetime.now(times.UTC))
+        finished = all_finished(engine, 1)["a"]
+    assert finished.failure is not None and finished.failure.code == "Taken"
+
+
 def test_the_heartbeat_thread_lives_only_while_there_are_jobs(db: database.Database) -> None:
     with engine_on(db) as engine:
         assert heartbeat_threads() == 0
