@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import logging
 import time
@@ -54,6 +55,9 @@ class Machine:
         except errors.HoldfastError:
             for note in target.notes:
                 _LOGGER.warning("%s", note)
+                # A catalog that refuses must not hide why the restore failed.
+                with contextlib.suppress(errors.CatalogError):
+                    log(note)
             raise
         self._phases = watch.ended()
         for note in target.notes:

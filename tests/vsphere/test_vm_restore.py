@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 import virtual_estates
 from pyVmomi import vim
-from vm_restores import DATACENTER, IMAGE, MIB, NOW, UUID, World, machine
+from vm_restores import DATACENTER, IMAGE, MIB, UUID, World, machine
 
 from reconciler.base import errors, meters
-from reconciler.sources import machinetargets, opening
 from reconciler.sources.vsphere.connections import properties, sessions
 
 WAYS = ("import", "datastore", "vddk")
@@ -393,36 +392,6 @@ def test_another_restore_at_work_is_left_alone(world: World) -> None:
     assert len(world.halfmade()) == 1
     first.abort()
     assert world.names() == ["two", "vm1", "vm2"]
-
-
-def test_what_could_not_be_removed_is_swept_while_its_process_lives(world: World) -> None:
-    for on in ("RemoveSnapshot_Task", "Destroy_Task"):
-        world.lab.fault(on=on, kind="task", fault="FileLocked")
-    with pytest.raises(errors.HoldfastError, match="removing the snapshot"):
-        world.restore(via="datastore", name="back")
-    assert len(world.halfmade()) == 1
-    target = world.restore(via="datastore", name="back")
-    assert any("half-made by a dead restore, was removed" in note for note in target.notes)
-    assert world.names() == ["back", "vm1", "vm2"]
-
-
-def test_an_order_takes_up_what_it_had_named_until_it_is_released(world: World) -> None:
-    world.restore(name="back", order="x")
-    calls = world.lab.state()["calls"]
-    target = world.restore(name="back", order="x", replace=True)
-    assert target.found == "Named" and world.names() == ["back", "vm1", "vm2"]
-    now = world.lab.state()["calls"]
-    assert not [name for name in now if name in ("ImportVApp", "CreateSnapshot_Task") and now[name] != calls[name]]
-    with pytest.raises(errors.TargetError, match=f"holds image {IMAGE}, not another"):
-        wanted = machinetargets.Wanted(image="another", disks={}, name="back", order="x", replace=True)
-        opening.machine_target(world.vcenter, world.label.configuration, wanted, NOW)
-    for order in ("y", None):
-        with pytest.raises(errors.TargetExists):
-            world.plan(name="back", order=order)
-    target.release()
-    assert "holdfast.restore" not in {one.key for one in world.config("back").extraConfig if one.value}
-    with pytest.raises(errors.TargetExists):
-        world.plan(name="back", order="x")
 
 
 def _until(true: Any, seconds: float = 20.0) -> None:

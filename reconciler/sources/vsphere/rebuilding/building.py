@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import posixpath
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -39,6 +40,11 @@ _WAYS: Final[Mapping[machinetargets.Via, Callable[[orders.Order], orders.Way]]] 
     "datastore": uploading.Upload,
     "vddk": vddkwriting.Vddk,
 }
+
+
+#: How long a change that nobody confirmed may still be under way, and how often is asked; seconds.
+_PATIENCE: Final = 15.0
+_PAUSE: Final = 0.25
 
 
 def plan(
@@ -311,10 +317,19 @@ class Build:
                 hint="restore it under another --name",
             ) from error
         except errors.SourceError:
-            # Only the answer may have been lost: what the machine is called now tells.
-            called = properties.of(order.session, self._machine, ("name",), doing).get("name")
-            if listings.unescaped(str(called)) != order.mark.name:
+            if not self._is_named(doing):
                 raise
+
+    def _is_named(self, doing: str) -> bool:
+        """Whether the machine comes to its name although an answer was lost. Raises ``SourceError``."""
+        until = time.monotonic() + _PATIENCE
+        while True:
+            called = properties.of(self._order.session, self._machine, ("name",), doing).get("name")
+            if listings.unescaped(str(called)) == self._order.mark.name:
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(_PAUSE)
 
     def _mark(self, text: str, what: str) -> None:
         option = vim.option.OptionValue(key=halfmade.KEY, value=text)
