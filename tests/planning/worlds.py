@@ -481,9 +481,27 @@ class World:
             assert copy.state == "Complete", f"{action.address}: read from a copy that is {copy.state}"
             if action.type is actions.Type.RESTORE:
                 self._restored(action, "Running")
+            elif action.proof != verifications.CONTENT:
+                assert not self._tried(action, key, effective), f"{action.address}: its period is not over"
             return Job(start, key, None, None)
         assert action.type in (actions.Type.RECLAIM, actions.Type.VERIFY), f"nobody asked for {action.type}"
         return Job(start, None, None, None)
+
+    def _tried(self, action: actions.Action, key: Key, effective: desired.Desired) -> bool:
+        """Whether whoever asks for a drill has had it of this series a short while ago, of whatever image."""
+        names = [str(one.id) for one in self.images[key]]
+        for asked in verifications.asked(effective, key[1]):
+            if asked.kind != action.proof or asked.operation not in (None, action.operation):
+                continue
+            last: observed.Verification | None = None
+            for one in self.results.values():
+                image = self.find(one.image)[2] if one.image in names and one.kind == action.proof else None
+                made = next((copy.operation for copy in image.copies if copy.number == one.copy), "") if image else ""
+                if image and one.at <= self.now + histories.AHEAD and asked.operation in (None, made):
+                    last = one if last is None or one.at > last.at else last
+            if last is None or last.state == "Failed" or asked.period.after(last.at) <= self.now:
+                return False
+        return True
 
     def _restored(self, action: actions.Action, state: str) -> None:
         name, digest = action.address.removeprefix("restore/").rpartition("@")[0], str(action.digest)
