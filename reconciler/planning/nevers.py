@@ -43,8 +43,6 @@ class Rules:
         self.register = rulings.Register(wanted, seen)
         self.book = lifecycles.Book(wanted, seen.owed, self.register.waived, self.register.orders())
         self.units = placements.Units(wanted, seen)
-        #: Images that failed a drill, by id, with what was found.
-        self.failed = verifications.failures(seen)
         self._objectives: dict[str, dt.timedelta] = {}
         self._seen = seen
         self._unordered: Rules | None = None
@@ -56,6 +54,10 @@ class Rules:
             rest = tuple(one for one in self._seen.rulings if one.kind != "Expire")
             self._unordered = Rules(self.wanted, dataclasses.replace(self._seen, rulings=rest), self.now)
         return self._unordered
+
+    def failure(self, history: histories.History, image: str) -> observed.Verification | None:
+        """The last drill of an image of a series, if the last one of some kind failed."""
+        return verifications.failure(history, self._seen, image)
 
     def objective(self, policy: str) -> dt.timedelta:
         """How old the newest image may be before more of the past is kept."""
@@ -188,7 +190,7 @@ def _find_protected(rules: Rules, history: histories.History) -> dict[str, str]:
         wrong = frozenset()
     newest: list[observed.Image] = []
     for image in history.newest():
-        if image.id in wrong or image.id in rules.failed:
+        if image.id in wrong or rules.failure(history, image.id) is not None:
             continue
         newest.append(image)
         if len(newest) == 3:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from reconciler.api import restores
 from reconciler.base import digests, times
@@ -40,6 +41,24 @@ def machine(wanted: desired.Desired, place: str) -> restores.MachineTarget | Non
     return item.spec.target.vmware if item is not None and place == address(item.name, digest(item)) else None
 
 
+class _Candidate(NamedTuple):
+    """An image that could be restored, and the copy to begin with."""
+
+    #: An attempt that was killed has read it.
+    begun: bool
+    rank: preferences.Rank
+    image: observed.Image
+    source: observed.Copy
+    policy: str
+    #: Of the last drill of it, if that failed.
+    failure: observed.Verification | None
+
+    @property
+    def order(self) -> tuple[bool, preferences.Rank]:
+        """The greatest is taken."""
+        return self.begun, self.rank
+
+
 class Desk:
     """The restores that are still to be made, and what there is to make them from."""
 
@@ -57,9 +76,9 @@ class Desk:
         #: What attempts that were killed have read.
         self._begun = {(one.name, one.digest): one.image for one in seen.restores if one.state == "Running"}
         self._wanted = frozenset(id for id in self._clients.values() if id is not None)
-        self._best: dict[str, tuple[tuple[bool, preferences.Rank], observed.Image, observed.Copy, str]] = {}
+        self._best: dict[str, _Candidate] = {}
         #: By restore: the newest image that could be taken, were it not that a drill of it failed.
-        self._failed: dict[str, tuple[preferences.Rank, observed.Image]] = {}
+        self._failed: dict[str, _Candidate] = {}
 
     def look(self, history: histories.History) -> dict[tuple[str, int], str]:
         """Consider the images of one series: copies that restores would read, as (image id, number) -> address."""
@@ -85,23 +104,28 @@ class Desk:
                 image.state != "Complete" or (spec.as_of is not None and image.time > spec.as_of)
             ):
                 continue
-            ranked = self._rank(spec, image, history, trusted=image.id not in wrong)
-            if ranked is None:
+            one = self._candidate(spec, image, history, trusted=image.id not in wrong, begun=image.id == begun)
+            if one is None:
                 continue
-            rank, best = ranked
-            order = (image.id == begun, rank)
-            if name not in self._best or order > self._best[name][0]:
-                self._best[name] = (order, image, best, history.series.policy)
-                found = (image.id, best.number)
-            if rank.trusted and not rank.proven and (name not in self._failed or rank > self._failed[name][0]):
-                self._failed[name] = (rank, image)
-            if order[0] or (rank.trusted and rank.sound and begun is None):
+            rank = one.rank
+            if name not in self._best or one.order > self._best[name].order:
+                self._best[name] = one
+                found = (image.id, one.source.number)
+            if rank.trusted and not rank.proven and (name not in self._failed or rank > self._failed[name].rank):
+                self._failed[name] = one
+            if one.begun or (rank.trusted and rank.sound and begun is None):
                 break
         return found
 
-    def _rank(
-        self, spec: restores.RestoreSpec, image: observed.Image, history: histories.History, *, trusted: bool
-    ) -> tuple[preferences.Rank, observed.Copy] | None:
+    def _candidate(
+        self,
+        spec: restores.RestoreSpec,
+        image: observed.Image,
+        history: histories.History,
+        *,
+        trusted: bool,
+        begun: bool,
+    ) -> _Candidate | None:
         """How good an image is to restore from, and the copy to begin with; as ``choices.choose`` has it.
 
         A damaged copy is better than none: what is whole of it, and of its like, may be all that is needed.
@@ -117,23 +141,23 @@ class Desk:
         if not there:
             return None
         best = min(good or there, key=lambda one: (self._rules.units.standalone(one.unit), one.number))
-        proven = image.id not in self._rules.failed
+        failure = self._rules.failure(history, image.id)
         rank = preferences.Rank(
-            trusted=trusted, whole=bool(good), proven=proven, time=image.time, sequence=image.sequence
+            trusted=trusted, whole=bool(good), proven=failure is None, time=image.time, sequence=image.sequence
         )
-        return rank, best
+        return _Candidate(begun, rank, image, best, history.series.policy, failure)
 
     def _doubts(self, name: str, spec: restores.RestoreSpec) -> str:
         """What must be known of the image that is chosen, as the end of a sentence."""
-        (begun, rank), image, _, _ = self._best[name]
-        if spec.image is not None or begun:
+        best, other = self._best[name], self._failed.get(name)
+        if spec.image is not None or best.begun:
             return ""
-        if not rank.proven:
-            return f"; {preferences.no_better(image.id, self._rules.failed[image.id])}"
-        passed, other = self._failed.get(name, (rank, image))
-        if (passed.time, passed.sequence) <= (rank.time, rank.sequence):
+        if best.failure is not None:
+            return f"; {preferences.no_better(best.image.id, best.failure)}"
+        if other is None or other.failure is None or not other.image.time > best.image.time:
             return ""
-        return f"; {preferences.passed_over(other.id, other.time, self._rules.failed[other.id], f'image: {other.id}')}"
+        way = f"image: {other.image.id}"
+        return f"; {preferences.passed_over(other.image.id, other.image.time, other.failure, way)}"
 
     def asked(self, slugs: dict[str, str]) -> Iterator[actions.Action]:
         """One Restore for each that is to be made; ``slugs``: by client id."""
@@ -154,13 +178,13 @@ class Desk:
                 state=state,
                 at=at,
                 reason=reason,
-                policy=chosen[3] if chosen else None,
+                policy=chosen.policy if chosen else None,
                 client=slugs.get(client, item.spec.client) if client else item.spec.client,
                 client_id=client,
-                image=chosen[1].id if chosen else item.spec.image,
-                copy=chosen[2].number if chosen else item.spec.copy_number,
-                source_unit=chosen[2].unit if chosen else None,
-                bytes=chosen[1].size_bytes if chosen else None,
+                image=chosen.image.id if chosen else item.spec.image,
+                copy=chosen.source.number if chosen else item.spec.copy_number,
+                source_unit=chosen.source.unit if chosen else None,
+                bytes=chosen.image.size_bytes if chosen else None,
                 digest=found,
                 attempt=retries.number(attempts),
             )

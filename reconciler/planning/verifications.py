@@ -9,7 +9,6 @@ one is made anew. Results from a time that the clock has not reached yet (it was
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -61,13 +60,13 @@ def _of(verify: lifecycles.Verify | None, operation: str | None, by: str) -> Ite
             yield Asked(kind=kind, period=period, operation=operation, by=by)
 
 
-def failures(seen: observed.Observed) -> dict[str, observed.Verification]:
-    """By image id: the last drill of those whose last drill of some kind failed."""
+def failure(history: histories.History, seen: observed.Observed, image: str) -> observed.Verification | None:
+    """The last drill of an image of a series, if the last one of some kind failed."""
     # An image may have come back with a unit after its results became trials.
-    back = (trial.found for trials in seen.trials.values() for trial in trials)
-    return preferences.failed(
-        itertools.chain((result for results in seen.verifications.values() for result in results), back)
-    )
+    trials = seen.trials.get((history.series.client, history.series.policy), ())
+    back = [trial.found for trial in trials if trial.found.image == image]
+    found = (*seen.verifications.get(image, ()), *back)
+    return preferences.failed(found).get(image) if found else None
 
 
 def last(

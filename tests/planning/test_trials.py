@@ -10,7 +10,7 @@ import planning_samples as samples
 import pytest
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, conditions, desired, nevers, observed, planner, verifications
+from reconciler.planning import actions, conditions, desired, histories, nevers, observed, planner
 
 NOW, ago = samples.NOW, samples.ago
 
@@ -147,7 +147,13 @@ def test_a_failure_is_told_beyond_its_image_while_another_drill_is_to_come() -> 
 def test_an_image_that_came_back_has_failed_as_before() -> None:
     wanted = estate(None)
     state = seen(wanted, series(8, 9), trial("img-9", ago(days=1), "Failed"))
-    assert set(nevers.Rules(wanted, state, NOW).failed) == {"img-9"}
+    history = histories.History(series(8, 9), NOW)
+
+    def bad(state: observed.Observed) -> list[str]:
+        rules = nevers.Rules(wanted, state, NOW)
+        return [one for one in ("img-8", "img-9") if rules.failure(history, one) is not None]
+
+    assert bad(state) == ["img-9"]
     again = observed.Verification(image="img-9", copy=2, kind="Boot", state="Passed", at=NOW, message="it did")
     state = seen(wanted, series(8, 9), trial("img-9", ago(days=1), "Failed"), verifications={"img-9": (again,)})
-    assert not verifications.failures(state)
+    assert not bad(state)
