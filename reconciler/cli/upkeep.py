@@ -151,6 +151,8 @@ def _scrubbed(document: documents.ScrubResult) -> str:
     lines += [
         f"  {one.image}, {'attachment' if one.attachment else 'disk'} {one.disk}: {size(one.length)} at {one.offset}:"
         f" {one.message}"
+        if one.disk
+        else f"  {one.message}"
         for one in document.ranges[:_SHOWN]
     ]
     if len(document.ranges) > _SHOWN:

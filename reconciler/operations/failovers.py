@@ -16,12 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from reconciler.base import disks, errors, extents
+from reconciler.base import digests, disks, errors, extents
 from reconciler.storage import identities, units
 
 _T = TypeVar("_T")
 #: What the next copy may make good. A disk that the image does not have, or a request to stop, it may not.
 _PASSING: Final = (errors.UnitError, errors.FormatTooNew, OSError)
+_NOWHERE: Final = (
+    "no copy that was to be read has it; without --copy all are tried, files get and mount give what is whole"
+)
+_UNOPENED: Final = "no copy that was to be read can be opened; without --copy all are tried, or choose an older --image"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +158,9 @@ class FailoverImage:
                 self._pass(source, said)
         if first is None:
             raise errors.ImageMissing(f"image {self.id}: no copy is left to read")
+        if isinstance(first, errors.ImageDamaged):
+            # Another copy, which the unit would have one use, was tried, or was not to be.
+            first.hint = _NOWHERE if self._label is not None else _UNOPENED
         raise first
 
     def _opened(self, source: Source) -> units.StoredImage:
@@ -216,7 +223,18 @@ class FailoverDisk(disks.Closing):
 
     def pread(self, offset: int, length: int) -> disks.Buffer:
         """Exactly ``length`` proven bytes. Raises what the preferred copy raised where no copy has them."""
-        return self._image.attempt(lambda source, stored: self._opened(source, stored).pread(offset, length))
+
+        def whole(offset: int, length: int) -> disks.Buffer:
+            return self._image.attempt(lambda source, stored: self._opened(source, stored).pread(offset, length))
+
+        try:
+            return whole(offset, length)
+        except _PASSING:
+            blocks = _blocks(offset, length)
+            if len(blocks) == 1:
+                raise
+        # Each copy lacks some of it, and not all of them need lack the same.
+        return b"".join(whole(*block) for block in blocks)
 
     def parts(self, offset: int, length: int) -> Iterator[tuple[int, disks.Buffer]]:
         """The proven parts of a range that are not zero, all of one copy. Raises as ``pread``."""
@@ -227,7 +245,17 @@ class FailoverDisk(disks.Closing):
                 return list(disk.parts(offset, length))
             return [(offset, disk.pread(offset, length))]
 
-        yield from self._image.attempt(of)
+        try:
+            found = self._image.attempt(of)
+        except _PASSING:
+            blocks = _blocks(offset, length)
+            if len(blocks) == 1:
+                raise
+        else:
+            yield from found
+            return
+        for block in blocks:
+            yield from self.parts(*block)
 
     def _opened(self, source: Source, stored: units.StoredImage) -> disks.Disk:
         with self._lock:
@@ -289,6 +317,17 @@ def worded(source: Source, error: Exception) -> Exception:
     if isinstance(error, OSError):
         return errors.UnitError(f"storage unit {source.unit}: {error.strerror}: {error.filename or 'an open file'}")
     return error
+
+
+def _blocks(offset: int, length: int) -> list[extents.Extent]:
+    """The blocks, each proven by one digest, that a range touches, as far as it does."""
+    found: list[extents.Extent] = []
+    position, end = offset, offset + length
+    while position < end:
+        size = min((position // digests.BLOCK + 1) * digests.BLOCK, end) - position
+        found.append((position, size))
+        position += size
+    return found
 
 
 def _disks(label: units.ImageLabel) -> frozenset[tuple[str, int, str]]:

@@ -105,6 +105,8 @@ def _mark(site: sites.Site, row: images.CopyRow, state: str, message: str) -> bo
 def _where(found: Sequence[units.Damage]) -> str:
     first = found[0]
     size = sum(one.length for one in found)
+    if not first.disk:
+        return first.message
     return f"{first.part} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"
 
 

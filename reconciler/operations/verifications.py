@@ -114,4 +114,6 @@ def _mark(site: sites.Site, order: VerifyOrder, state: str, message: str) -> Non
 def _where(found: tuple[units.Damage, ...]) -> str:
     first = found[0]
     size = sum(one.length for one in found)
-    return f"disk {first.disk} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"
+    if not first.disk:
+        return first.message
+    return f"{first.part} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"

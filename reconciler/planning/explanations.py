@@ -30,6 +30,7 @@ from reconciler.planning import (
     retention,
     rulings,
     schedules,
+    sieves,
     snapshots,
 )
 
@@ -128,7 +129,8 @@ class _Foresight:
 
     def copy(self, image: observed.Image, copy: observed.Copy) -> Sentence:
         """What is to be said of one copy."""
-        about = f"copy {copy.number} on {copy.unit}"
+        told = f" ({copy.state})" if copy.state in sieves.MISSING else ""
+        about = f"copy {copy.number} on {copy.unit}{told}"
         if copy.state == "Expired":
             return Sentence(about=about, state="Expired", code="Expired", message="it is gone")
         verdict = self._verdicts[image.id, copy.number]

@@ -131,7 +131,7 @@ class Damage:
     """One finding of ``verify``."""
 
     image: str
-    #: Name of the disk, or of the attachment.
+    #: Name of the disk, or of the attachment; empty where the image's label is damaged, and with it all.
     disk: str
     #: First damaged byte range; of an attachment, of its pages put together.
     offset: int
@@ -143,6 +143,8 @@ class Damage:
     @property
     def part(self) -> str:
         """What of the image is damaged, in words."""
+        if not self.disk:
+            return "label"
         return f"{'attachment' if self.attachment else 'disk'} {self.disk}"
 
 

@@ -39,8 +39,10 @@ def test_two_copies_that_are_damaged_in_different_places_make_one_whole_image(
     built: tuple[Estate, bytes, str], tmp_path: Path
 ) -> None:
     estate, disk, image = built
-    rot.spoil_file(estate, image, "*.raw", 5 * MIB + 100)
-    rot.spoil_pool_block(estate, image, 3 * MIB + 50_000)
+    # Within one stretch of a restore, and beyond.
+    for place in (2 * MIB + 100, 5 * MIB + 100):
+        rot.spoil_file(estate, image, "*.raw", place)
+    rot.spoil_pool_block(estate, image, 3 * MIB + MIB // 2)
     estate.command.run("pool", "scrub", "pool", code=3)
     estate.command.run("restore", "alpha", "--copy", "1", "--to", tmp_path / "one", code=1)
     assert rot.states(estate) == {"fast": "Damaged", "pool": "Damaged"}
@@ -52,7 +54,9 @@ def test_two_copies_that_are_damaged_in_different_places_make_one_whole_image(
     assert sum("is known to be damaged" in note for note in restored["notes"]) == 2
     got = estate.command.json("files", "get", "alpha", "/docs", "--to", tmp_path / "files")
     assert (got["files"], got["failed"]) == (8, 0)
-    estate.command.run("restore", "alpha", "--copy", "2", "--to", tmp_path / "two", code=1)
+    alone = estate.command.run("restore", "alpha", "--copy", "2", "--to", tmp_path / "two", code=1)
+    assert f"damaged at offset {3 * MIB}" in alone.stderr and "without --copy all are tried" in alone.stderr
+    assert "copy 1 on fast (Damaged)" in estate.command.run("explain", "image", image).stdout
     assert not (tmp_path / "two" / rot.DISK).exists()
     # A list of digests that is lost on one copy is the other one's too.
     rot.spoil_file(estate, image, "*.digests", 40)

@@ -168,7 +168,7 @@ def test_restore_result(converged: Estate, tmp_path: Path) -> None:
         " estimatedSeconds dataBytes resumedBytes neededBytes freeBytes copies disks notes"
     )
     assert [keys(disk) for disk in document["disks"]] == [
-        names("name path sizeBytes writtenBytes resumedBytes digest verified")
+        names("name path sizeBytes writtenBytes resumedBytes readBackBytes digest verified")
     ] * 2
     assert (document["state"], document["dryRun"], document["format"]) == ("Verified", False, "raw")
     image = converged.get("images", "--client", "gamma")[0]
