@@ -74,11 +74,14 @@ class Lease:
         if db.shared:
             threading.Thread(target=self._renew, name="lease", daemon=True).start()
 
+    def require(self) -> None:
+        """Raise ``Superseded`` where another controller took over. Writes nothing."""
+        with self._db.reading() as connection:
+            fences.check(connection, self.token)
+
     def update(self, revision: str | None, next_event: dt.datetime | None) -> None:
         """Tell others what is kept and when something happens next. Raises ``Superseded``."""
         if self._told == (revision, next_event):
-            with self._db.reading() as connection:
-                fences.check(connection, self.token)
             return
         with self._db.writing() as connection:
             fences.check(connection, self.token)

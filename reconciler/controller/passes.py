@@ -136,8 +136,10 @@ class Controller:
     def turn(self, *, until: dt.datetime | None = None) -> actions.Plan:
         """Plan, apply the configuration, start what may start; the plan that stands afterwards.
 
-        ``until``: backups whose slot lies later are left alone, so that one pass ends.
+        ``until``: backups whose slot lies later are left alone, so that one pass ends. Raises ``Superseded``.
         """
+        # One that was succeeded must not sit there as if it still kept the estate.
+        self._lease.require()
         self.tally.finished.extend(self.engine.finished())
         plan, wanted, seen = self.plan()
         changed = False

@@ -121,10 +121,11 @@ def test_what_the_controller_does_next_is_told(db: database.Database, take: Take
     lease.release()
     again = take(db)
     assert again.token == lease.token + 1
-    # Also by one that has nothing new to tell.
-    for news in (("main@sha1:3", None), ("main@sha1:2", samples.later(hours=1))):
-        with pytest.raises(fences.Superseded):
-            lease.update(*news)
+    with pytest.raises(fences.Superseded):
+        lease.update("main@sha1:3", None)
+    with pytest.raises(fences.Superseded):
+        lease.require()
+    again.require()
     again.release()
 
 

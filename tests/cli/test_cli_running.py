@@ -67,6 +67,18 @@ def test_the_loop_follows_clock_manifests_and_requests(tmp_path: Path) -> None:
     assert {job["state"] for job in estate.get("jobs")} == {"Succeeded"}
 
 
+def test_one_that_was_succeeded_ends_and_does_not_sit_there(tmp_path: Path) -> None:
+    estate = estate_samples.build(tmp_path / "estate", "alpha")
+    command = estate.at(estate_samples.set_clock(tmp_path / "clock", START))
+    with estate_samples.running(command, tmp_path / "first", ".") as first:
+        estate_samples.until(lambda: finished(estate) == 1, what="the first backup")
+        (estate.state / "controller.lock").unlink()  # as on another host, after 15 s of silence
+        with estate_samples.running(command, tmp_path / "second", ".") as second:
+            (estate.folder / "more.yaml").write_text("# holdfast: ignore\n")
+            assert first.wait(30) == 1 and second.poll() is None
+    assert "another controller took over" in (tmp_path / "first").read_text()
+
+
 def test_sigterm_in_the_middle_of_a_backup_ends_it_in_order(tmp_path: Path) -> None:
     estate = estate_samples.build(tmp_path / "estate")
     estate_samples.slow(estate, "alpha")
