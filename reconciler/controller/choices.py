@@ -144,7 +144,7 @@ def choose(
                 return chosen
             best = (rank, chosen) if best is None or rank > best[0] else best
         if copies and not whole:
-            why.append(f"image {row.id} has damaged copies alone; --image {row.id} reads what proves true of them")
+            why.append(f"it has damaged copies alone; --image {row.id} reads what proves true of them")
         refused += why
         if trusted and whole and failed is not None:
             passed.append(preferences.passed_over(row.id, row.time, failed, f"--image {row.id}"))

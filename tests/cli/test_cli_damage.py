@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import fcntl
 import os
@@ -10,6 +11,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import estate_samples
 import pytest
 import rot
 from estate_samples import MIB, Estate
@@ -142,3 +144,35 @@ def test_an_index_that_rots_alone_is_no_damaged_copy_and_is_made_anew(
     assert {one["details"]["from"] for one in estate.get("audit") if one["event"] == "IndexMade"} == {
         "fast", "its disks", "pool",
     }  # fmt: skip
+
+
+def test_a_copy_of_an_image_whose_index_is_rotten_has_an_index_and_a_newer_image_that_is_passed_over_is_named(
+    tmp_path: Path,
+) -> None:
+    estate = estate_samples.build(tmp_path / "estate", duplicate="yes", retention="{type: Forever}")
+    disk = rot.guest(estate, files=4)
+    pool = estate.folder / "storage" / "pool"
+    pool.rename(estate.folder / "away")
+    estate.apply(code=None)
+    (first,) = (one["id"] for one in estate.get("images"))
+    rot.spoil_file(estate, first, "attachment-files.pages", 5)
+    (estate.folder / "away").rename(pool)
+    estate.apply()
+    assert rot.states(estate) == {"fast": "Complete", "pool": "Complete"}
+    assert damage(estate, "pool", first) == []
+    with rot.unit_of(estate, "pool") as unit, contextlib.closing(unit.open(first)) as stored:
+        assert stored.attachments() == ("files",)
+
+    with (estate.folder / "machines" / "alpha" / rot.DISK).open("r+b") as changed:
+        changed.write(b"changed" * 10)
+    later = (dt.datetime.now(dt.UTC) + dt.timedelta(hours=25)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    estate.apply(clock=later)
+    (second,) = (one["id"] for one in estate.get("images") if one["id"] != first)
+    rot.spoil_file(estate, second, "*.raw", 10)
+    rot.spoil_pool_block(estate, second, 10)
+    estate.command.run("restore", "alpha", "--to", tmp_path / "none", code=1)
+    restored = estate.command.json("restore", "alpha", "--to", tmp_path / "older")
+    assert restored["image"] == first and (tmp_path / "older" / rot.DISK).read_bytes() == disk
+    assert f"image {second}" in restored["notes"][0] and f"--image {second}" in restored["notes"][0]
+    assert len(estate.command.json("files", "ls", "alpha", "/docs")["items"]) == 4
+    estate.command.run("restore", "alpha", "--image", second, "--to", tmp_path / "newer", code=1)

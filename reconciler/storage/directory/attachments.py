@@ -133,7 +133,9 @@ class DirectoryAttachment:
         with files.unit_errors(unit):
             try:
                 entries = read_list(folder, stored)
-            except (errors.ImageDamaged, struct.error) as error:
+            except errors.ImageDamaged as error:
+                raise attachments.unlisted(image, stored.name, error.message) from error
+            except struct.error as error:
                 raise attachments.unlisted(image, stored.name, error) from error
             except OSError as error:
                 if blocks.is_damage(error):
