@@ -82,6 +82,26 @@ def test_a_clean_index_is_used_again_after_a_restart_of_the_machine(
     assert samples.load(opening(), "i0") == DATA
 
 
+def test_whoever_only_reads_leaves_the_marker_alone_and_whoever_writes_does_not(
+    root: Path, opening: Callable[..., pools.DedupePool]
+) -> None:
+    marker = root / "index" / "marker.json"
+    pool = opening()
+    samples.store(pool, "i0", DATA)
+    pool.close()
+    before = marker.stat()
+    pool = opening()
+    assert samples.load(pool, "i0") == DATA
+    pool.close()
+    assert marker.stat() == before
+    assert json.loads(marker.read_text())["clean"] is True
+    pool = opening()
+    samples.store(pool, "i1", samples.noise(MIB, 3))
+    assert json.loads(marker.read_text())["clean"] is False
+    pool.close()
+    assert json.loads(marker.read_text())["clean"] is True
+
+
 def test_a_marker_that_a_dead_process_left_unfinished_goes_at_the_next_opening(
     root: Path, opening: Callable[..., pools.DedupePool]
 ) -> None:

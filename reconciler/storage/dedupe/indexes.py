@@ -87,6 +87,8 @@ class Index:
         self._unit = unit
         self._lock = threading.Lock()
         self._marker = {"version": VERSION, "pool": pool, "boot": registrations.boot_id()}
+        #: Whether the marker is known to say that the index is not clean, as it must before anything is written.
+        self._soiled = False
         self.references = 0
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
@@ -99,7 +101,6 @@ class Index:
                         leftover.unlink(missing_ok=True)
                     if not self._trusted():
                         self._wipe()
-                    self._mark(clean=False)
                 self._environment = self._open()
                 fcntl.flock(self._users, fcntl.LOCK_SH)
             except BaseException:
@@ -107,19 +108,37 @@ class Index:
                 raise
 
     def _trusted(self) -> bool:
+        marker = self._read_marker()
+        same = (marker.get("version"), marker.get("pool")) == (VERSION, self._marker["pool"])
+        data = self._folder / _FILES[0]
+        there = data.exists() and data.stat().st_size > 0
+        return bool(same and there and (marker.get("clean") or marker.get("boot") == self._marker["boot"]))
+
+    def _read_marker(self) -> dict[str, object]:
+        """What the marker says, empty where it says nothing."""
         try:
-            marker = json.loads((self._folder / _MARKER).read_bytes())
-            same = (marker["version"], marker["pool"]) == (VERSION, self._marker["pool"])
-            return bool(same and (marker["clean"] or marker["boot"] == self._marker["boot"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+            found = json.loads((self._folder / _MARKER).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _mark(self, *, clean: bool) -> None:
         files.write_atomically(self._folder / _MARKER, json.dumps({**self._marker, "clean": clean}).encode())
 
+    def _soil(self) -> None:
+        """Before anything is written: from now on a power cut may tear it. Whoever only reads leaves the marker be."""
+        if not self._soiled:
+            # Its folder may have gone away under it; what the index knows goes with it.
+            with files.unit_errors(self._unit), contextlib.suppress(FileNotFoundError):
+                if self._read_marker().get("clean") is not False:
+                    self._mark(clean=False)
+            self._soiled = True
+
     def _wipe(self) -> None:
         for name in _FILES:
             (self._folder / name).unlink(missing_ok=True)
+        # Opening one that is not there writes already.
+        self._mark(clean=False)
 
     def _open(self) -> Any:
         data = self._folder / _FILES[0]
@@ -166,11 +185,11 @@ class Index:
             # Its folder may have gone away under it; what the index knows goes with it.
             with contextlib.suppress(OSError):
                 stack.enter_context(_alone(self._folder))
-            sole = _try_lock(self._users)
-            if sole:
+            torn = _try_lock(self._users) and self._read_marker().get("clean") is False
+            if torn:
                 self._environment.sync(True)
             self._environment.close()
-            if sole:
+            if torn:
                 with contextlib.suppress(OSError):
                     self._mark(clean=True)
             os.close(self._users)
@@ -290,6 +309,8 @@ class Index:
         with self._lock:
             while True:
                 try:
+                    if write:
+                        self._soil()
                     with self._environment.begin(write=write) as transaction:
                         return work(transaction)
                 except lmdb.MapFullError:
