@@ -156,6 +156,9 @@ def test_a_restore_waits_for_its_vcenter_and_its_vcenter_for_it(
     assert reasons(wanted, state(wanted, there, job("vm0")), asked) == ({"vm9": code} if code else {})
     running = observed.Job(id="j-9", address=place, type="Restore", state="Running", policy="gold", client="x")
     assert starts(wanted, state(wanted, there, running), due("vm0")) == ([] if code else ["vm0"])
+    seen = state(wanted, there, running)
+    told = explanations.vcenter(wanted, seen, planner.plan(wanted, seen, NOW), "lab")
+    assert any(one.about == "limits" and "1 machine is read" in one.message for one in told)
     # A restore by command, or of what the manifest said before, is not known to ask anything.
     other = dataclasses.replace(running, address="restore/drill@2026-11-20T00:00Z")
     assert starts(wanted, state(wanted, there, other), due("vm0")) == ["vm0"]
