@@ -19,6 +19,8 @@ from reconciler.operations import browsedtrees, filecontents, fileplaces
 
 #: Folders in folders; each costs an open file.
 _DEEPEST: Final = 800
+#: What is said of a volume that was in use and whose journal or log was read all the same.
+_READ: Final = frozenset(("its journal needs recovery", "its log needs recovery"))
 #: What one file meets, all the others will meet, too.
 _FATAL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EPIPE))
 
@@ -108,6 +110,7 @@ class _Walk:
             except (errors.GuestUnreadable, errors.NotFound) as error:
                 self._report.fail(pick.shown, error.code, error.message)
                 continue
+            self._report_state(browser, volume, pick.shown)
             if volume.filesystem == "ntfs":
                 self._report.lose("owners and access control lists of Windows are not read, and not kept", pick.shown)
             entered = 0
@@ -120,6 +123,14 @@ class _Walk:
             finally:
                 for _ in range(entered):
                     self._sink.leave()
+
+    def _report_state(self, browser: browsing.Browser, volume: fileplaces.Volume, shown: str) -> None:
+        """Say what the volume wrote last and may hold nowhere else, if that is not read."""
+        found = browser.volumes[volume.number]
+        if not found.clean and found.reason not in _READ:
+            self._report.lose(
+                f"what was written last may be missing, for of the volume is known: {found.reason}", shown
+            )
 
     def _tree(self, browser: browsing.Browser, disk: str, node: nodes.Node, pick: Pick) -> None:
         levels: list[_Level] = []

@@ -93,5 +93,7 @@ def views(
 
 
 def _reason(volume: scans.Volume) -> str:
-    what = f"{volume.filesystem} volume" + (f" {volume.label}" if volume.label else "")
+    what = (f"{volume.filesystem} volume" if volume.filesystem else "volume") + (
+        f" {volume.label}" if volume.label else ""
+    )
     return f"{what} at byte {volume.offset}: {volume.reason}; nothing of it is left out"

@@ -192,6 +192,22 @@ def test_swap_keeps_its_header(tmp_path: Path) -> None:
     assert scan.swap == ((4096, 20 * builders.MIB - 4096),)
 
 
+@pytest.mark.parametrize(
+    ("offset", "mark", "told"),
+    [
+        (0, b"LUKS\xba\xbe\0\2", "it holds an encrypted LUKS volume, which is not read"),
+        (0x10040, b"_BHRfS_M", "it holds Btrfs, which is not read"),
+        (0x10034, b"ReIsEr2Fs", "it holds ReiserFS, which is not read"),
+        (7, b"nothing", "its file system is not known"),
+    ],
+)
+def test_what_is_not_read_is_called_by_its_name(tmp_path: Path, offset: int, mark: bytes, told: str) -> None:
+    image = builders.blank(tmp_path / "disk.raw", builders.MIB)
+    place(image, (offset, mark))
+    with builders.opened(image) as disk:
+        assert [(one.filesystem, one.reason) for one in scanning.scan(disk).volumes] == [(None, told)]
+
+
 def test_two_volumes_over_each_other_keep_their_free_space(tmp_path: Path, parts: tuple[Path, Path]) -> None:
     image = Path(shutil.copyfile(parts[0], tmp_path / "disk.raw"))
     data = bytearray(image.read_bytes())

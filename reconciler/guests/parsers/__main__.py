@@ -61,7 +61,7 @@ def _volume(line: stretches.Line, found: volumes.Found, read: Callable[[], outpu
         "filesystem": None,
         "label": found.name,
         "clean": False,
-        "reason": "its file system is not known",
+        "reason": filesystems.unread(found.stretch),
         "cluster": 0,
     }
     line.send(wires.pack_json(wires.BEGIN, volume))

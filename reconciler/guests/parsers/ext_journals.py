@@ -2,7 +2,8 @@
 
 A snapshot that was not quiesced is a volume after a crash: the newest metadata stand in its journal alone. Names and
 single files are read through ``replayed``. Nothing is written; whoever looks for free space looks at the bare volume,
-which is not clean. What ``fast_commit`` adds, a journal on another disk, and sums of blocks are not looked at.
+which is not clean. What ``fast_commit`` adds is not read, and ``unread`` says so; a journal on another disk and sums
+of blocks are not looked at.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ _SUPERBLOCKS = (3, 4)
 _WIDE, _SUMS2, _SUMS3, _FAST = 0x2, 0x8, 0x10, 0x20
 #: Revoking, wide numbers, late sums, and the two kinds of sums; fast commits.
 _KNOWN = 0x3F
+#: The tag that begins the fast commits behind one transaction: tag, bytes, features, number of the transaction.
+_FAST_HEAD = struct.Struct("<HHII")
+_HEAD_TAG = 9
 _ESCAPED, _SAME, _LAST = 1, 2, 8
 #: Blocks of a journal that are looked at: 8 GiB of 4 KiB each.
 _MOST = 2 << 20
@@ -76,13 +80,27 @@ def replayed(stretch: stretches.Stretch, shape: ext_groups.Shape) -> stretches.S
     if not shape.journal:
         return stretch
     try:
-        names = ext_names.Names(stretch, shape, list(ext_groups.read(stretch, shape)))
-        runs = list(ext_inodes.Map(stretch, shape, names.inode(shape.journal)).runs())
-        newer = _Journal(stretch, shape, runs).newer()
+        newer = _open(stretch, shape).newer()
     except (ext_inodes.Damaged, stretches.Truncated):
         # The volume says that it needs recovery; as it is, it is still better than nothing.
         return stretch
     return Replayed(stretch, shape.block, newer) if newer else stretch
+
+
+def unread(stretch: stretches.Stretch, shape: ext_groups.Shape) -> str:
+    """What of the journal ``replayed`` leaves out, empty where that is nothing."""
+    if not shape.journal:
+        return ""
+    try:
+        return "its fast commits are not read" if _open(stretch, shape).has_fast_commits() else ""
+    except (ext_inodes.Damaged, stretches.Truncated) as error:
+        return f"that is not read: {error}"
+
+
+def _open(stretch: stretches.Stretch, shape: ext_groups.Shape) -> _Journal:
+    names = ext_names.Names(stretch, shape, list(ext_groups.read(stretch, shape)))
+    runs = list(ext_inodes.Map(stretch, shape, names.inode(shape.journal)).runs())
+    return _Journal(stretch, shape, runs)
 
 
 class _Journal:
@@ -96,6 +114,7 @@ class _Journal:
         if magic != _MAGIC or kind not in _SUPERBLOCKS or block != shape.block or features & ~_KNOWN:
             raise ext_inodes.Damaged("its journal is not readable")
         fast = int.from_bytes(head[84:88], "big") or 256 if features & _FAST else 0
+        self._fast = fast
         self._end = min(most, len(self._blocks)) - fast
         if self._start and not 0 < self._first <= self._start < self._end:
             raise ext_inodes.Damaged("its journal is not readable")
@@ -120,6 +139,17 @@ class _Journal:
             if revoked.get(block, -1) < sequence:
                 found[block] = self._blocks[at], escaped
         return found
+
+    def has_fast_commits(self) -> bool:
+        """Whether something was committed fast behind the last whole transaction."""
+        if not self._fast:
+            return False
+        following = self._sequence
+        for sequence, _, _ in self._transactions():
+            following = sequence + 1
+        # The block between the transactions and the fast commits is nobody's.
+        tag, _, _, number = _FAST_HEAD.unpack_from(self._read(self._end + 1))
+        return bool(tag == _HEAD_TAG and number == following & 0xFFFFFFFF)
 
     def _transactions(self) -> Iterator[tuple[int, list[tuple[int, int, bool]], list[int]]]:
         """Number, blocks (which, where in the journal, escaped) and what is revoked of every whole transaction."""

@@ -37,14 +37,16 @@ class Files:
         del limits
         self._shape = ext_groups.shape(stretch)
         self.stretch = ext_journals.replayed(stretch, self._shape)
+        self._unread = ext_journals.unread(stretch, self._shape)
         groups = list(ext_groups.read(self.stretch, self._shape))
         self._names = ext_names.Names(self.stretch, self._shape, groups)
 
     def facts(self) -> outputs.Facts:
         """Label and state."""
         shape = self._shape
+        reason = f"{shape.unclean}: {self._unread}" if self._unread else shape.unclean
         return outputs.Facts(
-            filesystem="ext", label=shape.label, clean=not shape.unclean, reason=shape.unclean, cluster=shape.cluster
+            filesystem="ext", label=shape.label, clean=not shape.unclean, reason=reason, cluster=shape.cluster
         )
 
     def _inode(self, number: int) -> bytes:

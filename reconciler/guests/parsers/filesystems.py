@@ -46,6 +46,30 @@ _SERVERS: dict[str, Callable[[stretches.Stretch, scans.Limits], served.FileSyste
 }
 
 
+#: What is known by name alone: the name, where on the volume it shows, and how.
+_FOREIGN = (
+    ("an encrypted LUKS volume", 0, (b"LUKS\xba\xbe",)),
+    ("an encrypted BitLocker volume", 3, (b"-FVE-FS-",)),
+    ("Btrfs", 0x10040, (b"_BHRfS_M",)),
+    ("ReiserFS", 0x10034, (b"ReIsErFs", b"ReIsEr2Fs", b"ReIsEr3Fs")),
+    ("F2FS", 0x400, (b"\x10\x20\xf5\xf2",)),
+    ("JFS", 0x8000, (b"JFS1",)),
+    ("ReFS", 3, (b"ReFS\0",)),
+    ("APFS", 32, (b"NXSB",)),
+    ("HFS+", 1024, (b"H+\0\x04", b"HX\0\x05")),
+    ("a part of a Linux software RAID", 4096, (b"\xfc\x4e\x2b\xa9",)),
+    ("SquashFS", 0, (b"hsqs",)),
+)
+
+
+def unread(stretch: stretches.Stretch) -> str:
+    """Why a volume that nothing here reads is not read: what it is, where that is known by its mark."""
+    for name, offset, marks in _FOREIGN:
+        if stretch.read(offset, max(map(len, marks))).startswith(marks):
+            return f"it holds {name}, which is not read"
+    return "its file system is not known"
+
+
 def recognise(stretch: stretches.Stretch) -> str | None:
     """``ntfs``, ``exfat``, ``fat``, ``xfs``, ``ext`` or ``swap``; None where nothing is known."""
     boot = stretch.read(0, 512)

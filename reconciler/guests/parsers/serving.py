@@ -90,7 +90,7 @@ class Server:
 
     def open(self, found: volumes.Found) -> outputs.Facts | None:
         """Open the next volume; None where its file system is not known. Raises anything where it is damaged."""
-        self._volumes.append((None, found.stretch, "its file system is not known"))
+        self._volumes.append((None, found.stretch, filesystems.unread(found.stretch)))
         kind = filesystems.recognise(found.stretch)
         if kind is None:
             return None
