@@ -7,6 +7,7 @@ parser reads in one with what a mount shows of another. Run as a program it does
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import random
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +39,7 @@ SHAPES = {
     "stripes": ["-d", "su=64k,sw=2", "-l", "su=64k"],
     "sectors": ["-s", "size=4096", "-l", "su=4096"],
 }
-OPTIONS = ("", "logbsize=256k", "logbsize=16k", "inode32", "swalloc")
+OPTIONS = ("", "logbsize=256k", "wsync", "logbsize=64k,inode32", "logbufs=2")
 
 
 class Worker:
@@ -48,11 +50,12 @@ class Worker:
         self._chosen = chosen
         self._folders = [root]
         self._files: list[Path] = []
+        self._mark = chosen.randrange(1 << 20)
         self._count = 0
 
     def _name(self) -> str:
         self._count += 1
-        return f"{'n' * self._chosen.choice((1, 5, 20, 80, 200))}-{self._count}"
+        return f"{'n' * self._chosen.choice((1, 5, 20, 80, 200))}-{self._mark:x}-{self._count}"
 
     def step(self) -> None:
         """One change; what cannot be done is left out."""
@@ -72,6 +75,12 @@ class Worker:
             # Full, too many links, a name that is taken, and the like.
             if error.errno not in (28, 34, 31, 95, 22, 39, 1, 7):
                 raise
+
+    def until_it_fails(self) -> None:
+        """Work until the volume is shut down."""
+        with contextlib.suppress(OSError):
+            while True:
+                self.step()
 
     def _create(self) -> None:
         path = self._chosen.choice(self._folders) / self._name()
@@ -171,9 +180,12 @@ def make(image: Path, *options: str) -> None:
 
 
 def crashed(
-    image: Path, shape: list[str], options: str, seed: int, *, steps: int, size: int = 320
+    image: Path, shape: list[str], options: str, seed: int, *, steps: int, size: int = 320, busy: bool = False
 ) -> Iterator[tuple[Path, str]]:
-    """Copies of a volume at random moments of its use, each with how it was caught; they are overwritten by the next."""
+    """Copies of a volume at random moments of its use, each with how it was caught; they are overwritten by the next.
+
+    ``busy``: several work at once when it is shut down at the end, so that no two runs are the same.
+    """
     chosen = random.Random(seed)
     make(builders.blank(image, size * builders.MIB), *shape)
     copy = image.with_name("crashed.raw")
@@ -191,10 +203,16 @@ def crashed(
             elif how == "fsync":
                 builders.run("sync", where)
             yield _copied(image, copy), how
-        for _ in range(steps // 2):
-            worker.step()
         how = chosen.choice(("shutdown", "shutdown -f"))
+        others = [Worker(where, random.Random(seed + number)) for number in (1, 2)]
+        threads = [threading.Thread(target=one.until_it_fails) for one in others if busy]
+        for thread in threads:
+            thread.start()
+        for _ in range(steps // 4):
+            worker.step()
         builders.run("xfs_io", "-x", "-c", how, where)
+        for thread in threads:
+            thread.join()
     finally:
         builders.run("umount", where)
     yield _copied(image, copy), how
@@ -305,7 +323,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             image = Path(folder) / "volume.raw"
             chosen = random.Random(seed)
-            for number, (copy, how) in enumerate(crashed(image, SHAPES[name], mount, seed, steps=options.steps)):
+            for number, (copy, how) in enumerate(
+                crashed(image, SHAPES[name], mount, seed, steps=options.steps, busy=True)
+            ):
                 start = time.monotonic()
                 if options.torn:
                     torn(copy, chosen)
@@ -316,7 +336,7 @@ def main() -> int:
                     refused += 1
                     told = []
                 except AssertionError as error:
-                    told = [f"{error!s:.300}"]
+                    told = [f"{error!s:.60} {str(error)[-90:]}"]
                 compared += 1
                 failed += bool(told)
                 sys.stdout.write(

@@ -92,7 +92,7 @@ def replayed(stretch: stretches.Stretch, shape: xfs_shapes.Shape) -> Newest:
     except (Damaged, stretches.Truncated, outputs.TooMuch) as error:
         # As it is, it is still better than nothing.
         return Newest(stretch=stretch, shape=shape, problem=str(error))
-    problem = f"{left} changes of files that its log began are not at their end" if left else ""
+    problem = f"changes of files that its log began and did not end: {left}" if left else ""
     return Newest(stretch=newer, shape=shape, problem=problem)
 
 
