@@ -74,7 +74,8 @@ class Status(shapes.Document):
 
 
 def describe(
-    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=f"{', '.join(Kind)}.")],
+    # As in manifests, too: ServiceLevel, VCenter.
+    kind: Annotated[Kind, typer.Argument(metavar="KIND", help=f"{', '.join(Kind)}.", case_sensitive=False)],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Its name or id.")],
     output: options.Format = options.Output.TEXT,
     state: options.State = None,

@@ -192,7 +192,7 @@ def test_every_other_command_prints_one_whole_document(converged: Estate) -> Non
     for arguments, kind in {
         ("status",): "Status",
         ("logs", "j-000001"): "JobLog",
-        ("describe", "client", "alpha"): "Description",
+        ("describe", "Client", "alpha"): "Description",
         ("describe", "image", image): "Description",
         ("describe", "unit", "pool"): "Description",
         ("describe", "policy", "nightly"): "Description",
