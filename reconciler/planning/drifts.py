@@ -248,7 +248,8 @@ def drains(left: Mapping[str, int]) -> Iterator[actions.Drift]:
     """Units that are being emptied: unit -> copies that still lie on it."""
     for name, count in sorted(left.items()):
         if count:
-            code, message = "Draining", f"{count} copies still lie on it; the plan says what becomes of each"
+            lying = "1 copy still lies" if count == 1 else f"{count} copies still lie"
+            code, message = "Draining", f"{lying} on it; the plan says what becomes of each"
         else:
             code, message = "Drained", f"unit {name} is empty and can be removed"
         yield actions.Drift(code=code, object=f"StorageUnit/{name}", message=message)

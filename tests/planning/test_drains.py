@@ -91,7 +91,7 @@ def drift(found: actions.Plan) -> list[tuple[str, str]]:
 
 def test_the_plan_says_what_is_left_and_when_the_unit_is_empty() -> None:
     held = plan(estate(), image(1, ago(hours=1), land(1, "old")))
-    assert drift(held) == [("Draining", "1 copies still lie on it; the plan says what becomes of each")]
+    assert drift(held) == [("Draining", "1 copy still lies on it; the plan says what becomes of each")]
     empty = plan(estate(), image(1, ago(hours=1), land(1, "old", state="Expired"), land(2, "new")))
     assert drift(empty) == [("Drained", "unit old is empty and can be removed")]
     assert drift(plan(estate(state="ReadOnly"), image(1, ago(hours=1), land(1, "old")))) == []
