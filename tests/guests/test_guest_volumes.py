@@ -100,12 +100,17 @@ extent_size = {extent // 512}
 physical_volumes {{ pv0 {{ id = "{_dashed(names[0])}"
 status = ["ALLOCATABLE"]
 pe_start = {start // 512}
-pe_count = 30 }} }}
+pe_count = 30 }}
+pv1 {{ id = "another-disk" pe_start = 2048 pe_count = 30 }} }}
 logical_volumes {{
 data {{ id = "y"
 status = ["READ", "WRITE", "VISIBLE"]
 segment_count = 2
 {segments} }}
+elsewhere {{ id = "w"
+status = ["READ", "WRITE", "VISIBLE"]
+segment_count = 1
+segment1 {{ start_extent = 0 extent_count = 3 type = "striped" stripe_count = 1 stripes = ["pv1", 0] }} }}
 whole {{ id = "z"
 status = ["READ", "WRITE", "VISIBLE"]
 segment_count = 1

@@ -209,10 +209,21 @@ def _volumes(group: Section, homes: dict[str, stretches.Stretch]) -> Iterator[tu
         status = volume.get("status")
         if not isinstance(status, list) or "VISIBLE" not in status:
             continue
+        if _is_elsewhere(group, volume, homes):
+            continue
         try:
             yield name, _pieces(group, volume, homes), ""
         except stretches.Truncated as error:
             yield name, [], str(error)
+
+
+def _is_elsewhere(group: Section, volume: Section, homes: dict[str, stretches.Stretch]) -> bool:
+    """Whether nothing of a volume lies on this disk: then it is the affair of the disks that hold it."""
+    members = dict(_sections(group, "physical_volumes"))
+    found = [segment.get("stripes") for key, segment in _sections(volume) if re.fullmatch(r"segment[0-9]+", key)]
+    names = [str(one) for stripes in found if isinstance(stripes, list) for one in stripes[::2]]
+    here = (str(members.get(name, {}).get("id")).replace("-", "") in homes for name in names)
+    return bool(names) and all(isinstance(stripes, list) for stripes in found) and not any(here)
 
 
 def _pieces(group: Section, volume: Section, homes: dict[str, stretches.Stretch]) -> list[tuple[int, int]]:
