@@ -209,15 +209,42 @@ def test_a_log_that_cannot_be_replayed_is_told(old: Old) -> None:
         assert trees.compare(before, found) == []
         assert reason.startswith("its log needs recovery: ") and told in reason
         assert len(warnings) == 1 and warnings[0].startswith("LogNotReplayed: ") and told in warnings[0]
-    # A change of a map that was begun alone is told, and all else is read.
+    # An exchange that was begun alone is told, and all else is read.
     old.next = first
-    old.record(*whole(old.logged(number, plain), [struct.pack("<HHIQ", 0x1244, 1, 0, 5)]))
+    old.record(*whole(old.logged(number, plain), [struct.pack("<HHIQ", 0x1248, 1, 0, 5)]))
     found, reason, warnings = _seen(old)
     assert found["plain"].size == 1234 and reason.endswith("did not end: 1") and len(warnings) == 1
     # A record that does not match its checksum was being written.
     plain[56:64] = (99).to_bytes(8, "big")
     old.record(*whole(old.logged(number, plain)), torn=True)
     assert _seen(old)[0]["plain"].size == 1234
+
+
+def test_changes_of_a_map_that_were_begun_are_ended(old: Old) -> None:
+    """Blocks of one file are shared with another: the crash came when all was said of it and none was done."""
+    number = _numbers(old)["plain"]
+    _, plain = old.inode(number)
+    plain[56:64] = (3 * 4096).to_bytes(8, "big")
+    place = int.from_bytes(plain[100:116], "big") >> 21 & (1 << 52) - 1
+    with old.image.open("rb") as file:
+        file.seek(4096 * place)
+        content = file.read(8192)
+    cut, put = (
+        struct.pack("<HHIQQQQII", 0x1244, 1, 1, 8 + kind, number, place, *rest, kind)
+        for *rest, kind in ((0, 1, 2), (2, 1, 1))
+    )
+    done = struct.pack("<HHIQ", 0x1245, 1, 0, 10)
+    old.record(*whole(old.logged(number, plain), [cut], [put]))
+    with builders.opened(old.image) as disk, browsing.browse(disk) as browser, listings.list_files(disk) as listing:
+        node = browser.find(0, "plain")
+        assert browser.volumes[0].reason == "its log needs recovery"
+        assert browser.read(node, 0, 1 << 20) == bytes(4096) + content[4096:] + content[:4096]
+        (listed,) = (file for file in listing if file.path == "plain")
+        assert builders.content(disk, listed) == browser.read(node, 0, 1 << 20)
+    # The first of them was done, as the log says next: there is a hole no longer.
+    old.record(*whole([done]))
+    with builders.opened(old.image) as disk, browsing.browse(disk) as browser:
+        assert browser.read(browser.find(0, "plain"), 0, 4096) == content[:4096]
 
 
 def test_sums_are_those_that_others_work_out() -> None:

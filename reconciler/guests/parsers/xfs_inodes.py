@@ -6,6 +6,7 @@ nothing a hostile volume says costs more than the runs it hands over.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ _LARGEST = 1 << 62
 #: Bytes of a directory before which its entries lie; hashes and free space come behind.
 _ENTRIES = 32 << 30
 _MOST_DIRECTORY = 1 << 30
+#: Extents of a file that are looked at where a change of them is not at its end.
+_MOST_CHANGED = 1 << 20
 
 Damaged = xfs_shapes.Damaged
 
@@ -107,7 +110,25 @@ class Inode:
         many = self._flags2 & _MANY
         count = int.from_bytes(self._data[24:32] if many else self._data[76:80], "big")
         end = self._core + self._fork if self._fork else len(self._data)
-        return self._read(self._data[self._core : end], self.format, count)
+        found = self._read(self._data[self._core : end], self.format, count)
+        changes = self._shape.changes.get(self.number)
+        return iter(self._changed(found, changes)) if changes else found
+
+    def _changed(self, found: Iterator[Run], changes: list[xfs_shapes.Change]) -> list[Run]:
+        """The runs after what the log began is at its end."""
+        block = self._shape.block
+        runs = list(itertools.islice(found, _MOST_CHANGED + 1))
+        if len(runs) > _MOST_CHANGED:
+            raise Damaged(
+                f"inode {self.number} has more than {_MOST_CHANGED} extents, and a change of them is not at its end"
+            )
+        for first, count, place, unwritten in changes:
+            start, end = first * block, (first + count) * block
+            runs = [piece for run in runs for piece in _without(run, start, end)]
+            if place is not None:
+                runs.append(Run(start, self._shape.place(place, count), end - start, unwritten))
+                runs.sort()
+        return runs
 
     def attribute_runs(self) -> Iterator[Run]:
         """The runs of the extended attributes. Raises ``Damaged`` and ``Truncated``."""
@@ -238,6 +259,16 @@ class Inode:
             if length < 8 or length % 8:
                 raise Damaged("an entry in it does not fit")
             at += length
+
+
+def _without(run: Run, start: int, end: int) -> Iterator[Run]:
+    """What lies of a run before and behind a range of its file."""
+    after = run.offset + run.length
+    if run.offset < start:
+        yield run._replace(length=min(after, start) - run.offset)
+    if after > end:
+        skipped = max(end - run.offset, 0)
+        yield Run(run.offset + skipped, run.place + skipped, run.length - skipped, run.unwritten)
 
 
 def _text(name: bytes) -> str:

@@ -19,7 +19,11 @@ _INODE, _BUFFER, _DQUOT, _QUOTA_OFF, _CREATE = 0x123B, 0x123C, 0x123D, 0x123E, 0
 #: Space that is freed, and the trees that tell who owns blocks and how often they are shared: begun and done.
 _SPACE = frozenset((0x1236, 0x1237, *range(0x1240, 0x1244), *range(0x124A, 0x1250)))
 #: Changes of maps, of extended attributes, and exchanges of content: begun, and done.
-_BEGUN, _DONE = (0x1244, 0x1246, 0x1248), (0x1245, 0x1247, 0x1249)
+_MAP = 0x1244
+_BEGUN, _DONE = (_MAP, 0x1246, 0x1248), (0x1245, 0x1247, 0x1249)
+#: What becomes of a part of a map: it is set, or cut out; and blocks that were never written.
+_SET, _CUT, _UNWRITTEN = 1, 2, 1 << 30
+_MOST_CHANGES = 1000
 _KNOWN = frozenset((_INODE, _BUFFER, _DQUOT, _QUOTA_OFF, _CREATE, *_SPACE, *_BEGUN, *_DONE))
 #: Features of the log: changes of extended attributes.
 _KNOWN_FEATURES = 0x1
@@ -87,8 +91,10 @@ def replayed(stretch: stretches.Stretch, shape: xfs_shapes.Shape) -> Newest:
             return Newest(stretch=stretch, shape=shape)
         log.check()
         newer = overlays.Overlay(stretch)
-        left = _Replay(newer, shape, log).run()
-        shape = xfs_shapes.shape(newer)
+        replay = _Replay(newer, shape, log)
+        replay.run()
+        changes, left = replay.unfinished()
+        shape = dataclasses.replace(xfs_shapes.shape(newer), changes=changes)
     except (Damaged, stretches.Truncated, outputs.TooMuch) as error:
         # As it is, it is still better than nothing.
         return Newest(stretch=stretch, shape=shape, problem=str(error))
@@ -105,13 +111,11 @@ class _Replay:
         self._cancelled: collections.Counter[tuple[int, int]] = collections.Counter()
         #: By the place of a buffer, the newest transaction that its block is known to hold.
         self._ages: dict[int, int] = {}
-        self._begun: set[bytes] = set()
+        #: What was begun, by its type and number.
+        self._begun: dict[tuple[int, bytes], _Item] = {}
 
-    def run(self) -> int:
-        """Replay the log; how many changes it began and did not end.
-
-        Raises ``Damaged``, ``Truncated`` and ``TooMuch``.
-        """
+    def run(self) -> None:
+        """Replay the log. Raises ``Damaged``, ``Truncated`` and ``TooMuch``."""
         for transaction in self._log.transactions():
             for item in transaction.items:
                 kind = _kind(item)
@@ -125,7 +129,18 @@ class _Replay:
         for transaction in self._log.transactions():
             for item in _ordered(transaction.items):
                 self._apply(item, transaction.sequence)
-        return len(self._begun)
+
+    def unfinished(self) -> tuple[dict[int, list[xfs_shapes.Change]], int]:
+        """The changes of maps that were begun and not ended, by inode; and how many others there are."""
+        found: dict[int, list[xfs_shapes.Change]] = {}
+        left = 0
+        for number, ((kind, _), item) in enumerate(self._begun.items()):
+            change = _change(item) if kind == _MAP and number < _MOST_CHANGES else None
+            if change is None:
+                left += 1
+            else:
+                found.setdefault(change[0], []).append(change[1])
+        return found, left
 
     def _apply(self, item: _Item, sequence: int) -> None:
         kind = _kind(item)
@@ -136,10 +151,10 @@ class _Replay:
         elif kind == _CREATE:
             self._create(item)
         elif kind in _BEGUN:
-            self._begun.add(bytes(item[0][8:16]))
+            self._begun[kind, bytes(item[0][8:16])] = item
             self._bound(self._begun)
         elif kind in _DONE:
-            self._begun.discard(bytes(item[0][8:16]))
+            self._begun.pop((kind - 1, bytes(item[0][8:16])), None)
 
     def _apply_buffer(self, item: _Item, sequence: int) -> None:
         flags, length, place = _buffer(item)
@@ -246,6 +261,17 @@ class _Replay:
         flushes, on_disk = int.from_bytes(logged[30:32], "little"), int.from_bytes(before[30:32], "big")
         wrapped = on_disk == _MOST_FLUSHES and flushes < _MOST_FLUSHES >> 1
         return not self._shape.v5 and flushes < on_disk and not wrapped
+
+
+def _change(item: _Item) -> tuple[int, xfs_shapes.Change] | None:
+    """The inode and the change that an item began; None where it is of another kind."""
+    if len(item[0]) != 48 or item[0][4] != 1:
+        return None
+    inode, block, first, count, flags = struct.unpack_from("<QQQII", item[0], 16)
+    if flags & ~_UNWRITTEN not in (_SET, _CUT) or not 0 < first + count < 1 << 50:
+        return None
+    place = block if flags & ~_UNWRITTEN == _SET else None
+    return inode, xfs_shapes.Change(first, count, place, bool(flags & _UNWRITTEN))
 
 
 def _kind(item: _Item) -> int:

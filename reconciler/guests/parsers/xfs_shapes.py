@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from reconciler.guests.parsers import stretches
 
@@ -30,9 +31,20 @@ class Damaged(Exception):
     """A structure contradicts itself or points outside the volume."""
 
 
+class Change(NamedTuple):
+    """What a log began to do to the map of a file."""
+
+    #: The first block in the file, and how many they are.
+    first: int
+    length: int
+    #: The block of the file system that they begin with then; None where they become a hole.
+    block: int | None
+    unwritten: bool
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """What the superblock says, checked."""
+    """What the superblock says, checked; and what a log that was replayed adds to it."""
 
     v5: bool
     #: Bytes per block, sector, inode and directory block.
@@ -63,6 +75,8 @@ class Shape:
     log_features: int
     #: Inodes of the file system's own files.
     own: frozenset[int]
+    #: Changes of files that mounting would end, by inode, in order.
+    changes: dict[int, list[Change]] = dataclasses.field(default_factory=dict)
 
     def group_length(self, group: int) -> int:
         """Blocks of one group; the last is shorter."""
