@@ -109,10 +109,12 @@ def choose(
     as_of: dt.datetime | None,
     copy: int | None,
     proven: bool = False,
+    way: str = "--image",
 ) -> Choice:
     """The image to restore and its copies; with ``copy`` that one alone. ``proven``: rather one that failed no drill.
 
-    Raises ``NotFound`` with what there is instead.
+    ``way``: what whoever reads the notes writes before the id of an image to have it by name. Raises ``NotFound`` with
+    what there is instead.
     """
     known = machines.find_client(db, client)
     rows = [row for row in listings.list_images(db, client_id=known.id) if image is None or row.id == image]
@@ -144,10 +146,10 @@ def choose(
                 return chosen
             best = (rank, chosen) if best is None or rank > best[0] else best
         if copies and not whole:
-            why.append(f"it has damaged copies alone; --image {row.id} reads what proves true of them")
+            why.append(f"it has damaged copies alone; {way} {row.id} reads what proves true of them")
         refused += why
         if trusted and whole and failed is not None:
-            passed.append(preferences.passed_over(row.id, row.time, failed, f"--image {row.id}"))
+            passed.append(preferences.passed_over(row.id, row.time, failed, f"{way} {row.id}"))
         elif trusted:
             passed.append(f"image {row.id} of {times.show(row.time)} is newer: {'; '.join(why) or 'it has no copy'}")
     if best is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 
 from reconciler.api import restores as kinds
@@ -66,11 +67,12 @@ def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engi
 def _chosen(site: sites.Site, order: Order) -> choices.Choice:
     """The image that was planned, with what was passed over for it as long as it would be chosen again."""
     spec = order.item.spec
+    choose = functools.partial(choices.choose, site.db, order.client, copy=spec.copy_number, proven=True, way="image:")
     if spec.image is None:
-        again = choices.choose(site.db, order.client, image=None, as_of=spec.as_of, copy=spec.copy_number, proven=True)
+        again = choose(image=None, as_of=spec.as_of)
         if again.image == order.image:
             return again
-    return choices.choose(site.db, order.client, image=order.image, as_of=None, copy=spec.copy_number, proven=True)
+    return choose(image=order.image, as_of=None)
 
 
 _HINTS = {

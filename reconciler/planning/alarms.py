@@ -137,7 +137,8 @@ def _drift(plan: actions.Plan) -> Iterator[Alarm]:
                 key=f"ServiceLevelMissed/{level}/{series}",
                 severity=WARNING,
                 title=f"{series} falls short of ServiceLevel {level}",
-                message=f"{one.message}. Next: holdfast explain policy {series.partition('/')[0]}.",
+                message=f"{one.message}. Next: holdfast explain policy {series.partition('/')[0]}, and of what is to be"
+                " proven holdfast get verifications.",
             )
         elif one.code == "VerificationFailed":
             client = one.object.removeprefix("Client/")

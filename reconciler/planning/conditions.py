@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from typing import Final
 
 from reconciler.base import times
 from reconciler.planning import (
@@ -22,9 +21,6 @@ from reconciler.planning import (
     servicelevels,
     verifications,
 )
-
-#: How long after its time a verification may still be on its way.
-_SLACK: Final = dt.timedelta(hours=24)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +129,7 @@ def _recoverable(
         # Of contents the one that was proven the longest time ago counts: each copy is asked for.
         at = min((proven for _, _, proven in proofs), default=maybe.at if maybe is not None else None)
         due = verifications.due(one, at) if at is not None else None
-        if at is not None and due is not None and now - due > min(_SLACK, one.period.approximate):
+        if at is not None and due is not None and now - due > one.slack:
             last_time = _when(history, maybe) if maybe is not None and maybe.at == at else times.show_minutes(at)
             words = f"{one.kind} was last verified {last_time}; {one.by} asks for every {one.period}"
             return said("False", "VerificationOverdue", words, due)

@@ -261,9 +261,9 @@ def failing(policy: str, slug: str, found: backups.Failing) -> actions.Drift:
     return actions.Drift(code="Failing", object=f"BackupPolicy/{policy}/{slug}", message=message)
 
 
-def missed(level: str, policy: str, slug: str, reason: actions.Reason) -> actions.Drift:
-    """A promise of a ServiceLevel that one series does not keep."""
-    message = f"{policy}/{slug}: {reason.message}"
+def missed(level: str, policy: str, slug: str, reasons: Iterable[str]) -> actions.Drift:
+    """Promises of a ServiceLevel that one series does not keep."""
+    message = f"{policy}/{slug}: {'; '.join(reasons)}"
     return actions.Drift(code="ServiceLevelMissed", object=f"ServiceLevel/{level}", message=message)
 
 

@@ -42,6 +42,7 @@ from reconciler.planning import (
     scrubs,
     servicelevels,
     snapshots,
+    verifications,
 )
 
 #: How far ahead a plan looks unless told otherwise.
@@ -253,12 +254,21 @@ class _Pass:
         leaving = {(one.image.id, one.copy.number) for one in verdicts if one.state == "Due"}
         proofs = self.drills.answer(history, slug)
         self.actions.extend(one for one in proofs if (one.image, one.copy) not in leaving)
-        retired = self.judge.register.retired(series.client)
-        missed = servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now) if not retired else ()
-        for level, reason in missed:
-            self.drift.append(drifts.missed(level, series.policy, slug, reason))
+        if not self.judge.register.retired(series.client):
+            self._promises(history, slug)
         self.drift.extend(drifts.unproven(history, self.wanted, self.seen, slug))
         self._count(series, history)
+
+    def _promises(self, history: histories.History, slug: str) -> None:
+        """What ServiceLevels promise and a series does not keep: once for each of them."""
+        missed: dict[str, list[str]] = {}
+        for level, reason in (
+            *servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now),
+            *verifications.shortfalls(self.wanted, self.seen, history, self.now),
+        ):
+            missed.setdefault(level, []).append(reason.message)
+        for level, words in missed.items():
+            self.drift.append(drifts.missed(level, history.series.policy, slug, words))
 
     def _age(self, policy: str, client: str, history: histories.History | None) -> None:
         """Whether a series is past its objective; what somebody decided to leave alone is not."""

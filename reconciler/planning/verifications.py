@@ -1,9 +1,10 @@
 """What the last verifications of images say: which images failed, and how recently a series was proven.
 
-Read by ``nevers`` (an image that failed is not the last good one), by ``drills`` (when the next one is due) and by
-``conditions`` (``Recoverable``). Copies of an image are bit-identical, so what a drill found of one of them was found
-of the image; where two differ, the later word counts. A content that proves false is about its copy alone, until that
-one is made anew. Results from a time that the clock has not reached yet (it was set back) date nothing.
+Read by ``nevers`` (an image that failed is not the last good one), by ``drills`` (when the next one is due), by
+``conditions`` (``Recoverable``) and by ``planner`` (what a ServiceLevel was promised and does not get). Copies of an
+image are bit-identical, so what a drill found of one of them was found of the image; where two differ, the later word
+counts. A content that proves false is about its copy alone, until that one is made anew. Results from a time that the
+clock has not reached yet (it was set back) date nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from reconciler.api import lifecycles
-from reconciler.base import quantities
-from reconciler.planning import desired, histories, observed, preferences, servicelevels, sightings
+from reconciler.base import quantities, times
+from reconciler.planning import actions, desired, histories, observed, preferences, servicelevels, sightings
 
 CONTENT: Final = sightings.CONTENT
 FILES: Final = sightings.FILES
 BOOT: Final = sightings.BOOT
 DRILLS: Final = sightings.DRILLS
 KINDS: Final = (CONTENT, *DRILLS)
+#: How long after its time a verification may still be on its way.
+_SLACK: Final = dt.timedelta(hours=24)
 
 
 class Asked(NamedTuple):
@@ -33,6 +36,13 @@ class Asked(NamedTuple):
     operation: str | None
     #: Who asks, such as ``operation dedupe`` or ``ServiceLevel/erp``.
     by: str
+    #: Name of the ServiceLevel that asks; None for an operation.
+    level: str | None = None
+
+    @property
+    def slack(self) -> dt.timedelta:
+        """For how long one that is due may still be on its way."""
+        return min(_SLACK, self.period.approximate)
 
 
 def asked(wanted: desired.Desired, policy: str) -> tuple[Asked, ...]:
@@ -45,7 +55,8 @@ def asked(wanted: desired.Desired, policy: str) -> tuple[Asked, ...]:
     for operation in lifecycle.spec.operations if lifecycle is not None else ():
         found += _of(operation.verify, operation.name, f"operation {operation.name}")
     for level in servicelevels.of(wanted, policy):
-        found += _of(level.spec.verified, None, f"ServiceLevel/{level.name}")
+        promised = _of(level.spec.verified, None, f"ServiceLevel/{level.name}")
+        found += (one._replace(level=level.name) for one in promised)
     if known.spec.source.catalog is not None:
         # It has no volumes to open, and is no machine that could be started.
         found = [one for one in found if one.kind == CONTENT]
@@ -76,8 +87,11 @@ def last(
     operation: str | None,
     *,
     remembered: bool = True,
+    passed: bool = False,
 ) -> observed.Verification | None:
     """The latest result of a kind in a series, up to now; with ``operation``, of its copies alone.
+
+    With ``passed`` the latest success that is still known of: a later result of the same copy takes its place.
 
     Contents that proved false are ``wanting`` instead; of a copy that was made anew since, that was its last proof.
     With ``remembered`` also what was found of copies that have expired: it dates the next one as any other does.
@@ -89,7 +103,7 @@ def last(
             one = _anew(history, result) if kind == CONTENT and result.state == "Failed" else result
             if result.kind != kind or one is None or one.at > history.latest:
                 continue
-            if best is not None and one.at <= best.at:
+            if (best is not None and one.at <= best.at) or (passed and one.state != "Passed"):
                 continue
             if operation is None or operation_of(history, one) == operation:
                 best = one
@@ -97,6 +111,8 @@ def last(
     for trial in seen.trials.get(series, ()) if remembered else ():
         one = trial.found
         if one.kind != kind or one.at > history.latest or operation not in (None, trial.operation):
+            continue
+        if passed and one.state != "Passed":
             continue
         if best is None or one.at > best.at:
             best = one
@@ -170,3 +186,50 @@ def due(asked: Asked, last: dt.datetime) -> dt.datetime:
         return asked.period.after(last)
     except OverflowError:
         return dt.datetime.max.replace(tzinfo=dt.UTC)
+
+
+def shortfalls(
+    wanted: desired.Desired, seen: observed.Observed, history: histories.History, now: dt.datetime
+) -> Iterator[tuple[str, actions.Reason]]:
+    """ServiceLevels whose proofs of the series are older than they may be, by name, with the reason.
+
+    The age of the last success counts, not a failure since, which is told by itself; a series of which nothing can be
+    read has none to miss.
+    """
+    for one in asked(wanted, history.series.policy) if wanted.service_levels else ():
+        reason = _shortfall(one, seen, history, now)
+        if one.level is not None and reason is not None:
+            yield one.level, reason
+
+
+def _shortfall(
+    asked: Asked, seen: observed.Observed, history: histories.History, now: dt.datetime
+) -> actions.Reason | None:
+    if next(history.newest(), None) is None:
+        return None
+    if asked.kind == CONTENT:
+        at = min((proven for _, _, proven in contents(history, seen.verifications, asked)), default=None)
+        overdue = due(asked, at) if at is not None else None
+    else:
+        success = last(history, seen, asked.kind, asked.operation, passed=True)
+        at = success.at if success is not None else None
+        overdue = due(asked, at) if at is not None else _first_due(asked, seen, history)
+    if overdue is None or now - overdue <= asked.slack:
+        return None
+    known = f"was last proven {times.show_minutes(at)}" if at is not None else "was never proven"
+    words = f"{asked.kind} {known} and is promised every {asked.period}"
+    latest = last(history, seen, asked.kind, asked.operation)
+    if asked.kind != CONTENT and latest is not None and latest.state == "Failed":
+        words += f"; it failed {times.show_minutes(latest.at)}"
+        return actions.Reason(code="VerificationFailed", message=words)
+    return actions.Reason(code="VerificationOverdue", message=words)
+
+
+def _first_due(asked: Asked, seen: observed.Observed, history: histories.History) -> dt.datetime | None:
+    """By when a series of which no success is known must have had its first; None before the promise is in force."""
+    promised = seen.applied.get(("ServiceLevel", asked.level or ""))
+    client = seen.clients.get(history.series.client)
+    if promised is None or client is None:
+        return None
+    # A machine that has come from another policy has nothing here yet that could have been tried.
+    return max(due(asked, max(promised.since, client.first_seen)), history.sound[0].time)

@@ -166,7 +166,7 @@ def test_a_restore_takes_the_newest_image_that_failed_no_drill_and_names_the_new
     estate.apply(clock="2026-03-03T12:10:00Z")
     assert (estate.folder / "tree" / "system.img").read_bytes() == good
     restored = [one for one in estate.get("audit") if one["event"] == "Restored"]
-    assert f"--image {newer} takes it" in restored[-1]["details"]["notes"][0]
+    assert f"; image: {newer} takes it all the same" in restored[-1]["details"]["notes"][0]
 
 
 def test_content_that_proves_false_is_damaged_and_made_anew(tmp_path: Path) -> None:
@@ -183,6 +183,19 @@ def test_content_that_proves_false_is_damaged_and_made_anew(tmp_path: Path) -> N
     assert {one["state"] for one in estate.get("copies")} == {"Complete"}
     assert recoverable(estate, LATER)["alpha"] == ("True", "Verified")
     estate.at(LATER).run("plan", ".", "--detailed-exitcode", code=0)
+    # Nobody proves them again: what a ServiceLevel promised is missed until somebody does.
+    level = "{apiVersion: holdfast/v1alpha1, kind: ServiceLevel, metadata: {name: erp}, spec: {selector: {matchLabels: {a: b}}, verified: {content: 2d}}}"
+    (estate.folder / "level.yaml").write_text(level)
+    policy = estate.folder / "policy.yaml"
+    policy.write_text(policy.read_text().replace("{name: nightly}", "{name: nightly, labels: {a: b}}"))
+    late = estate.at("2026-03-08T13:00:00Z")
+
+    def missed() -> list[str]:
+        return [one["object"] for one in late.json("plan", ".")["drift"] if one["code"] == "ServiceLevelMissed"]
+
+    assert missed() == ["ServiceLevel/erp"]
+    estate.apply(clock="2026-03-08T13:00:00Z")
+    assert not missed()
 
 
 def test_a_kill_before_the_result_is_kept_proves_it_again(tmp_path: Path) -> None:

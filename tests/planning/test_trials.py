@@ -10,7 +10,7 @@ import planning_samples as samples
 import pytest
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, conditions, desired, histories, nevers, observed, planner
+from reconciler.planning import actions, alarms, conditions, desired, histories, nevers, observed, planner
 
 NOW, ago = samples.NOW, samples.ago
 
@@ -72,15 +72,17 @@ def test_a_failed_image_that_is_there_without_a_copy_is_gone_too() -> None:
     assert drills(estate({"boot": "14d"}), left, trial("img-9", ago(hours=2), "Failed")) == {"img-8": "Due"}
 
 
-def test_a_service_level_remembers_a_trial_of_any_operation() -> None:
-    level = samples.make(
-        "ServiceLevel", "erp", {"selector": {"matchLabels": {"tier": "gold"}}, "verified": {"boot": "14d"}}
-    )
+def promised(**spec: Any) -> desired.Desired:
+    """A ServiceLevel asks, and no operation does."""
+    level = samples.make("ServiceLevel", "erp", {"selector": {"matchLabels": {"tier": "gold"}}, **spec})
     made = samples.policy("gold")
     labelled = made.model_copy(update={"metadata": made.metadata.model_copy(update={"labels": {"tier": "gold"}})})
-    wanted = samples.estate(
-        samples.unit("fast"), samples.lifecycle("gold", samples.operation("land", "fast")), labelled, level
-    )
+    lifecycle = samples.lifecycle("gold", samples.operation("land", "fast"))
+    return samples.estate(samples.unit("fast"), lifecycle, labelled, level)
+
+
+def test_a_service_level_remembers_a_trial_of_any_operation() -> None:
+    wanted = promised(verified={"boot": "14d"})
     old = trial("img-1", ago(days=2), operation="an operation that is no more")
     assert drills(wanted, series(9), old) == {}
     assert drills(wanted, series(9)) == {"img-9": "Due"}
@@ -157,3 +159,43 @@ def test_an_image_that_came_back_has_failed_as_before() -> None:
     again = observed.Verification(image="img-9", copy=2, kind="Boot", state="Passed", at=NOW, message="it did")
     state = seen(wanted, series(8, 9), trial("img-9", ago(days=1), "Failed"), verifications={"img-9": (again,)})
     assert not bad(state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "trials", "numbers", "words"),
+    [
+        # An image is one day old, or nine; the promise is in force for a hundred days.
+        ("boot", (), (1, 9), "Boot was never proven and is promised every 14d"),
+        ("boot", (), (10,), None),
+        ("boot", (), (), None),
+        ("boot", (trial("img-9", ago(days=15)),), (9,), None),
+        ("boot", (trial("img-9", ago(days=16)),), (9,), "Boot was last proven 2026-11-"),
+        ("boot", (trial("img-1", ago(days=16)), trial("img-9", ago(days=1), "Failed")), (1, 9), "it failed 2026-11-"),
+        ("boot", (trial("img-1", ago(days=3)), trial("img-9", ago(days=1), "Failed")), (1, 9), None),
+        ("content", (), (1, 9), None),
+        ("content", (), (1, 9, -6), "Content was last proven 2026-11-"),
+    ],
+)
+def test_a_promise_is_missed_by_the_age_of_the_last_success(
+    kind: str, trials: Any, numbers: tuple[int, ...], words: str | None
+) -> None:
+    wanted, images = promised(verified={kind: "14d"}), series(*sorted(numbers))
+    by_image = {one.found.image: (one.found,) for one in trials}
+    state = samples.seen(wanted, images, verifications=by_image)
+    plan = planner.plan(wanted, state, NOW)
+    missed = [one.message for one in plan.drift if one.code == "ServiceLevelMissed"]
+    told = [one.key for one in alarms.alarms(plan, wanted, state) if one.key.startswith("ServiceLevelMissed")]
+    if words is None:
+        assert not missed and not told
+    else:
+        assert words in missed[0] and told == ["ServiceLevelMissed/erp/gold/oblvm1"]
+        (protected,) = [one for one in conditions.conditions(wanted, state, images, NOW) if one.type == "Protected"]
+        assert protected.reason in ("Recent", "Overdue")
+
+
+def test_a_promise_that_is_young_is_not_missed_and_one_of_copies_and_proofs_is_told_once() -> None:
+    wanted = promised(verified={"boot": "14d", "files": "2d"}, copies=2)
+    for since, many in ((ago(days=4), 2), (ago(days=40), 3)):
+        plan = planner.plan(wanted, samples.seen(wanted, series(8, 9), since=since), NOW)
+        (missed,) = [one.message for one in plan.drift if one.code == "ServiceLevelMissed"]
+        assert missed.startswith("gold/oblvm1: the image of") and len(missed.split("; ")) == many
