@@ -186,3 +186,35 @@ def test_a_backup_that_never_succeeds_comes_to_rest_and_is_tried_at_its_next_slo
     world.settle()
     assert started and len(world.done) > before
     assert not world.plan().changes
+
+
+def test_a_copy_that_became_the_last_good_one_in_the_pass_that_lets_it_go_is_refused_and_stays() -> None:
+    lifecycle = samples.lifecycle(
+        "gold",
+        samples.operation("land", "fast", None, samples.FOREVER),
+        samples.operation("near", "deep", "land", {"type": "Fixed", "period": "1d"}),
+        samples.operation("away", "far", "land", samples.FOREVER),
+    )
+    units = (samples.unit("fast"), samples.pool("deep"), samples.pool("far"))
+    world = worlds.World(
+        now=samples.NOW,
+        wanted=samples.estate(*units, lifecycle, samples.policy()),
+        machines={"gold": MACHINES[:1]},
+        units={"far": "Offline"},
+    )
+    world.settle()
+    world.pass_by(hours=60)
+    world.units["far"] = "Online"
+    world.unreachable.add("gold")
+    started = world.turn(lambda one: "SourceDamaged" if one.type is actions.Type.DUPLICATE else "Succeeded")
+    assert [one.action.type.value for one in started] == ["Duplicate", "Expire"]
+    (image,) = next(iter(world.images.values()))
+    assert {copy.operation: copy.state for copy in image.copies} == {"land": "Damaged", "near": "Complete"}
+    # It helps the other one out, and may go then.
+    for _ in range(2):
+        world.settle()
+        world.pass_by(hours=1)
+    assert not world.plan().changes and not world.violations()
+    (image,) = next(iter(world.images.values()))
+    left = {copy.operation: copy.state for copy in image.copies}
+    assert left == {"land": "Complete", "near": "Expired", "away": "Complete"}

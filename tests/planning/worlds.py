@@ -455,8 +455,9 @@ class World:
         try:
             job = self._begin(start, effective)
         except errors.NeverViolated:
-            # The copy that it moved to went in the same pass, by its rule; so will this one, by the same.
-            if start.action.reason.code != "Drained":
+            # What ran before it in this pass changed what it was decided on; whoever decides now must see that, too.
+            due = [(one.address, one.reason.code) for one in self.plan().in_state(actions.State.DUE)]
+            if (start.action.address, start.action.reason.code) in due:
                 raise
             self._attempted(start.action, "Failed")
             return
