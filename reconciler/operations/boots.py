@@ -42,6 +42,16 @@ _REASONS: Final = {
 }
 
 
+class _GaveUp(errors.EmulatorFailed):
+    """What runs the guest failed, which says nothing of the guest."""
+
+    def __init__(self, accelerator: str) -> None:
+        super().__init__(
+            f"QEMU ({accelerator}) could not go on with the machine", hint="see what the kernel's log says of KVM"
+        )
+        self.accelerator = accelerator
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class BootResult:
     """How the machine fared."""
@@ -64,11 +74,23 @@ class BootResult:
 def boot(drives: Sequence[Drive], order: BootOrder, meter: meters.Meter | None = None) -> BootResult:
     """Start a machine from ``drives`` and wait for the verdict; nothing of it is left.
 
+    Where the processor's help was taken by itself and gives up, the machine is started anew without it.
     Raises ``EmulatorFailed`` where QEMU or the firmware is not installed, does not start (a drive that cannot be opened
     among it), sees no disk or dies, ``UsageError`` for a pattern that is none, and ``Cancelled``.
     """
     meter = meter or meters.Meter()
     up, down = _compiled(order.pattern), _compiled(order.failure)
+    try:
+        return _tried(drives, order, meter, up, down)
+    except _GaveUp as error:
+        if order.accelerator != "auto" or error.accelerator != "kvm":
+            raise
+    return _tried(drives, dataclasses.replace(order, accelerator="tcg"), meter, up, down)
+
+
+def _tried(
+    drives: Sequence[Drive], order: BootOrder, meter: meters.Meter, up: re.Pattern[str], down: re.Pattern[str]
+) -> BootResult:
     with emulators.Emulator(drives, order, meter) as machine:
         trial = _Trial(machine, order, up, down)
         verdict = None
@@ -202,7 +224,7 @@ class _Trial:
             elif event.name == "BLOCK_IO_ERROR":
                 self.disk_errors += 1
             elif event.name == "STOP" and message is None:
-                message = f"the machine stopped: {self._machine.state()}"
+                message = self._stopped()
         if message is None:
             return None
         # Its last words may still be on the way.
@@ -215,6 +237,13 @@ class _Trial:
         if _NOTHING.search(self._firmware.text()):
             message = self._nothing()
         return False, message + self._reads()
+
+    def _stopped(self) -> str:
+        """Raises ``EmulatorFailed`` where it was not the guest."""
+        state = self._machine.state()
+        if state == "internal-error":
+            raise _GaveUp(self._machine.accelerator)
+        return f"the machine stopped: {state}"
 
     def _nothing(self) -> str:
         """Raises ``EmulatorFailed`` where it could not look."""

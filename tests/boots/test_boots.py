@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -284,3 +285,20 @@ def test_a_killed_starter_leaves_no_machine(tmp_path: Path) -> None:
     assert not Path(f"/proc/{pid}").exists()
     starter.stdin.close()
     starter.stdout.close()
+
+
+def test_help_of_the_processor_that_gives_up_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.which(emulators.PROGRAM)
+    disk = boot_sectors.disk(tmp_path / "d", b"up again\r\n")
+    program = tmp_path / "bin" / emulators.PROGRAM
+    program.parent.mkdir()
+    peer = Path(__file__).with_name("failing_kvm.py")
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{peer}" "{real}" "{tmp_path}/first" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with pytest.raises(errors.EmulatorFailed, match="could not go on"):
+        boot(disk, accelerator="kvm")
+    (tmp_path / "first").unlink()
+    result = boot(disk, pattern="up again")
+    assert (result.passed, result.accelerator) == (True, "tcg")
+    assert children() == set()
