@@ -310,7 +310,7 @@ def differences(image: Path) -> list[str]:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="guest_logs.py")
+    parser = argparse.ArgumentParser(prog="hack/compare-logs")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="number of the first round")
     parser.add_argument("--steps", type=int, default=400)
@@ -345,7 +345,7 @@ def main() -> int:
                 )
                 sys.stdout.flush()
                 if told:
-                    shutil.copyfile(copy, f"/tmp/failed-{seed}-{number}.raw")
+                    shutil.copyfile(copy, Path(tempfile.gettempdir()) / f"differs-{seed}-{number}.raw")
     sys.stdout.write(f"{compared} compared, {failed} differ, {refused} refused\n")
     return 1 if failed else 0
 

@@ -23,7 +23,8 @@ _MAP = 0x1244
 _BEGUN, _DONE = (_MAP, 0x1246, 0x1248), (0x1245, 0x1247, 0x1249)
 #: What becomes of a part of a map: it is set, or cut out; and blocks that were never written.
 _SET, _CUT, _UNWRITTEN = 1, 2, 1 << 30
-_MOST_CHANGES = 1000
+#: Bytes of one such change, and how many are carried out.
+_CHANGE, _MOST_CHANGES = 48, 1000
 _KNOWN = frozenset((_INODE, _BUFFER, _DQUOT, _QUOTA_OFF, _CREATE, *_SPACE, *_BEGUN, *_DONE))
 #: Features of the log: changes of extended attributes.
 _KNOWN_FEATURES = 0x1
@@ -56,7 +57,7 @@ _FIELDS = "HHBBHIIIHHQ{times}QQIIHBBIHHI"
 _FIELDS_3 = "QQQI12s{time}Q16s"
 _OLD, _CORE, _CORE_3 = 96, 100, 176
 _BIG_TIME = 0x8
-_DATA, _EXTENTS, _ROOT, _DEVICE = 0x2, 0x4, 0x8, 0x10
+_ROOT, _DEVICE = 0x8, 0x10
 _FORK, _ATTRIBUTES, _ATTRIBUTES_ROOT = 0xE, 0x1C0, 0x100
 _MOST_FLUSHES = 0xFFFF
 #: Bytes of a group of inodes that are read together, for inodes of 256 bytes.
@@ -111,8 +112,8 @@ class _Replay:
         self._cancelled: collections.Counter[tuple[int, int]] = collections.Counter()
         #: By the place of a buffer, the newest transaction that its block is known to hold.
         self._ages: dict[int, int] = {}
-        #: What was begun, by its type and number.
-        self._begun: dict[tuple[int, bytes], _Item] = {}
+        #: What was begun, by its type and number; the start of it that a change of a map takes.
+        self._begun: dict[tuple[int, bytes], bytes] = {}
 
     def run(self) -> None:
         """Replay the log. Raises ``Damaged``, ``Truncated`` and ``TooMuch``."""
@@ -134,8 +135,8 @@ class _Replay:
         """The changes of maps that were begun and not ended, by inode; and how many others there are."""
         found: dict[int, list[xfs_shapes.Change]] = {}
         left = 0
-        for number, ((kind, _), item) in enumerate(self._begun.items()):
-            change = _change(item) if kind == _MAP and number < _MOST_CHANGES else None
+        for number, ((kind, _), begun) in enumerate(self._begun.items()):
+            change = _change(begun) if kind == _MAP and number < _MOST_CHANGES else None
             if change is None:
                 left += 1
             else:
@@ -151,7 +152,7 @@ class _Replay:
         elif kind == _CREATE:
             self._create(item)
         elif kind in _BEGUN:
-            self._begun[kind, bytes(item[0][8:16])] = item
+            self._begun[kind, bytes(item[0][8:16])] = bytes(item[0][: _CHANGE + 1])
             self._bound(self._begun)
         elif kind in _DONE:
             self._begun.pop((kind - 1, bytes(item[0][8:16])), None)
@@ -263,11 +264,11 @@ class _Replay:
         return not self._shape.v5 and flushes < on_disk and not wrapped
 
 
-def _change(item: _Item) -> tuple[int, xfs_shapes.Change] | None:
-    """The inode and the change that an item began; None where it is of another kind."""
-    if len(item[0]) != 48 or item[0][4] != 1:
+def _change(begun: bytes) -> tuple[int, xfs_shapes.Change] | None:
+    """The inode and the one change of its map that were begun; None where it is something else."""
+    if len(begun) != _CHANGE or int.from_bytes(begun[4:8], "little") != 1:
         return None
-    inode, block, first, count, flags = struct.unpack_from("<QQQII", item[0], 16)
+    inode, block, first, count, flags = struct.unpack_from("<QQQII", begun, 16)
     if flags & ~_UNWRITTEN not in (_SET, _CUT) or not 0 < first + count < 1 << 50:
         return None
     place = block if flags & ~_UNWRITTEN == _SET else None
