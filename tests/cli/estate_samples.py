@@ -16,6 +16,8 @@ from typing import Any
 
 import holdfast_command
 
+from reconciler.storage import identities, opening, units
+
 MIB = 1 << 20
 #: Where every test's time begins; a Monday.
 START = "2026-03-02T12:00:00Z"
@@ -115,6 +117,16 @@ def build(folder: Path, *machines: str, **words: str) -> Estate:
         estate.machine(machine)
     estate.write(**words)
     return estate
+
+
+@contextlib.contextmanager
+def unit_of(estate: Estate, name: str) -> Iterator[units.StorageUnit]:
+    """A unit of the estate, for its owner."""
+    root = estate.folder / "storage" / name
+    kind = "Directory" if name == "fast" else "DedupePool"
+    declared = opening.Declared(name=name, type=kind, path=root)
+    with contextlib.closing(opening.open_unit(declared, owner=identities.read(root, name).owner)) as unit:
+        yield unit
 
 
 def hook(script: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import estate_samples
 from estate_samples import MIB, Estate
 
-from reconciler.storage import identities, opening, units
+from reconciler.storage import identities
 from reconciler.storage.dedupe import attachments, containers, manifests, recipes, stores
 
 #: The one disk of ``guest``.
@@ -101,16 +101,6 @@ def spoil_pool_index(estate: Estate, image: str, *, listing: bool = False) -> No
         _spoil_segment(
             store, containers.DATA, attachments.decode_list(store.fetch_meta(attached.listing))[-1].fingerprint
         )
-
-
-@contextlib.contextmanager
-def unit_of(estate: Estate, name: str) -> Iterator[units.StorageUnit]:
-    """A unit of the estate, for its owner."""
-    root = estate.folder / "storage" / name
-    kind = "Directory" if name == "fast" else "DedupePool"
-    declared = opening.Declared(name=name, type=kind, path=root)
-    with contextlib.closing(opening.open_unit(declared, owner=identities.read(root, name).owner)) as unit:
-        yield unit
 
 
 def states(estate: Estate) -> dict[str, str]:

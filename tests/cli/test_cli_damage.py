@@ -96,7 +96,7 @@ def test_a_reader_that_is_killed_leaves_no_index_of_its_pool(built: tuple[Estate
 
 def damage(estate: Estate, unit: str, image: str) -> list[str]:
     """The parts of an image on a unit that prove false."""
-    with rot.unit_of(estate, unit) as opened:
+    with estate_samples.unit_of(estate, unit) as opened:
         return [one.part for one in opened.verify(image, meter=meters.Meter())]
 
 
@@ -160,7 +160,7 @@ def test_a_copy_of_an_image_whose_index_is_rotten_has_an_index_and_a_newer_image
     estate.apply()
     assert rot.states(estate) == {"fast": "Complete", "pool": "Complete"}
     assert damage(estate, "pool", first) == []
-    with rot.unit_of(estate, "pool") as unit, contextlib.closing(unit.open(first)) as stored:
+    with estate_samples.unit_of(estate, "pool") as unit, contextlib.closing(unit.open(first)) as stored:
         assert stored.attachments() == ("files",)
 
     with (estate.folder / "machines" / "alpha" / rot.DISK).open("r+b") as changed:

@@ -18,7 +18,7 @@ from reconciler.base import meters
 from reconciler.catalog import database, listings
 from reconciler.catalog.fileindexes import answers, caches, indexes
 from reconciler.operations import fileindexing, filelessons
-from reconciler.storage import identities, opening, units
+from reconciler.storage import opening, units
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 NEXT = "2026-03-03T12:30:00Z"
@@ -91,15 +91,6 @@ def told(cache: caches.FileCache, image: str, disk: str) -> Said:
     return found
 
 
-@contextlib.contextmanager
-def unit_of(estate: Estate, name: str) -> Iterator[units.StorageUnit]:
-    root = estate.folder / "storage" / name
-    kind = "Directory" if name == "fast" else "DedupePool"
-    declared = opening.Declared(name=name, type=kind, path=root)
-    with contextlib.closing(opening.open_unit(declared, owner=identities.read(root, name).owner)) as unit:
-        yield unit
-
-
 def index(unit: units.StorageUnit, image: str) -> tuple[indexes.Index, dict[bytes, int]]:
     """The index of an image, read whole, and its pages' sizes by digest."""
     with contextlib.closing(unit.open(image)) as stored:
@@ -155,7 +146,7 @@ def test_the_index_is_what_a_mount_says_and_an_incremental_stores_what_changed(t
         assert told(cache, second, disk) == states[disk]
     history = cache.versions(cache.learned()[0].image.client, "ntfs.img", 0, "Ordner 1/sub1/file-1.log")
     assert [(one.entry.size, one.images) for one in history] == [(700, (first,)), (1800, (second,))]
-    with unit_of(estate, storage) as unit:
+    with estate_samples.unit_of(estate, storage) as unit:
         old, held = index(unit, first)
         new, pages = index(unit, second)
         assert {disk.name: [volume.filesystem for volume in disk.volumes] for disk in new.head.disks} == {

@@ -10,6 +10,7 @@ import transport_samples
 import virtual_estates
 from holdfast_command import Command
 from transport_samples import Lab, Snapshot
+from vm_restores import DATACENTER, World, machine
 
 from reconciler.sources.vsphere.connections import sessions
 
@@ -21,6 +22,21 @@ def built_lab() -> None:
     if lacking:
         pytest.skip(lacking)
     virtual_estates.vsphere_labs.build()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """A vCenter with a machine, and an image of it."""
+    with virtual_estates.vsphere_labs.Lab.start(
+        tmp_path / "lab", machines=[machine(1)], datacenters=[DATACENTER], taskMillis=1
+    ) as lab:
+        for name, value in lab.environment().items():
+            monkeypatch.setenv(name, value)
+        made = World(tmp_path, lab)
+        made.fill("vm1")
+        made.back_up()
+        yield made
+        sessions.close_all()
 
 
 @pytest.fixture(scope="module")

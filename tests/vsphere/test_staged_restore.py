@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import virtual_estates
 from pyVmomi import vim
-from vm_restores import DATACENTER, IMAGE, MIB, UUID, World, machine
+from vm_restores import IMAGE, MIB, UUID, World
 
 from reconciler.base import digests, errors, meters
 from reconciler.operations import restorestages, restoreworks
 from reconciler.sources.vsphere.blueprints import blueprints, staging
-from reconciler.sources.vsphere.connections import datastorefiles, properties, sessions
+from reconciler.sources.vsphere.connections import datastorefiles, properties
 from reconciler.sources.vsphere.inventory import ancestry
 from reconciler.storage import opening as storage
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A vCenter with a machine, and an image of it."""
-    with virtual_estates.vsphere_labs.Lab.start(
-        tmp_path / "lab", machines=[machine(1)], datacenters=[DATACENTER], taskMillis=1
-    ) as lab:
-        for name, value in lab.environment().items():
-            monkeypatch.setenv(name, value)
-        made = World(tmp_path, lab)
-        made.fill("vm1")
-        made.back_up()
-        yield made
-        sessions.close_all()
 
 
 def _stage(world: World, *words: str, code: int = 0) -> Any:

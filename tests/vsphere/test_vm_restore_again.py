@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-import virtual_estates
-from vm_restores import DATACENTER, IMAGE, NOW, UUID, World, machine
+from vm_restores import IMAGE, NOW, UUID, World
 
 from reconciler.base import errors
 from reconciler.sources import machinetargets, opening
-from reconciler.sources.vsphere.connections import sessions
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """A vCenter with a machine, and an image of it."""
-    with virtual_estates.vsphere_labs.Lab.start(
-        tmp_path / "lab", machines=[machine(1)], datacenters=[DATACENTER], taskMillis=1
-    ) as lab:
-        for name, value in lab.environment().items():
-            monkeypatch.setenv(name, value)
-        made = World(tmp_path, lab)
-        made.fill("vm1")
-        made.back_up()
-        yield made
-        sessions.close_all()
 
 
 def test_what_could_not_be_removed_is_swept_while_its_process_lives(world: World) -> None:
