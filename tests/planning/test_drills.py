@@ -108,6 +108,15 @@ def test_after_a_failure_the_next_image_is_tried_at_once_and_the_same_one_is_not
     assert not verify(wanted, result("img-3", 2, "Boot", ago(days=1), "Failed"))
 
 
+@pytest.mark.parametrize("minutes", [0, 10])
+def test_a_clock_that_was_set_back_after_a_failure_has_the_next_image_tried_once(minutes: int) -> None:
+    wanted = estate(dedupe={"boot": "14d"})
+    failed = result("img-2", 2, "Boot", NOW + dt.timedelta(minutes=minutes), "Failed")
+    assert list(verify(wanted, failed)) == ["verify/img-3/2/boot"]
+    assert not verify(wanted, failed, result("img-3", 2, "Boot", NOW))
+    assert list(verify(wanted, failed, result("img-3", 1, "Boot", NOW))) == ["verify/img-3/2/boot"]
+
+
 def test_content_is_due_for_each_copy_a_period_after_it_was_made_or_proven() -> None:
     found = verify(estate(land={"content": "2d"}), result("img-1", 1, "Content", ago(days=1, hours=1)))
     assert {address: one.state.value for address, one in found.items()} == {
