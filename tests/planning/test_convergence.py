@@ -218,3 +218,24 @@ def test_a_copy_that_became_the_last_good_one_in_the_pass_that_lets_it_go_is_ref
     (image,) = next(iter(world.images.values()))
     left = {copy.operation: copy.state for copy in image.copies}
     assert left == {"land": "Complete", "near": "Expired", "away": "Complete"}
+
+
+def test_a_drill_of_a_copy_that_proved_false_in_the_same_pass_is_made_of_another_one() -> None:
+    lifecycle = samples.lifecycle(
+        "gold",
+        samples.operation("land", "fast", None, samples.FOREVER, verify={"boot": "7d"}),
+        samples.operation("away", "far", "land", samples.FOREVER),
+    )
+    units = (samples.unit("fast"), samples.pool("far"))
+    world = worlds.World(
+        now=samples.NOW,
+        wanted=samples.estate(*units, lifecycle, samples.policy()),
+        machines={"gold": MACHINES[:1]},
+    )
+    world.turn()
+    started = world.turn(lambda one: "SourceDamaged" if one.type is actions.Type.DUPLICATE else "Succeeded")
+    assert [one.action.type.value for one in started] == ["Duplicate", "Verify"] and not world.results
+    for _ in range(5):
+        world.settle()
+        world.pass_by(hours=24)
+    assert ("img-2", 1, "Boot") in world.results and not world.violations()

@@ -126,6 +126,8 @@ class World:
     results: dict[tuple[str, int, str], observed.Verification] = dataclasses.field(default_factory=dict)
     #: Restores of manifests that were begun, by name and digest.
     restores: dict[tuple[str, str], observed.Restoring] = dataclasses.field(default_factory=dict)
+    #: Copies that jobs of this pass found damaged, as (image id, number).
+    struck: set[tuple[str, int]] = dataclasses.field(default_factory=set)
     #: Everything that was started: address and outcome.
     done: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
@@ -264,6 +266,7 @@ class World:
         self.emptying = dict(plan.emptying)
         # Promises are judged as they were when the plan was made: what leaves with it still counts.
         self.planned = {one: self.series(one) for one in self.images}
+        self.struck.clear()
         load = dispatch.Load(last_used=plan.last_used)
         due = plan.in_state(actions.State.DUE)
         starts = dispatch.choose(due, seen.jobs, effective, seen, self.now, load=load)
@@ -452,6 +455,9 @@ class World:
         if outcome == "Lost" or (outcome == "Failed" and start.action.type not in _TELLING):
             self._attempted(start.action, outcome)
             return
+        if self._meets_damage(start.action):
+            self._attempted(start.action, "Failed")
+            return
         try:
             job = self._begin(start, effective)
         except errors.NeverViolated:
@@ -465,6 +471,12 @@ class World:
             self.running.append(job)
         else:
             self._end(job, outcome)
+
+    def _meets_damage(self, action: actions.Action) -> bool:
+        """Whether it was to read, or to build on, a copy that a job before it in this pass found damaged."""
+        if action.type is actions.Type.EXPIRE:
+            return False
+        return (action.image, action.copy) in self.struck or action.parent in {image for image, _ in self.struck}
 
     def _begin(self, start: dispatch.Start, effective: desired.Desired) -> Job:
         action = start.action
@@ -718,6 +730,7 @@ class World:
         copy = next(one for one in found.copies if one.number == number)
         if copy.state != "Complete":
             return
+        self.struck.add((image, number))
         if state == "Lost":
             self.losses.add((image, number))
         self._set(image, number, state=state)
