@@ -56,7 +56,9 @@ def one_pass(
         if until is None and not until_converged:
             # The first turn put the configuration in force; what was due then is the pass.
             until = controller.site.clock.now()
-        _rest(controller, plan, stop, progress)
+        if idle or not controller.idle():
+            _rest(controller, plan, stop, progress)
+        # Else the last job ended while the turn looked, which may have heard of it: nothing would end the rest.
 
 
 def _waits(plan: actions.Plan) -> bool:

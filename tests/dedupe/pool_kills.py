@@ -25,7 +25,8 @@ from reconciler.storage.dedupe import containers
 
 #: Points that only a scrub of a pool with a damaged page passes.
 SCRUB = ("pool.scrub-found", "pool.scrub-healed", "pool.scrub-placed", "pool.damage-listed")
-POINTS = tuple(point for point in crashes.POINTS if point.startswith("pool."))
+#: Points that a crowd passes; attachments are put in place by those who repair them alone.
+POINTS = tuple(point for point in crashes.POINTS if point.startswith("pool.") and point != "pool.reattached")
 #: Seconds that a crowd may live before what is left of it is killed.
 LIFE = 6.0
 
