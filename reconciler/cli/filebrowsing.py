@@ -17,9 +17,10 @@ def of_catalog(chosen: settings.Settings, picked: filechoices.Image, path: str, 
     sessions.start_logging()
     slug = picked.client.slug
     choice = sessions.read(chosen, lambda db: choices.choose(db, slug, image=picked.id, as_of=None, copy=None))
-    notes: list[str] = []
+    # Failures are told while the folder is read, and before it is written down.
+    notes = [*picked.notes, *choice.notes]
     with contextlib.closing(choice.open(chosen.caches, lambda failure: notes.append(str(failure)))) as stored:
-        return _listed(stored, slug, path, [*picked.notes, *choice.notes, *notes], deep=deep)
+        return _listed(stored, slug, path, notes, deep=deep)
 
 
 def of_folder(folder: Path, image: str, path: str, *, deep: bool) -> files.FileList:

@@ -76,6 +76,16 @@ spec: {{client: alpha, target: {{folder: {tmp_path}/tree}}}}
     assert (tmp_path / "tree" / rot.DISK).read_bytes() == disk
 
 
+def test_a_folder_that_is_read_from_disks_says_which_copy_could_not_be(built: tuple[Estate, bytes, str]) -> None:
+    estate, _, image = built
+    # Where the file system begins; whoever does not know the files meets it once the copy is open.
+    rot.spoil_file(estate, image, "*.raw", 1100)
+    shutil.rmtree(estate.state / "cache")
+    listed = estate.command.json("files", "ls", "alpha", "/docs")
+    assert listed["source"] == "Image" and len(listed["items"]) == 8
+    assert any("copy 1 on fast cannot be read" in note for note in listed["notes"])
+
+
 def test_a_reader_that_is_killed_leaves_no_index_of_its_pool(built: tuple[Estate, bytes, str], tmp_path: Path) -> None:
     estate, _, image = built
     for name in ("old", "young", "used"):
