@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from array import array
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from reconciler.base import extents, layouts
 
 #: A warning: a CamelCase code and one sentence for people.
 Warning_ = tuple[str, str]
+#: What is said of a volume that was in use, of its journal or its log: either is read all the same.
+JOURNAL: Final = "its journal needs recovery"
+LOG: Final = "its log needs recovery"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from reconciler.base import errors, meters
-from reconciler.guests import browsing, nodes
+from reconciler.guests import browsing, nodes, scans
 from reconciler.operations import browsedtrees, filecontents, fileplaces
 
 #: Folders in folders; each costs an open file.
 _DEEPEST: Final = 800
 #: What is said of a volume that was in use and whose journal or log was read all the same.
-_READ: Final = frozenset(("its journal needs recovery", "its log needs recovery"))
+_READ: Final = frozenset((scans.JOURNAL, scans.LOG))
 #: What one file meets, all the others will meet, too.
 _FATAL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EPIPE))
 

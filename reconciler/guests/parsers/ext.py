@@ -30,7 +30,7 @@ def parse(stretch: stretches.Stretch, output: outputs.Output) -> outputs.Facts:
     if output.want_runs or output.want_space:
         reader.walk()
     if output.want_files:
-        newest = ext_journals.replayed(stretch, shape)
+        newest = ext_journals.replayed(stretch, shape).stretch
         groups = reader.groups if newest is stretch else list(ext_groups.read(newest, shape))
         trees.hand_over(ext_names.Names(newest, shape, groups), output)
     return reader.facts()

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from reconciler.guests import scans
 from reconciler.guests.parsers import stretches
 
 MAGIC = 0xEF53
@@ -90,7 +91,7 @@ def _u32(data: bytes, at: int) -> int:
 
 def _unclean(data: bytes, state: int, ro_compat: int, incompat: int) -> str:
     if incompat & RECOVER:
-        return "its journal needs recovery"
+        return scans.JOURNAL
     if state & _ERRORS or _u32(data, 0x194):
         return "it has recorded errors"
     if not state & _VALID:

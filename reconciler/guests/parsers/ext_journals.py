@@ -2,14 +2,16 @@
 
 A snapshot that was not quiesced is a volume after a crash: the newest metadata stand in its journal alone. Names and
 single files are read through ``replayed``. Nothing is written; whoever looks for free space looks at the bare volume,
-which is not clean. What ``fast_commit`` adds is not read, and ``unread`` says so; a journal on another disk and sums
+which is not clean. What ``fast_commit`` adds is not read, which is said; a journal on another disk and sums
 of blocks are not looked at.
 """
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from reconciler.guests.parsers import ext_groups, ext_inodes, ext_names, stretches
 
@@ -25,6 +27,7 @@ _HEAD_TAG = 9
 _ESCAPED, _SAME, _LAST = 1, 2, 8
 #: Blocks of a journal that are looked at: 8 GiB of 4 KiB each.
 _MOST = 2 << 20
+_DAMAGE = (ext_inodes.Damaged, stretches.Truncated)
 
 
 class Replayed(stretches.Stretch):
@@ -75,26 +78,32 @@ class Replayed(stretches.Stretch):
         return any(self._newer[number][1] for number in self._within(offset, length))
 
 
-def replayed(stretch: stretches.Stretch, shape: ext_groups.Shape) -> stretches.Stretch:
-    """The volume as mounting it would make it; itself where nothing waits, or the journal cannot be read."""
-    if not shape.journal:
-        return stretch
-    try:
-        newer = _open(stretch, shape).newer()
-    except (ext_inodes.Damaged, stretches.Truncated):
-        # The volume says that it needs recovery; as it is, it is still better than nothing.
-        return stretch
-    return Replayed(stretch, shape.block, newer) if newer else stretch
+class Newest(NamedTuple):
+    """A volume with what its journal holds of it."""
+
+    #: As mounting it would make it; the volume itself where nothing waits, or the journal cannot be read.
+    stretch: stretches.Stretch
+    #: What of the journal is left out, empty where that is nothing.
+    unread: str
 
 
-def unread(stretch: stretches.Stretch, shape: ext_groups.Shape) -> str:
-    """What of the journal ``replayed`` leaves out, empty where that is nothing."""
+def replayed(stretch: stretches.Stretch, shape: ext_groups.Shape) -> Newest:
+    """The volume and its journal put together."""
     if not shape.journal:
-        return ""
+        return Newest(stretch, "")
     try:
-        return "its fast commits are not read" if _open(stretch, shape).has_fast_commits() else ""
-    except (ext_inodes.Damaged, stretches.Truncated) as error:
-        return f"that is not read: {error}"
+        journal = _open(stretch, shape)
+    except _DAMAGE as error:
+        return Newest(stretch, f"that is not read: {error}")
+    newest = stretch
+    # The volume says that it needs recovery; as it is, it is still better than nothing.
+    with contextlib.suppress(*_DAMAGE):
+        if newer := journal.newer():
+            newest = Replayed(stretch, shape.block, newer)
+    try:
+        return Newest(newest, "its fast commits are not read" if journal.has_fast_commits() else "")
+    except _DAMAGE as error:
+        return Newest(newest, f"that is not read: {error}")
 
 
 def _open(stretch: stretches.Stretch, shape: ext_groups.Shape) -> _Journal:

@@ -36,8 +36,7 @@ class Files:
     def __init__(self, stretch: stretches.Stretch, limits: scans.Limits) -> None:
         del limits
         self._shape = ext_groups.shape(stretch)
-        self.stretch = ext_journals.replayed(stretch, self._shape)
-        self._unread = ext_journals.unread(stretch, self._shape)
+        self.stretch, self._unread = ext_journals.replayed(stretch, self._shape)
         groups = list(ext_groups.read(self.stretch, self._shape))
         self._names = ext_names.Names(self.stretch, self._shape, groups)
 

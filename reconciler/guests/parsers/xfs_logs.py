@@ -50,7 +50,6 @@ class _Header(NamedTuple):
     #: The basic block it lies in, and how many it takes.
     at: int
     blocks: int
-    version: int
     length: int
     sequence: int
     #: Basic block of the oldest record that was not written back to its place.
@@ -127,7 +126,7 @@ class Log:
             raise _Broken(at, "a record of its log is longer than its header can tell")
         further = self._read(at + 1, blocks - 1) if blocks > 1 else b""
         place = tail & 0xFFFFFFFF
-        return _Header(at, blocks, version, length, sequence, place, checksum, operations, size, data + further)
+        return _Header(at, blocks, length, sequence, place, checksum, operations, size, data + further)
 
     def _body(self, header: _Header) -> bytes:
         """What a record holds, as it lies on disk."""

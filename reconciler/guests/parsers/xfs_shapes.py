@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from reconciler.guests import scans
 from reconciler.guests.parsers import stretches
 
 _V5 = 5
@@ -213,7 +214,7 @@ def unclean(stretch: stretches.Stretch, shape: Shape) -> str:
     """Why the volume is not clean, empty where it is. Raises ``Damaged`` and ``Truncated``."""
     if not shape.log:
         return "its log lies on another device"
-    return "" if log_is_empty(stretch, shape) else "its log needs recovery"
+    return "" if log_is_empty(stretch, shape) else scans.LOG
 
 
 def log_is_empty(stretch: stretches.Stretch, shape: Shape) -> bool:
