@@ -65,7 +65,7 @@ def apply_configuration(
             if change.change == "Orphan":
                 of_object = sa.and_(tables.OBJECTS.c.kind == change.kind, tables.OBJECTS.c.name == change.name)
                 connection.execute(tables.OBJECTS.update().where(of_object).values(orphaned=True))
-        _set_in_force(connection, revision)
+        set_fact(connection, _IN_FORCE, revision)
         _tell(connection, revision, listed, now, actor)
 
 
@@ -83,16 +83,12 @@ def applied(db: database.Database) -> dict[desired.Key, observed.Applied]:
 
 def in_force(db: database.Database) -> str | None:
     """The revision in force, None before the first."""
-    with db.reading() as connection:
-        found = connection.scalar(sa.select(tables.FACTS.c.value).where(tables.FACTS.c.key == _IN_FORCE))
-    return None if found is None else str(found)
+    return _fact(db, _IN_FORCE)
 
 
 def rebuilt(db: database.Database) -> str:
     """Names the last time that the catalog was rebuilt; empty where it never was."""
-    with db.reading() as connection:
-        found = connection.scalar(sa.select(tables.FACTS.c.value).where(tables.FACTS.c.key == REBUILT))
-    return "" if found is None else str(found)
+    return _fact(db, REBUILT) or ""
 
 
 def anchors(db: database.Database) -> dict[tuple[str, str], dt.datetime]:
@@ -207,9 +203,16 @@ def _promise(connection: sa.Connection, lifecycle: str, operation: str, retentio
         connection.execute(promise.insert().values(retention=dict(retention), up_to=up_to, **values))
 
 
-def _set_in_force(connection: sa.Connection, revision: str) -> None:
-    connection.execute(tables.FACTS.delete().where(tables.FACTS.c.key == _IN_FORCE))
-    connection.execute(tables.FACTS.insert().values(key=_IN_FORCE, value=revision))
+def _fact(db: database.Database, key: str) -> str | None:
+    with db.reading() as connection:
+        found = connection.scalar(sa.select(tables.FACTS.c.value).where(tables.FACTS.c.key == key))
+    return None if found is None else str(found)
+
+
+def set_fact(connection: sa.Connection, key: str, value: str) -> None:
+    """Write down one fact of the catalog, in the place of what it was."""
+    connection.execute(tables.FACTS.delete().where(tables.FACTS.c.key == key))
+    connection.execute(tables.FACTS.insert().values(key=key, value=value))
 
 
 def _tell(

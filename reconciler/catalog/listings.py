@@ -14,6 +14,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from reconciler.catalog import database, histories, tables
+from reconciler.planning import sightings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,10 +168,10 @@ def whereabouts(db: database.Database, image_id: str | None = None) -> tuple[Whe
         .join_from(tables.COPIES, tables.IMAGES, copy.image_id == image.id)
         .where(
             image.state.in_(histories.COMMITTED),
-            copy.state.in_(("Complete", "Damaged")),
+            copy.state.in_(sightings.READABLE),
             *_chosen({image.id: image_id}),
         )
-        .order_by(image.sequence, image.id, copy.state, copy.number)
+        .order_by(image.sequence, image.id, copy.state.not_in(sightings.GOOD), copy.number)
     )
     with db.reading() as connection:
         rows = connection.execute(query).all()

@@ -87,7 +87,7 @@ def rebuild(db: database.Database, order: Order, now: dt.datetime, actor: str) -
         if order.lines is not None:
             tally.rows = contents.load(connection, order.lines)
         else:
-            _name(connection, order.catalog)
+            configurations.set_fact(connection, "catalog", order.catalog)
         crashes.passing("rebuild.loaded")
         known = counters.current(connection, counters.IMAGE_SEQUENCE)
         labels = discoveries.Labels(connection, now, known, tally)
@@ -116,12 +116,6 @@ def _require_empty(connection: sa.Connection, location: str) -> None:
                 f"{location}: there is a catalog here, with {what}; nothing was changed",
                 hint="move the state folder aside, or name an empty one with --state or --catalog",
             )
-
-
-def _name(connection: sa.Connection, catalog: str) -> None:
-    facts = tables.FACTS
-    connection.execute(facts.delete().where(facts.c.key == "catalog"))
-    connection.execute(facts.insert().values(key="catalog", value=catalog))
 
 
 def _named(connection: sa.Connection, unit: discoveries.Unit, now: dt.datetime) -> str:
@@ -203,9 +197,8 @@ def _wait(connection: sa.Connection) -> None:
 
     Digests have this rebuild in them from now on, so no approval from before it, wherever it is kept, is the one.
     """
-    copy, release, facts = tables.COPIES, tables.RELEASES, tables.FACTS
-    connection.execute(facts.delete().where(facts.c.key == configurations.REBUILT))
-    connection.execute(facts.insert().values(key=configurations.REBUILT, value=str(uuid.uuid4())))
+    copy, release = tables.COPIES, tables.RELEASES
+    configurations.set_fact(connection, configurations.REBUILT, str(uuid.uuid4()))
     connection.execute(copy.update().where(copy.c.state != "Expired").values(imported=True))
     spent = set()
     for row in connection.execute(sa.select(release.c.number, release.c.before, release.c.digest)).all():

@@ -90,7 +90,7 @@ def guess(label: units.ImageLabel, heads: Mapping[str, bytes], wanted: bootorder
 def readable(firmware: bootorders.Firmware, bus: bootorders.Bus) -> bootorders.Bus:
     """What the disks hang on, where the firmware has to find them there: ``bus``, or IDE, of which every machine of
     VMware has a controller, and with it a driver."""
-    return "ide" if firmware == "uefi" and bus in firmwares.UNSEEN else bus
+    return "ide" if firmwares.may_miss(firmware, bus) else bus
 
 
 def start(head: bytes, sector: int = 512) -> Start:

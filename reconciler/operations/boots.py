@@ -247,7 +247,7 @@ class _Trial:
 
     def _nothing(self) -> str:
         """Raises ``EmulatorFailed`` where it could not look."""
-        if self._order.firmware == "uefi" and self._order.bus in firmwares.UNSEEN:
+        if firmwares.may_miss(self._order.firmware, self._order.bus):
             raise errors.EmulatorFailed(
                 f"the firmware (uefi) found no disk that it can start, and may have no driver for {self._order.bus}",
                 hint="leave out drills.boot.bus, or choose ide or sata",

@@ -13,7 +13,7 @@ from reconciler.base import crashes, errors
 from reconciler.catalog import images
 from reconciler.catalog.fileindexes import entries
 from reconciler.jobs import engines
-from reconciler.operations import guestviews, indexrepairs, parents, sites
+from reconciler.operations import filelessons, guestviews, indexrepairs, parents, sites
 from reconciler.storage import units
 
 
@@ -65,7 +65,7 @@ def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
     )
     crashes.passing("duplicate.recorded")
     if indexed:
-        indexrepairs.relearn(site, order.image)
+        filelessons.relearn(site, order.image)
     return engines.Outcome()
 
 

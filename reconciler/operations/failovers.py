@@ -230,7 +230,7 @@ class FailoverDisk(disks.Closing):
         try:
             return whole(offset, length)
         except _PASSING:
-            blocks = _blocks(offset, length)
+            blocks = list(extents.pieces(((offset, length),), digests.BLOCK))
             if len(blocks) == 1:
                 raise
         # Each copy lacks some of it, and not all of them need lack the same.
@@ -248,7 +248,7 @@ class FailoverDisk(disks.Closing):
         try:
             found = self._image.attempt(of)
         except _PASSING:
-            blocks = _blocks(offset, length)
+            blocks = list(extents.pieces(((offset, length),), digests.BLOCK))
             if len(blocks) == 1:
                 raise
         else:
@@ -317,17 +317,6 @@ def worded(source: Source, error: Exception) -> Exception:
     if isinstance(error, OSError):
         return errors.UnitError(f"storage unit {source.unit}: {error.strerror}: {error.filename or 'an open file'}")
     return error
-
-
-def _blocks(offset: int, length: int) -> list[extents.Extent]:
-    """The blocks, each proven by one digest, that a range touches, as far as it does."""
-    found: list[extents.Extent] = []
-    position, end = offset, offset + length
-    while position < end:
-        size = min((position // digests.BLOCK + 1) * digests.BLOCK, end) - position
-        found.append((position, size))
-        position += size
-    return found
 
 
 def _disks(label: units.ImageLabel) -> frozenset[tuple[str, int, str]]:

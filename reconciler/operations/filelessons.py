@@ -71,6 +71,19 @@ def learn(site: sites.Site, image: str, log: Callable[[str], None]) -> None:
         log(f"the files of {image} cannot be searched yet: {error}")
 
 
+def relearn(site: sites.Site, image: str) -> None:
+    """Have the search cache look at an image anew; what goes wrong is made good by the next look."""
+    if site.files is None:
+        return
+    with contextlib.suppress(errors.CatalogError):
+        try:
+            site.files.head(image)
+        except errors.NotFound:
+            # Not known, or known as one without an index.
+            site.files.forget([image], patience=_PATIENCE)
+            learn(site, image, lambda _line: None)
+
+
 def forget(site: sites.Site, image: str, log: Callable[[str], None]) -> None:
     """Forget an image, unless another good copy of it is there."""
     if site.files is None:

@@ -41,6 +41,11 @@ _SECTOR: Final = 512
 _SECTORS: Final = 64
 
 
+def may_miss(firmware: bootorders.Firmware, bus: bootorders.Bus) -> bool:
+    """Whether a firmware may find no disk on a bus, as it has no driver for it."""
+    return firmware == "uefi" and bus in UNSEEN
+
+
 def installed() -> tuple[Path, Path]:
     """Paths of the firmware's code and of its variables as they are at first. Raises ``EmulatorFailed``."""
     for code, variables in _PLACES:

@@ -8,7 +8,7 @@ content proofs and duplications. Where that fails the copy stays good and its fi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from reconciler.base import errors, meters
@@ -18,8 +18,6 @@ from reconciler.operations import fileindexing, filelessons, sites
 from reconciler.planning import sightings
 from reconciler.storage import units
 
-#: Seconds that the search cache is waited for.
-_PATIENCE: Final = 5.0
 #: What can be told of an index that is false, and not be told of a disk.
 _TROUBLE: Final = (errors.UnitError, errors.FormatTooNew, errors.NotFound, errors.GuestUnreadable, OSError)
 
@@ -27,6 +25,15 @@ _TROUBLE: Final = (errors.UnitError, errors.FormatTooNew, errors.NotFound, error
 def of_disks(found: Iterable[units.Damage]) -> tuple[units.Damage, ...]:
     """What of the damage is more than the index of files, which can be made anew."""
     return tuple(one for one in found if not (one.attachment and one.disk == entries.ATTACHMENT))
+
+
+def where(found: Sequence[units.Damage]) -> str:
+    """The first of it, and how much there is."""
+    first = found[0]
+    size = sum(one.length for one in found)
+    if not first.disk:
+        return first.message
+    return f"{first.part} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"
 
 
 def mend(site: sites.Site, unit_name: str, image: str, meter: meters.Meter) -> str | None:
@@ -47,21 +54,8 @@ def mend(site: sites.Site, unit_name: str, image: str, meter: meters.Meter) -> s
             connection, now=site.clock.now(), actor=site.actor, event="IndexMade", object=f"image/{image}",
             details={"unit": unit_name, "from": how},
         )  # fmt: skip
-    relearn(site, image)
+    filelessons.relearn(site, image)
     return None
-
-
-def relearn(site: sites.Site, image: str) -> None:
-    """Have the search cache look at an image anew; what goes wrong is made good by the next look."""
-    if site.files is None:
-        return
-    with contextlib.suppress(errors.CatalogError):
-        try:
-            site.files.head(image)
-        except errors.NotFound:
-            # Not known, or known as one without an index.
-            site.files.forget([image], patience=_PATIENCE)
-            filelessons.learn(site, image, lambda _line: None)
 
 
 def _from_copies(site: sites.Site, unit: units.StorageUnit, image: str, meter: meters.Meter) -> str | None:

@@ -84,10 +84,10 @@ class _Sampled:
 
     def _sample(self, data: extents.Extents) -> extents.Extents:
         """The first and the last block, and one of every ``_EVERY``, others in other disks."""
-        blocks = list(extents.pieces(data, digests.BLOCK))
+        blocks = enumerate(extents.pieces(data, digests.BLOCK))
         turn = self._digests[-1] % _EVERY
-        last = len(blocks) - 1
-        return tuple(block for number, block in enumerate(blocks) if number % _EVERY == turn or number in (0, last))
+        ends = (0, sum(digests.block_count(length) for _, length in data) - 1)
+        return tuple(block for number, block in blocks if number % _EVERY == turn or number in ends)
 
 
 class _Whole:

@@ -37,9 +37,11 @@ class Staged:
         try:
             self._plan = self._prepared(stored, force=self._force)
         except errors.TargetExists:
+            if not self._again:
+                raise
             plan = self._prepared(stored, force=True)
             # The disks get their names before anything else is written.
-            if not self._again or not any(disk.path.exists() for disk in plan.disks.disks):
+            if not any(disk.path.exists() for disk in plan.disks.disks):
                 raise
             self._plan, self._there = plan, True
         self._notes = self._plan.notes

@@ -72,7 +72,7 @@ def judge(site: sites.Site, name: str, wounded: Mapping[str, Sequence[units.Dama
         key = f"{row.image}/{row.number}"
         found = wounded.get(row.image, ())
         if serious := indexrepairs.of_disks(found):
-            if row.state == "Complete" and _mark(site, row, "Damaged", _where(serious)):
+            if row.state == "Complete" and _mark(site, row, "Damaged", indexrepairs.where(serious)):
                 damaged.append(key)
         elif row.state == "Damaged" and row.image in held:
             meter.check()
@@ -100,14 +100,6 @@ def _mark(site: sites.Site, row: images.CopyRow, state: str, message: str) -> bo
     return images.mark_state(
         site.db, row.image, row.number, state, now=site.clock.now(), actor=site.actor, message=message
     )
-
-
-def _where(found: Sequence[units.Damage]) -> str:
-    first = found[0]
-    size = sum(one.length for one in found)
-    if not first.disk:
-        return first.message
-    return f"{first.part} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"
 
 
 def _pool(site: sites.Site, name: str) -> pools.DedupePool:

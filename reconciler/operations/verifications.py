@@ -19,7 +19,6 @@ from reconciler.catalog import verifications as records
 from reconciler.jobs import engines
 from reconciler.operations import indexrepairs, sites
 from reconciler.planning import sightings
-from reconciler.storage import units
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +79,7 @@ def contents(site: sites.Site, order: VerifyOrder, context: engines.JobContext) 
         context.meter.add(total=size, streams=1)
         found = unit.verify(order.image, meter=context.meter)
         serious = indexrepairs.of_disks(found)
-        message = _where(serious) if serious else "every block and every page proved true"
+        message = indexrepairs.where(serious) if serious else "every block and every page proved true"
     except (errors.ImageDamaged, errors.ImageMissing) as error:
         return broken(site, order, context, error)
     if serious:
@@ -109,11 +108,3 @@ def _mark(site: sites.Site, order: VerifyOrder, state: str, message: str) -> Non
     """Raises ``UnitOffline`` where the whole unit went meanwhile: that says nothing against the copy."""
     site.units.require(order.unit)
     images.mark_state(site.db, order.image, order.copy, state, now=site.clock.now(), actor=site.actor, message=message)
-
-
-def _where(found: tuple[units.Damage, ...]) -> str:
-    first = found[0]
-    size = sum(one.length for one in found)
-    if not first.disk:
-        return first.message
-    return f"{first.part} at {first.offset}: {first.message} ({size} bytes in {len(found)} ranges)"

@@ -71,7 +71,7 @@ def _protected(
     rules = nevers.Rules(effective, seen, now)
     objective = rules.objective(history.series.policy)
     # One that failed a verification is not the last good one.
-    newest = next((image for image in history.newest() if rules.failure(history, image.id) is None), None)
+    newest = next(rules.proven(history), None)
     if newest is None:
         if problem := _problem(seen, history.series):
             return Condition(type="Protected", status="False", reason=problem[0], message=problem[1], since=None)

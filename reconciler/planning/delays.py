@@ -26,9 +26,7 @@ def overdue(
     """Whether a series' newest image that can be read is older than the objective; None where it is not, or where no
     schedule says how old it may be. ``begun``: from when a series without images counts."""
     objective = rules.objective(policy)
-    newest = None
-    if history is not None:
-        newest = next((image for image in history.newest() if rules.failure(history, image.id) is None), None)
+    newest = next(rules.proven(history), None) if history is not None else None
     sound = history.sound[-1] if history is not None and history.sound else None
     since = newest.time if newest is not None else sound.time if sound is not None else begun
     if not objective or now - since <= objective:

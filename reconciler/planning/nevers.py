@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Set
+import itertools
+from collections.abc import Iterator, Set
 from typing import Final
 
 from reconciler.base import times
@@ -58,6 +59,10 @@ class Rules:
     def failure(self, history: histories.History, image: str) -> observed.Verification | None:
         """The last drill of an image of a series, if the last one of some kind failed."""
         return verifications.failure(history, self._seen, image)
+
+    def proven(self, history: histories.History) -> Iterator[observed.Image]:
+        """The images that can be read and failed no verification, the newest first."""
+        return (image for image in history.newest() if self.failure(history, image.id) is None)
 
     def objective(self, policy: str) -> dt.timedelta:
         """How old the newest image may be before more of the past is kept."""
@@ -188,13 +193,7 @@ def _find_protected(rules: Rules, history: histories.History) -> dict[str, str]:
     wrong = rules.register.orders()
     if wrong and all(image.id in wrong for image in history.newest()):
         wrong = frozenset()
-    newest: list[observed.Image] = []
-    for image in history.newest():
-        if image.id in wrong or rules.failure(history, image.id) is not None:
-            continue
-        newest.append(image)
-        if len(newest) == 3:
-            break
+    newest = list(itertools.islice((i for i in rules.proven(history) if i.id not in wrong), 3))
     if newest and rules.now - newest[0].time > rules.objective(history.series.policy):
         result.update({image.id: "one of the three newest images of an overdue series" for image in newest})
     # Where the newest cannot be read just now, or not at all, more than one image counts as the newest.

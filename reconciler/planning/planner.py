@@ -262,11 +262,10 @@ class _Pass:
     def _promises(self, history: histories.History, slug: str) -> None:
         """What ServiceLevels promise and a series does not keep: once for each of them."""
         missed: dict[str, list[str]] = {}
-        for level, reason in (
-            *servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now),
-            *verifications.shortfalls(self.wanted, self.seen, history, self.now),
-        ):
+        for level, reason in servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now):
             missed.setdefault(level, []).append(reason.message)
+        for level, lacking in verifications.shortfalls(self.wanted, self.seen, history, self.now):
+            missed.setdefault(level, []).append(lacking)
         for level, words in missed.items():
             self.drift.append(drifts.missed(level, history.series.policy, slug, words))
 

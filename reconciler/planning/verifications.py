@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from reconciler.api import lifecycles
 from reconciler.base import quantities, times
-from reconciler.planning import actions, desired, histories, observed, preferences, servicelevels, sightings
+from reconciler.planning import desired, histories, observed, preferences, servicelevels, sightings
 
 CONTENT: Final = sightings.CONTENT
 FILES: Final = sightings.FILES
@@ -190,23 +190,21 @@ def due(asked: Asked, last: dt.datetime) -> dt.datetime:
 
 def shortfalls(
     wanted: desired.Desired, seen: observed.Observed, history: histories.History, now: dt.datetime
-) -> Iterator[tuple[str, actions.Reason]]:
-    """ServiceLevels whose proofs of the series are older than they may be, by name, with the reason.
+) -> Iterator[tuple[str, str]]:
+    """ServiceLevels whose proofs of the series are older than they may be, by name, with what is missing.
 
     The age of the last success counts, not a failure since, which is told by itself; a series of which nothing can be
     read has none to miss.
     """
-    for one in asked(wanted, history.series.policy) if wanted.service_levels else ():
-        reason = _shortfall(one, seen, history, now)
-        if one.level is not None and reason is not None:
-            yield one.level, reason
+    if not wanted.service_levels or next(history.newest(), None) is None:
+        return
+    for one in asked(wanted, history.series.policy):
+        words = _shortfall(one, seen, history, now) if one.level is not None else None
+        if one.level is not None and words is not None:
+            yield one.level, words
 
 
-def _shortfall(
-    asked: Asked, seen: observed.Observed, history: histories.History, now: dt.datetime
-) -> actions.Reason | None:
-    if next(history.newest(), None) is None:
-        return None
+def _shortfall(asked: Asked, seen: observed.Observed, history: histories.History, now: dt.datetime) -> str | None:
     if asked.kind == CONTENT:
         at = min((proven for _, _, proven in contents(history, seen.verifications, asked)), default=None)
         overdue = due(asked, at) if at is not None else None
@@ -218,11 +216,10 @@ def _shortfall(
         return None
     known = f"was last proven {times.show_minutes(at)}" if at is not None else "was never proven"
     words = f"{asked.kind} {known} and is promised every {asked.period}"
-    latest = last(history, seen, asked.kind, asked.operation)
-    if asked.kind != CONTENT and latest is not None and latest.state == "Failed":
+    latest = last(history, seen, asked.kind, asked.operation) if asked.kind != CONTENT else None
+    if latest is not None and latest.state == "Failed":
         words += f"; it failed {times.show_minutes(latest.at)}"
-        return actions.Reason(code="VerificationFailed", message=words)
-    return actions.Reason(code="VerificationOverdue", message=words)
+    return words
 
 
 def _first_due(asked: Asked, seen: observed.Observed, history: histories.History) -> dt.datetime | None:

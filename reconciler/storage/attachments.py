@@ -7,13 +7,20 @@ in which a damaged one is told of, and reading one back as ``verify`` does. The 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Protocol, TypeVar
 
 from reconciler.base import digests, errors, meters
 from reconciler.storage import units
 
-_T = TypeVar("_T")
+
+class _HasName(Protocol):
+    @property
+    def name(self) -> str:
+        """What the attachment is called."""
+
+
+_Named = TypeVar("_Named", bound=_HasName)
 #: Bytes of a page, at most.
 PAGE_LIMIT: Final = 1 << 20
 #: Pages of one attachment, at most; a count.
@@ -63,10 +70,10 @@ def unlisted(image: str, name: str, cause: object) -> errors.AttachmentDamaged:
     )
 
 
-def put(there: Sequence[_T], name: str, one: _T, name_of: Callable[[_T], str]) -> tuple[_T, ...]:
-    """``there`` with ``one`` in the place of the attachment of that name, or behind them all."""
-    found = tuple(one if name_of(each) == name else each for each in there)
-    return found if any(name_of(each) == name for each in there) else (*found, one)
+def put(there: Sequence[_Named], one: _Named) -> tuple[_Named, ...]:
+    """``there`` with ``one`` in the place of the attachment of its name, or behind them all."""
+    found = tuple(one if each.name == one.name else each for each in there)
+    return found if one in found else (*found, one)
 
 
 def damage(image: str, name: str, offset: int, length: int, message: str) -> units.Damage:

@@ -47,7 +47,7 @@ def reattach(store: stores.Store, image: str, name: str, pages: Iterable[bytes])
     try:
         recipe = _stored(store, claims, name, pages)
         store.flush(claims)
-        attached = attachments.put(manifest.attachments, name, recipe, lambda one: one.name)
+        attached = attachments.put(manifest.attachments, recipe)
         changed = dataclasses.replace(manifest, stored=manifest.stored + claims.stored, attachments=attached)
         _commit(store, claims, registration, manifest, changed)
     finally:

@@ -251,12 +251,11 @@ def _withdraw(store: stores.Store, footer: containers.Footer, false: set[int]) -
     return records
 
 
-def withdraw_false(store: stores.Store, kinds: Iterable[int], fingerprints: Sequence[bytes]) -> int:
-    """Prove these segments where lookups lead to; those that are false are dealt with as a scrub does. How many were.
+def withdraw_false(store: stores.Store, kinds: Iterable[int], fingerprints: Sequence[bytes]) -> None:
+    """Prove these segments where lookups lead to; those that are false are dealt with as a scrub does.
 
     What cannot be proven because its whole container is broken is left to a scrub. Raises ``UnitError``, ``OSError``.
     """
-    count = 0
     for kind in kinds:
         numbers: dict[int, set[int]] = {}
         for location in store.locate(kind, fingerprints):
@@ -273,8 +272,7 @@ def withdraw_false(store: stores.Store, kinds: Iterable[int], fingerprints: Sequ
                         if not _true(store, _again(file.fileno(), footer.records[number]), footer.records[number])
                     }
                 if false:
-                    count += len(_withdraw(store, footer, false))
-    return count
+                    _withdraw(store, footer, false)
 
 
 def _in_place(store: stores.Store, record: damages.Record) -> bool:

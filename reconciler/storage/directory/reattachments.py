@@ -40,7 +40,7 @@ def reattach(
     changed = dataclasses.replace(
         document,
         stored_bytes=max(document.stored_bytes + size - sum(_size(folder, one) for one in before), 0),
-        attachments=attachments.put(document.attachments, name, stored, lambda one: one.name),
+        attachments=attachments.put(document.attachments, stored),
     )
     crashes.passing("directory.reattached")
     try:

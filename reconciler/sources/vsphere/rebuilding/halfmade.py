@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import socket
-import threading
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -32,7 +31,6 @@ _TEMPORARY: Final = re.compile(r"\.holdfast-[0-9a-f]{8}$")
 State = Literal["Making", "Proven", "Named"]
 #: Ids of the marks that this process is at work on: what it left behind before must not look alive while it lives.
 _AT_WORK: Final[set[str]] = set()
-_LOCK: Final = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,8 +88,7 @@ class Mark:
 
     def at_work(self, *, begins: bool) -> None:
         """This process begins, or ends, to make the machine."""
-        with _LOCK:
-            (_AT_WORK.add if begins else _AT_WORK.discard)(self.id)
+        (_AT_WORK.add if begins else _AT_WORK.discard)(self.id)
 
 
 def _started(process: int) -> str | None:
