@@ -209,16 +209,15 @@ class Desk:
     def _requested(self, client: str, record: schedules.Record, history: histories.History | None) -> Iterator[_Entry]:
         """A request is a slot at its own time, through the policy: its weakest schedule, in that one's window.
 
-        Any image made since serves it. One made before does not, though its slot may lie in the same second.
+        Any image made since serves it. One made before does not, though its slot may lie in the same second or, where
+        more than one was asked for within a second, in a later one: then the request takes the next second for its own.
         """
         for request in self._requests.get(client, ()):
             if history is not None and history.sound and history.sound[-1].time >= request.at:
                 continue
             slot, served = schedules.whole(request.at), record.served[1]
-            if served is not None and served > slot:
-                continue
-            if served == slot:
-                slot += dt.timedelta(seconds=1)
+            if served is not None:
+                slot = max(slot, served + dt.timedelta(seconds=1))
             table = min(self.tables, key=lambda one: (one.strength, one.place))
             opening = self._opening(table)
             if opening is not None:

@@ -283,6 +283,18 @@ def test_a_request_in_the_second_of_a_slot_that_was_served_before_is_a_slot_of_i
     assert now_due(wanted, "2026-11-22T15:00:03Z", before, served, requests=(ask,)) is None
 
 
+def test_each_of_many_requests_within_a_second_is_a_backup_of_its_own() -> None:
+    wanted = estate({"name": "daily", "type": "Full", "every": "24h"})
+    made = [samples.image(1, AT("2026-11-22T15:00:00.100Z"), slot=AT("2026-11-22T15:00Z"))]
+    for number in range(2, 7):
+        now = f"2026-11-22T15:00:00.{number}00Z"
+        ask = observed.Request(id=f"r-{number}", policy="gold", client=samples.CLIENT, at=AT(now))
+        (due, *_) = backups(wanted, AT(now), *made, requests=(ask,))
+        assert (due.state, due.request, due.slot) == ("Due", ask.id, AT(f"2026-11-22T15:00:0{number - 1}Z"))
+        made.append(samples.image(number, AT(now), slot=due.slot))
+        assert now_due(wanted, now, *made, requests=(ask,)) is None
+
+
 def test_a_request_is_a_slot_at_its_own_time_through_the_policy() -> None:
     ask = observed.Request(id="r-1", policy="gold", client=samples.CLIENT, at=AT("2026-11-22T15:00:07.25Z"))
     again = dataclasses.replace(ask, id="r-2", at=AT("2026-11-22T15:00:09Z"))
