@@ -81,6 +81,8 @@ class RestoreSpec(models.Model):
     """Whether files of the same names, or what the device holds, may be replaced."""
     read_back: bool = False
     """Whether every byte is read back from the device before a disk gets its name; a sample is by default."""
+    salvage: bool = False
+    """Whether zeros are written where no copy has a block, and the rest is restored; it fails by default."""
     reason: models.Text | None = None
     """Why; kept in the audit log."""
 

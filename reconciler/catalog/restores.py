@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from reconciler.catalog import audits, database, jobs, tables
 from reconciler.planning import sightings
+
+_EVENTS: Final = {"Verified": "Restored", "Partial": "Salvaged", "Failed": "RestoreFailed"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +46,7 @@ class RestoreRow:
     number: int
     name: str | None
     digest: str
-    #: Running, Verified or Failed.
+    #: Running, Verified, Partial (of an image that was salvaged, with bytes missing) or Failed.
     state: str
     client_id: str
     image: str
@@ -93,7 +95,7 @@ def end(
     disks: Sequence[Mapping[str, Any]] = (),
     details: Mapping[str, Any] | None = None,
 ) -> None:
-    """Record how a restore ended, Verified or Failed, and say so in the audit.
+    """Record how a restore ended, Verified, Partial or Failed, and say so in the audit.
 
     ``copy`` and ``unit``: what it was read from in the end; ``details`` go into the audit as well.
     """
@@ -110,7 +112,7 @@ def end(
         if message:
             known["message"] = message
         audits.record(
-            connection, now=now, actor=row.by, event="Restored" if state == "Verified" else "RestoreFailed",
+            connection, now=now, actor=row.by, event=_EVENTS[state],
             object=row.image, details={**known, **(details or {})},
         )  # fmt: skip
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from reconciler.api.documents import restores as documents
 from reconciler.base import quantities, times
 from reconciler.controller import choices
 from reconciler.operations import restoreworks
 
+#: Missing ranges of a disk, and files, that the text names.
+_SHOWN: Final = 20
+
 
 def document(
     choice: choices.Choice,
-    work: restoreworks.Work,
+    outcome: restoreworks.Outcome,
     *,
     seconds: float = 0.0,
     notes: Sequence[str] = (),
@@ -20,7 +24,6 @@ def document(
     dry_run: bool,
 ) -> documents.RestoreResult:
     """What is printed. ``seconds``: how long it took; ``rate``: bytes of data a second, by earlier restores."""
-    outcome = work.outcome()
     expected = None if rate is None or outcome.bytes is None else round(outcome.bytes / rate, 1)
     return documents.RestoreResult(
         client=choice.client.slug,
@@ -32,7 +35,7 @@ def document(
         subformat=outcome.subformat,
         target=outcome.target,
         dry_run=dry_run,
-        state="Planned" if dry_run else "Verified",
+        state="Planned" if dry_run else "Partial" if outcome.missing else "Verified",
         wall_seconds=round(seconds, 3),
         estimated_seconds=expected,
         data_bytes=outcome.bytes,
@@ -47,11 +50,16 @@ def document(
         via=outcome.via,
         identity=outcome.identity,
         phases=outcome.phases,
+        missing_bytes=outcome.missing,
+        missing_files=outcome.missing_files,
         notes=(*choice.notes, *outcome.notes, *notes),
     )
 
 
 def _proof(disk: documents.RestoredDisk) -> str:
+    if disk.missing:
+        lost = quantities.show_size(sum(one.length for one in disk.missing))
+        return f"{lost} are on no copy and are zeros, every other block proven"
     if disk.read_back_bytes == disk.size_bytes:
         return "every block proven and read back"
     return f"every block proven, {quantities.show_size(disk.read_back_bytes)} read back"
@@ -66,11 +74,17 @@ def text(document: documents.RestoreResult) -> str:
     if document.via is not None:
         lines.append(f"  {document.target}  by {document.via}, {document.identity} identity")
     for disk in document.disks:
-        proof = _proof(disk) if disk.verified else "not written"
+        proof = _proof(disk) if disk.verified or disk.missing else "not written"
         shown = disk.name if document.via is not None else disk.path
         lines.append(f"  {shown}  {quantities.show_size(disk.size_bytes)}  {proof}")
+        lines.extend(f"    missing: {one.length} bytes at {one.offset}" for one in disk.missing[:_SHOWN])
+        if len(disk.missing) > _SHOWN:
+            lines.append(f"    and {len(disk.missing) - _SHOWN} ranges more; -o json lists all")
     if document.dry_run:
         lines += _plan(document)
+    lines.extend(f"  lacks {one.missing_bytes} bytes: {one.path}" for one in document.missing_files[:_SHOWN])
+    if len(document.missing_files) > _SHOWN:
+        lines.append(f"  and {len(document.missing_files) - _SHOWN} files more; -o json lists them")
     if document.resumed_bytes:
         lines.append(f"  {quantities.show_size(document.resumed_bytes)} were there already, by an earlier attempt")
     lines.extend(f"  {_phase(one)}" for one in document.phases)

@@ -35,6 +35,12 @@ Subformat = Annotated[
 ]
 Staged = Annotated[bool, typer.Option("--staged", help="With --to: vmx, nvram and VMDKs that ESX registers.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite disks that are there already, or a device.")]
+Salvage = Annotated[
+    bool,
+    typer.Option(
+        "--salvage", help="With --to: where no copy has a block write zeros, list what is missing, and exit 3."
+    ),
+]
 ReadBack = Annotated[
     bool,
     typer.Option(

@@ -8,6 +8,7 @@ import logging
 import time
 from pathlib import Path
 
+from reconciler.api.documents import restores as documents
 from reconciler.base import clocks, digests, errors, meters, times
 from reconciler.catalog import database, machines
 from reconciler.cli import (
@@ -22,9 +23,9 @@ from reconciler.cli import (
 )
 from reconciler.controller import choices, restorerecords
 from reconciler.jobs import embedded, engines
-from reconciler.operations import restores, restoreworks
+from reconciler.operations import failovers, restores, restoreworks, salvages
 from reconciler.sources import machinetargets
-from reconciler.storage import opening
+from reconciler.storage import opening, units
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def restore(
     dry_run: restoreoptions.DryRun = False,
     force: restoreoptions.Force = False,
     read_back: restoreoptions.ReadBack = False,
+    salvage: restoreoptions.Salvage = False,
     reason: restoreoptions.Reason = None,
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
@@ -67,7 +69,7 @@ def restore(
     asked = _Asked(
         client=client, to=to, vcenter=vcenter, names=disk or [], format=format, subformat=subformat, staged=staged,
         machine={key: value for key, value in given.items() if value},
-        force=force, read_back=read_back, dry_run=dry_run, reason=reason, output=output,
+        force=force, read_back=read_back, salvage=salvage, dry_run=dry_run, reason=reason, output=output,
     )  # fmt: skip
     asked.check()
     if unit is not None:
@@ -91,7 +93,7 @@ def restore(
         notes: list[str] = []
         with contextlib.closing(choice.open(chosen.caches, lambda failure: notes.append(str(failure)))) as stored:
             work.plan(stored)
-            found_document = restoredocuments.document(choice, work, notes=notes, rate=rate, dry_run=True)
+            found_document = restoredocuments.document(choice, work.outcome(), notes=notes, rate=rate, dry_run=True)
             outputs.emit(found_document, output, restoredocuments.text)
         return 0
     with sessions.writing(chosen) as db:
@@ -113,6 +115,8 @@ class _Asked:
     machine: dict[str, object]
     force: bool
     read_back: bool
+    #: Whether blocks that no copy can give become zeros.
+    salvage: bool
     dry_run: bool
     reason: str | None
     output: options.Output
@@ -149,12 +153,25 @@ class _Asked:
             raise errors.UsageError(
                 "--force, --staged and --format are for --to", hint="--replace takes the place of a machine"
             )
+        if self.vcenter is not None and self.salvage:
+            raise errors.UsageError("--salvage is for --to", hint="look at what is left before it becomes a machine")
         if self.vcenter is not None and self.read_back:
             raise errors.UsageError("--read-back is for --to", hint="a machine in a vCenter is always read back")
         if self.subformat is not None and self.format != "vmdk":
             raise errors.UsageError("--subformat is for --format vmdk")
         if self.staged and self.format != "raw":
             raise errors.UsageError("--staged makes VMDKs", hint="leave out --format")
+
+    def opened(self, stored: failovers.FailoverImage) -> failovers.FailoverImage | salvages.SalvagedImage:
+        """The image as it is read: with ``--salvage`` to its end, whatever is missing."""
+        return salvages.SalvagedImage(stored) if self.salvage else stored
+
+    def came(self, work: restoreworks.Work, stored: units.StoredImage, meter: meters.Meter) -> restoreworks.Outcome:
+        """What it came to, where something is missing by files, too."""
+        outcome = work.outcome()
+        if outcome.missing:
+            outcome = commands.load("salvaging").told(outcome, stored, meter)
+        return outcome
 
     def work(self, chosen: settings.Settings | None, units: tuple[Path, ...]) -> restoreworks.Work:
         """What is to be done; ``units``: folders of the storage units; ``chosen`` is None where there is no catalog."""
@@ -200,39 +217,56 @@ def _from_catalog(
         source_unit=choice.unit,
     )
     notes: list[str] = []
-    with embedded.foreground(db, order, clock=clock) as context, sessions.cancelling(context.meter):
+    ended = engines.Outcome()
+    with (
+        embedded.foreground(db, order, clock=clock, outcome=lambda: ended) as context,
+        sessions.cancelling(context.meter),
+    ):
         # Only now does the row keep the copies that are still there.
         choice = choices.staying(db, choice)
         said = asked.said(choice.image)
         record = restorerecords.Record(db, clock, choice, said, context, sessions.unstopped)
-        with record, contextlib.closing(choice.open(chosen.caches, record.failed)) as stored:
+        with record, contextlib.closing(asked.opened(choice.open(chosen.caches, record.failed))) as stored:
             notes = record.notes
             work.plan(stored)
             with progress.metered(context.meter, f"restore {choice.client.name}"):
                 work.run(stored, context.meter, context.log)
-            record.done(work.outcome(), stored.source)
+            outcome = asked.came(work, stored, context.meter.aside())
+            record.done(outcome, stored.source)
+        if outcome.missing:
+            lost = engines.Failure(code=salvages.MISSING, message=f"no copy has {outcome.missing_words}")
+            ended = engines.Outcome(state=engines.State.PARTIAL, failure=lost)
         work.release()
         work.then()
     seconds = time.monotonic() - started
-    found = restoredocuments.document(choice, work, seconds=seconds, notes=notes, rate=rate, dry_run=False)
-    outputs.emit(found, asked.output, restoredocuments.text)
-    return 0
+    found = restoredocuments.document(choice, outcome, seconds=seconds, notes=notes, rate=rate, dry_run=False)
+    return _emit(found, asked)
 
 
 def _from_folder(folder: Path, asked: _Asked, work: restoreworks.Work) -> int:
     started, meter = time.monotonic(), meters.Meter()
+    notes: list[str] = []
     with (
         contextlib.closing(opening.open_folder(folder.absolute())) as unit,
-        contextlib.closing(unit.open(asked.client)) as stored,
+        contextlib.closing(unit.open(asked.client)) as found,
+        contextlib.ExitStack() as stack,
     ):
+        choice, stored = choices.of_folder(found.label, folder), found
+        if asked.salvage:
+            alone = choice.open(None, lambda failure: notes.append(str(failure)))
+            stored = stack.enter_context(contextlib.closing(asked.opened(alone)))
         work.plan(stored)
-        choice = choices.of_folder(stored.label, folder)
         if not asked.dry_run:
             with sessions.cancelling(meter), progress.metered(meter, f"restore {asked.client}"):
                 # There is no catalog whose log would take the lines; the notes are in the document.
                 work.run(stored, meter, _LOGGER.info)
                 work.then()
+        outcome = asked.came(work, stored, meter.aside())
     seconds = time.monotonic() - started
-    document = restoredocuments.document(choice, work, seconds=seconds, dry_run=asked.dry_run)
+    document = restoredocuments.document(choice, outcome, seconds=seconds, notes=notes, dry_run=asked.dry_run)
+    return _emit(document, asked)
+
+
+def _emit(document: documents.RestoreResult, asked: _Asked) -> int:
     outputs.emit(document, asked.output, restoredocuments.text)
-    return 0
+    return 3 if document.missing_bytes else 0

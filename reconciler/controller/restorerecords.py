@@ -11,12 +11,16 @@ import contextlib
 import dataclasses
 from collections.abc import Callable
 from types import TracebackType
+from typing import Final
 
 from reconciler.base import clocks
 from reconciler.catalog import database, restores
 from reconciler.controller import choices
 from reconciler.jobs import engines
 from reconciler.operations import failovers, findings, restoreworks
+
+#: Files without some of their bytes that the audit log names.
+_NAMED: Final = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +65,7 @@ class Record:
         self._source: failovers.Source | None = None
 
     def done(self, outcome: restoreworks.Outcome, source: failovers.Source) -> None:
-        """It is proven; ``source`` is the copy that was read last."""
+        """It is proven, but for what is missing of it; ``source`` is the copy that was read last."""
         self._outcome, self._source = outcome, source
 
     def __enter__(self) -> Record:
@@ -94,6 +98,10 @@ class Record:
             details["target"] = self._outcome.target
         if self._outcome is not None and self._outcome.via is not None:
             details |= {"via": self._outcome.via, "identity": self._outcome.identity}
+        missing = "" if self._outcome is None or error is not None else self._outcome.missing_words
+        if missing and self._outcome is not None:
+            details["missingBytes"] = self._outcome.missing
+            details["missingFiles"] = [one.path for one in self._outcome.missing_files[:_NAMED]]
         if error is not None:
             details["code"] = getattr(error, "code", type(error).__name__)
         source = self._source
@@ -102,9 +110,11 @@ class Record:
                 restores.end(
                     self._db,
                     self._number,
-                    state="Verified" if error is None else "Failed",
+                    state="Failed" if error is not None else "Partial" if missing else "Verified",
                     now=self._clock.now(),
-                    message="" if error is None else str(error) or type(error).__name__,
+                    message=(missing and f"no copy has {missing}")
+                    if error is None
+                    else str(error) or type(error).__name__,
                     copy=None if source is None else source.number,
                     unit=None if source is None else source.unit,
                     disks=[disk.to_json() for disk in self._outcome.disks] if self._outcome else (),

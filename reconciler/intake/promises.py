@@ -66,6 +66,10 @@ def _machine(item: findings.Located, spec: restores.RestoreSpec, found: findings
     if spec.read_back and spec.target.vmware is not None:
         message = "a machine in a vCenter is always read back"
         found.error(codes.RESTORE_SETTING, item, ("spec", "readBack"), message, "remove it", key=True)
+    if spec.salvage and spec.target.vmware is not None:
+        message = "what can be had of damaged copies becomes disks in a folder, not a machine in a vCenter"
+        hint = "restore to a folder, look at what is left, then make a machine of it"
+        found.error(codes.RESTORE_SETTING, item, ("spec", "salvage"), message, hint, key=True)
 
 
 def _device(item: findings.Located, spec: restores.RestoreSpec, found: findings.Findings) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from reconciler.base import clocks, errors, meters
@@ -228,8 +228,10 @@ def foreground(
     clock: clocks.Clock,
     interval: float = heartbeats.INTERVAL,
     patience: float = rows.PATIENCE,
+    outcome: Callable[[], engines.Outcome] = engines.Outcome,
 ) -> Iterator[engines.JobContext]:
     """Run the block as a job of the calling process; its context. What the block raises is recorded and raised on.
+    ``outcome`` says how far it came, once it has ended and raised nothing.
 
     Unlike an engine's jobs, the block goes on when the catalog is lost while it runs, or its row was ended by somebody
     who took this process for dead, and succeeds without it:
@@ -248,6 +250,8 @@ def foreground(
         run.begin()
         heartbeat.watch(run)
         yield run
+        done = outcome()
+        ending = runs.Ending(state=done.state, failure=done.failure)
     except BaseException as error:
         if run.meter.cancelled:  # by a heartbeat, which said so, or by a signal handler, which could not
             run.ask(runs.INTERRUPTED)

@@ -23,7 +23,8 @@ _T = TypeVar("_T")
 #: What the next copy may make good. A disk that the image does not have, or a request to stop, it may not.
 _PASSING: Final = (errors.UnitError, errors.FormatTooNew, OSError)
 _NOWHERE: Final = (
-    "no copy that was to be read has it; without --copy all are tried, files get and mount give what is whole"
+    "no copy that was to be read has it; without --copy all are tried, files get and mount give what is whole, and"
+    " restore --salvage writes the rest"
 )
 _UNOPENED: Final = "no copy that was to be read can be opened; without --copy all are tried, or choose an older --image"
 
@@ -94,6 +95,8 @@ class FailoverImage:
         self._order = list(sources)
         self._open: dict[int, units.StoredImage] = {}
         self._told: set[tuple[int, type[Exception]]] = set()
+        #: What was told so far.
+        self.failures: list[Failure] = []
         self._label: units.ImageLabel | None = None
         self._closed = False
         try:
@@ -193,8 +196,11 @@ class FailoverImage:
             kind = (source.number, type(error))
             told = kind in self._told
             self._told.add(kind)
+            failure = Failure(image=self.id, source=source, error=error)
+            if not told:
+                self.failures.append(failure)
         if not told:
-            self._failed(Failure(image=self.id, source=source, error=error))
+            self._failed(failure)
 
     def close(self) -> None:
         """Close every copy, and with them their disks. Idempotent."""

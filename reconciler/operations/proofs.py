@@ -47,7 +47,9 @@ class Proof(Protocol):
         """Stop. Idempotent."""
 
 
-def proof(target: targets.Target, size: int, block_digests: bytes, meter: meters.Meter, *, whole: bool) -> Proof:
+def proof(
+    target: targets.Target, size: int, block_digests: bytes | bytearray, meter: meters.Meter, *, whole: bool
+) -> Proof:
     """The proof of a disk of ``size`` bytes that should have these digests; ``whole``: every block is read back, as it
     always is of a disk that was packed."""
     if whole or isinstance(target, targets.Filled):
@@ -58,7 +60,9 @@ def proof(target: targets.Target, size: int, block_digests: bytes, meter: meters
 class _Sampled:
     """Zeros where the target has a hole, what is read back of the sample, and of other blocks what was written."""
 
-    def __init__(self, target: targets.Target, size: int, block_digests: bytes, meter: meters.Meter) -> None:
+    def __init__(
+        self, target: targets.Target, size: int, block_digests: bytes | bytearray, meter: meters.Meter
+    ) -> None:
         self._target, self._size, self._digests, self._meter = target, size, block_digests, meter
         self.read = 0
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from reconciler.base import allocations, errors, extents, meters, quantities
-from reconciler.operations import proofs, transfers
+from reconciler.base import allocations, digests, errors, extents, meters, quantities
+from reconciler.operations import proofs, salvages, transfers
 from reconciler.sources import targets
 from reconciler.storage import units
 
@@ -95,9 +95,13 @@ class Restored:
     resumed: int
     #: Bytes that were read back from the device.
     read_back: int
+    #: Of what was written.
     digest: str
+    #: Whether that is what the image holds.
     verified: bool
     notes: tuple[str, ...] = ()
+    #: Ranges that no copy could give, of an image that is salvaged; zeros were put there.
+    missing: extents.Extents = ()
 
 
 def prepare(stored: units.StoredImage, order: Order) -> RestorePlan:
@@ -329,19 +333,22 @@ def _restore(
 ) -> Restored:
     """Write and prove one disk; it has no name yet."""
     record = planned_disk.record
-    block_digests = stored.block_digests(record.name)
+    salvaged = stored if isinstance(stored, salvages.SalvagedImage) else None
+    # Of one that is salvaged the list follows what is found missing while it is read.
+    block_digests = stored.block_digests(record.name) if salvaged is None else salvaged.digests(record.name)
     proving = proofs.proof(target, record.size, block_digests, meter, whole=plan.read_back)
     with contextlib.closing(proving) as proof:
         with contextlib.closing(stored.disk(record.name)) as disk:
             moved = transfers.Transfer(disk, block_digests, target, proof, meter, workers).run()
         found = proof.finish()
-    if found != record.digest:
+    missing = () if salvaged is None else salvaged.missing.get(record.name, ())
+    wanted = digests.disk_digest(block_digests) if missing else record.digest
+    if found != wanted:
         raise errors.ImageDamaged(
-            f"{target.path}: what was written has digest {found}, disk {record.name} of {plan.image} has"
-            f" {record.digest}",
+            f"{target.path}: what was written has digest {found}, disk {record.name} of {plan.image} has {wanted}",
             hint="check the device under the target, then restore again",
         )
     return Restored(
         name=record.name, path=target.path, size=record.size, written=moved.written, resumed=moved.resumed,
-        read_back=proof.read, digest=found, verified=True, notes=tuple(target.notes),
+        read_back=proof.read, digest=found, verified=not missing, notes=tuple(target.notes), missing=missing,
     )  # fmt: skip

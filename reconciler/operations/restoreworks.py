@@ -38,6 +38,23 @@ class Outcome:
     identity: str | None = None
     phases: tuple[documents.RestorePhase, ...] = ()
     notes: tuple[str, ...] = ()
+    #: Of an image that was salvaged: the files that lack bytes, as far as that can be told.
+    missing_files: tuple[documents.MissingFile, ...] = ()
+
+    @property
+    def missing(self) -> int:
+        """Bytes that no copy could give, and that are zeros now."""
+        return sum(one.length for disk in self.disks for one in disk.missing)
+
+    @property
+    def missing_words(self) -> str:
+        """The same in words, by disk; empty where nothing is missing."""
+        lacking = ((disk.name, sum(one.length for one in disk.missing), len(disk.missing)) for disk in self.disks)
+        return ", ".join(
+            f"{size} bytes of disk {name} in {count} {'range' if count == 1 else 'ranges'}"
+            for name, size, count in lacking
+            if size
+        )
 
 
 class Work(Protocol):
@@ -123,8 +140,12 @@ def restored(plan: restores.RestorePlan, restored: tuple[restores.Restored, ...]
             written_bytes=done[disk.record.name].written if disk.record.name in done else 0,
             resumed_bytes=done[disk.record.name].resumed if disk.record.name in done else 0,
             read_back_bytes=done[disk.record.name].read_back if disk.record.name in done else 0,
-            digest=disk.record.digest,
-            verified=disk.record.name in done,
+            digest=done[disk.record.name].digest if disk.record.name in done else disk.record.digest,
+            verified=disk.record.name in done and done[disk.record.name].verified,
+            missing=tuple(
+                documents.MissingRange(offset=offset, length=length)
+                for offset, length in (done[disk.record.name].missing if disk.record.name in done else ())
+            ),
         )
         for disk in plan.disks
     )

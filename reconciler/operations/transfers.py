@@ -57,7 +57,7 @@ class Transfer:
     def __init__(
         self,
         disk: disks.Disk,
-        block_digests: bytes,
+        block_digests: bytes | bytearray,
         target: targets.Target,
         proof: proofs.Proof,
         meter: meters.Meter,

@@ -66,7 +66,8 @@ class Desk:
         self._rules = rules
         self._seen = seen
         self._now = now
-        done = {(one.name, one.digest) for one in seen.restores if one.state == "Verified"}
+        # What is on no copy is on none the next time either.
+        done = {(one.name, one.digest) for one in seen.restores if one.state in ("Verified", "Partial")}
         self._open = {
             name: (item, found)
             for name, item in sorted(wanted.restores.items())

@@ -248,7 +248,7 @@ class Restoring(NamedTuple):
     name: str
     #: Of the spec that it was begun for.
     digest: str
-    #: Running, Verified or Failed.
+    #: Running, Verified, Partial (salvaged, as far as that goes) or Failed.
     state: str
     #: When it ended, or began where it has not.
     at: dt.datetime

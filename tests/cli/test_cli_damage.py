@@ -76,6 +76,57 @@ spec: {{client: alpha, target: {{folder: {tmp_path}/tree}}}}
     assert (tmp_path / "tree" / rot.DISK).read_bytes() == disk
 
 
+def spoil_both(estate: Estate, image: str, place: int) -> None:
+    """Damage one block on both copies, and another one on the Directory unit alone."""
+    rot.spoil_file(estate, image, "*.raw", place)
+    rot.spoil_pool_block(estate, image, place)
+    rot.spoil_file(estate, image, "*.raw", (2 if place // MIB != 2 else 5) * MIB + 100)
+    estate.command.run("pool", "scrub", "pool", code=3)
+
+
+def test_what_no_copy_has_becomes_zeros_for_whoever_asks_and_is_told_by_range_and_file(
+    built: tuple[Estate, bytes, str], tmp_path: Path
+) -> None:
+    estate, disk, image = built
+    content = (estate.folder.parent / "alpha-tree" / "docs" / "file-3.bin").read_bytes()
+    block = (disk.index(content) + len(content) // 2) // MIB * MIB
+    spoil_both(estate, image, disk.index(content) + len(content) // 2)
+    estate.command.run("restore", "alpha", "--to", tmp_path / "plain", code=1)
+    assert not list((tmp_path / "plain").iterdir())
+    expected = disk[:block] + bytes(MIB) + disk[block + MIB :]
+    for words, where in ((("alpha",), "both"), (("alpha", "--format", "qcow2"), "packed")):
+        said = estate.command.json("restore", *words, "--salvage", "--to", tmp_path / where, code=3)
+        (one,) = said["disks"]
+        assert (said["state"], said["missingBytes"], one["verified"]) == ("Partial", MIB, False)
+        assert one["missing"] == [{"offset": block, "length": MIB}]
+        lacking = {found["path"]: found["missingBytes"] for found in said["missingFiles"]}
+        assert 0 < lacking["/docs/file-3.bin"] <= len(content) and "/docs/file-7.bin" not in lacking
+    assert (tmp_path / "both" / rot.DISK).read_bytes() == expected
+    (job, *_) = (one for one in estate.get("jobs") if one["state"] == "Partial")
+    assert job["error"]["code"] == "BlocksMissing" and f"{MIB} bytes of disk {rot.DISK}" in job["error"]["message"]
+    told = [one for one in estate.get("audit") if one["event"] == "Salvaged"]
+    assert len(told) == 2 and "/docs/file-3.bin" in told[0]["details"]["missingFiles"]
+    # Files that are whole go on.
+    got = estate.command.json("files", "get", "alpha", "/docs", "--to", tmp_path / "files", code=3)
+    assert got["failed"] == len(lacking) and got["files"] == 8 - len(lacking)
+    assert not (tmp_path / "files" / "docs" / "file-3.bin").exists()
+    # One copy alone lacks more; a manifest asks as a command does, once.
+    folder = rot.folder_of(estate, image).parents[1]
+    alone = estate.command.json("restore", "--unit", folder, image, "--salvage", "--to", tmp_path / "alone", code=3)
+    assert alone["missingBytes"] == 2 * MIB
+    manifest = f"""
+apiVersion: holdfast/v1alpha1
+kind: Restore
+metadata: {{name: rescue}}
+spec: {{client: alpha, salvage: true, target: {{folder: {tmp_path}/tree}}}}
+"""
+    (estate.folder / "restore.yaml").write_text(manifest)
+    estate.apply(code=3)
+    assert (tmp_path / "tree" / rot.DISK).read_bytes() == expected
+    planned = estate.command.json("plan", estate.folder)
+    assert not [one for one in planned["actions"] if one["type"] == "Restore"]
+
+
 def test_a_folder_that_is_read_from_disks_says_which_copy_could_not_be(built: tuple[Estate, bytes, str]) -> None:
     estate, _, image = built
     # Where the file system begins; whoever does not know the files meets it once the copy is open.

@@ -64,6 +64,11 @@ def load(folder: Path, text: str, *changes: tuple[str, str]) -> estates.Loaded:
         ("{folder: out}", "{folder: out, staged: true}", "a staged folder has disks of its own form"),
         ("{folder: out}\n  format: qcow2", "{vmware: {vcenter: lab}, staged: true}", "of a folder, and none is given"),
         ("{folder: out}\n  format: qcow2", "{vmware: {vcenter: lab}}\n  overwrite: true", "never overwritten"),
+        (
+            "{folder: out}\n  format: qcow2",
+            "{vmware: {vcenter: lab}}\n  salvage: true",
+            "disks in a folder, not a machine",
+        ),
     ],
 )
 def test_a_restore_says_where_to_and_from_what(tmp_path: Path, old: str, new: str, said: str) -> None:

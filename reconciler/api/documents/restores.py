@@ -9,6 +9,22 @@ import pydantic
 from reconciler.api.documents import shapes
 
 
+class MissingRange(shapes.Shape):
+    """Bytes of a disk that no copy could give, and that are zeros in what was written."""
+
+    offset: int
+    length: int
+
+
+class MissingFile(shapes.Shape):
+    """A file of which some lies in such a range."""
+
+    disk: str
+    path: str
+    #: Bytes of it that are missing, in whole blocks of the file system.
+    missing_bytes: int
+
+
 class RestoredDisk(shapes.Shape):
     """One disk of a restore."""
 
@@ -20,8 +36,12 @@ class RestoredDisk(shapes.Shape):
     resumed_bytes: int
     #: What was read back from the device after it was written; ``sizeBytes`` where that is all of it.
     read_back_bytes: int
+    #: Of what was written.
     digest: str
+    #: Whether it is the image's, byte by byte.
     verified: bool
+    #: With ``--salvage``: what no copy could give.
+    missing: tuple[MissingRange, ...] = ()
 
 
 class RestorePhase(shapes.Shape):
@@ -58,6 +78,7 @@ class RestoreResult(shapes.Document):
     subformat: str | None
     target: str
     dry_run: bool
+    #: ``Planned``, ``Verified``, or ``Partial`` where something is missing.
     state: str
     wall_seconds: float
     #: By the newest restores from the same unit.
@@ -73,6 +94,9 @@ class RestoreResult(shapes.Document):
     via: str | None = None
     identity: str | None = None
     phases: tuple[RestorePhase, ...] = ()
+    #: With ``--salvage``: bytes that no copy could give, and the files that are known to lie there, the first of them.
+    missing_bytes: int = 0
+    missing_files: tuple[MissingFile, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
