@@ -10,19 +10,30 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable
+from typing import Final
 
 from reconciler.guests import nodes
-from reconciler.operations import filecontents
+from reconciler.operations import filecontents, ntfstargets
+
+#: What the extended attributes of NTFS-3G hold.
+_WINDOWS: Final = {
+    ntfstargets.ACCESS: "owners and access control lists of Windows",
+    ntfstargets.EXTENDED: "extended attributes of Windows",
+    ntfstargets.TIMES: "times of creation",
+    ntfstargets.ATTRIBUTES: "attributes of Windows",
+}
 
 
 class Dresser:
     """Gives files what the image knows of them."""
 
-    def __init__(self, report: filecontents.Report) -> None:
+    def __init__(self, report: filecontents.Report, root: int) -> None:
+        """``root``: the folder that all goes into, open."""
         #: Whether owners can be set and devices made.
         self.owner = os.geteuid() == 0
         self.mask = os.umask(0)
         os.umask(self.mask)
+        self.ntfs = ntfstargets.Target(root)
         self._report = report
 
     def dress(self, handle: int, node: nodes.Node, path: str, *, folder: bool = False) -> None:
@@ -38,6 +49,7 @@ class Dresser:
         if node.modified or node.mode is not None:
             moments = (node.accessed or node.modified, node.modified)
             self._try(path, "times were not kept", lambda: os.utime(handle, ns=moments))
+        self._windows(handle, node, path)
         self._look(os.fstat(handle), node, mode, path)
 
     def dress_at(self, here: int, name: str, node: nodes.Node, path: str) -> None:
@@ -61,6 +73,7 @@ class Dresser:
                 "times were not kept",
                 lambda: os.utime(name, ns=moments, dir_fd=here, follow_symlinks=False),
             )
+        self._windows(f"/proc/self/fd/{here}/{name}", node, path)
 
     def _look(self, about: os.stat_result, node: nodes.Node, mode: int, path: str) -> None:
         """Say what the target took without a word and does not show."""
@@ -68,6 +81,9 @@ class Dresser:
             self._report.lose("the target does not keep owners", path)
         if node.mode is not None and stat.S_IMODE(about.st_mode) != mode:
             self._report.lose("the target does not keep rights", path)
+        if self.ntfs.held and node.created:
+            # They were set all at once, to the last digit; what is shown of those before 1970 is not quite that.
+            return
         if (node.modified or node.mode is not None) and about.st_mtime_ns // 1000 != node.modified // 1000:
             self._report.lose("the target keeps times less exactly, or not that far away", path)
 
@@ -83,14 +99,33 @@ class Dresser:
 
     def _attributes(self, where: int | str, node: nodes.Node, path: str) -> None:
         for key, value in node.xattrs:
-            try:
-                if isinstance(where, int):
-                    os.setxattr(where, key, value)
-                else:
-                    os.setxattr(where, key, value, follow_symlinks=False)
-            except OSError as error:
+            if not key.startswith(ntfstargets.PREFIX):
                 kind = "access control lists" if "acl" in key else f"extended attributes {key.partition('.')[0]}.*"
-                self._report.lose(f"{kind} were not kept ({error.strerror})", path)
+                self._attribute(where, key, value, f"{kind} were not kept", path)
+
+    def _windows(self, where: int | str, node: nodes.Node, path: str) -> None:
+        if self.ntfs.held:
+            for key, value in ntfstargets.facts(node):
+                self._attribute(where, key, value, f"{_WINDOWS[key]} were not kept", path)
+            return
+        lost = {key for key, _ in node.xattrs if key in (ntfstargets.ACCESS, ntfstargets.EXTENDED, ntfstargets.TIMES)}
+        if node.mode is None:
+            lost.add(ntfstargets.TIMES)
+        if not node.created:
+            lost.discard(ntfstargets.TIMES)
+        for key in sorted(lost):
+            self._report.lose(f"{_WINDOWS[key]} were not kept, which only NTFS by NTFS-3G holds", path)
+
+    def _attribute(self, where: int | str, key: str, value: bytes, what: str, path: str) -> None:
+        if isinstance(where, int):
+            self._try(path, what, lambda: os.setxattr(where, key, value))
+        else:
+            self._try(path, what, lambda: os.setxattr(where, key, value, follow_symlinks=False))
+
+    def settle(self, folder: int, name: str, node: nodes.Node, path: str) -> None:
+        """Set again what giving it a name, or writing a stream, has changed of a file."""
+        for key, value in ntfstargets.changing(node) if self.ntfs.held else ():
+            self._attribute(f"/proc/self/fd/{folder}/{name}", key, value, f"{_WINDOWS[key]} were not kept", path)
 
     def _tell(self, node: nodes.Node, path: str) -> None:
         """Say what has no place in any folder of Linux."""
@@ -99,7 +134,7 @@ class Dresser:
         for flag in node.flags:
             if flag in ("immutable", "append"):
                 self._report.lose(f"files are not {flag} again; chattr sets that", path)
-            elif flag in ("hidden", "system", "readonly"):
+            elif flag in ("hidden", "system", "readonly") and not self.ntfs.held:
                 self._report.lose(f"the Windows attribute {flag} was not kept", path)
 
     def _try(self, path: str, what: str, act: Callable[[], None]) -> None:

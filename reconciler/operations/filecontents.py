@@ -137,7 +137,7 @@ class Sink(Protocol):
         """A file, whole or not at all."""
 
     def stream(self, name: str, stream: str, node: nodes.Node, content: Content, path: str) -> None:
-        """An alternate data stream of a file or folder."""
+        """An alternate data stream of a file that is there, or for no name of the folder entered last."""
 
     def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> bool:
         """Another name of a file; False where the target knows no such thing, so that it has to be written again.

@@ -111,8 +111,6 @@ class _Walk:
                 self._report.fail(pick.shown, error.code, error.message)
                 continue
             self._report_state(browser, volume, pick.shown)
-            if volume.filesystem == "ntfs":
-                self._report.lose("owners and access control lists of Windows are not read, and not kept", pick.shown)
             entered = 0
             try:
                 for name in pick.names[:-1]:
@@ -181,10 +179,10 @@ class _Walk:
             if len(levels) >= _DEEPEST:
                 self._report.fail(shown, "TooDeep", f"it lies deeper than {_DEEPEST} folders")
                 return
-            self._streams(browser, names[-1], node, shown)
             if self._enter(names[-1], node, shown):
                 self._report.directories += 1
                 levels.append(_Level(browser, disk, browser.children(node), names, shown))
+                self._streams(browser, "", node, shown)
             return
         key = (disk, node.volume, node.inode)
         first = self._firsts.get(key)
@@ -215,7 +213,7 @@ class _Walk:
         return done
 
     def _streams(self, browser: browsing.Browser, name: str, node: nodes.Node, shown: str) -> None:
-        """The alternate data streams of a file or folder."""
+        """The alternate data streams of a file, or for no name of the folder that was entered."""
         for stream, _ in node.streams:
             content = filecontents.Content(browser, node, stream, self._meter)
             path = f"{shown}:{stream}"

@@ -4,8 +4,9 @@
 ever followed, so neither an image nor somebody else at work in the folder leads a write elsewhere. A file is written
 without a name and gets its name when it is whole; where the file system cannot do that, it has a temporary one before.
 
-What Linux has no place for: an alternate data stream becomes the file ``NAME:STREAM`` beside its file (a name that
-Windows itself cannot have), and a name that the folder cannot hold is written with ``%XX`` for bytes.
+What a folder has no place for: an alternate data stream becomes the file ``NAME:STREAM`` beside its file (a name that
+Windows itself cannot have) where the folder is no NTFS, and a name that it cannot hold is written with ``%XX`` for
+bytes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ _NAMELESS: Final = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errn
 _NO_LINKS: Final = frozenset((errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV))
 #: Files that are made durable one by one; more of them all at once at the end.
 _ONE_BY_ONE: Final = 16
+#: What is said of a stream that has become one, by whether the folder is NTFS.
+_BESIDE: Final = {
+    False: "alternate data streams are files of their own beside theirs, named NAME:STREAM",
+    True: "alternate data streams of over 64 KiB, or of names that are refused, are files of their own beside theirs, "
+    "named NAME:STREAM; a mount with streams_interface=windows holds them",
+}
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -56,7 +63,6 @@ class FolderSink:
         """``root`` is made if need be. ``force``: write over files that are there. Raises ``TargetError``."""
         self._report = report
         self._force = force
-        self._dresser = dressings.Dresser(report)
         self._nameless = True
         self._count = 0
         #: Names as they were given, by folder and name of the image.
@@ -67,6 +73,7 @@ class FolderSink:
             handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise errors.TargetError(f"{root}: {error.strerror}", hint="choose another folder with --to") from error
+        self._dresser = dressings.Dresser(report, handle)
         self._levels = [_Level(handle, None, "", True)]
 
     def __enter__(self) -> FolderSink:
@@ -159,15 +166,31 @@ class FolderSink:
             self._dresser.dress(handle, node, path)
             self._settle(handle)
             crashes.passing("files.before-name")
-            self._name(name, path, lambda given: self._publish(handle, temporary, given))
+            given = self._name(name, path, lambda given: self._publish(handle, temporary, given))
+        self._dresser.settle(self._here, given, node, path)
 
     def stream(self, name: str, stream: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
-        """As ``filecontents.Sink`` says: a file beside."""
-        beside = dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=())
-        self.file(f"{name}:{stream}", beside, content, path)
-        self._report.lose("alternate data streams are files of their own beside theirs, named NAME:STREAM", path)
+        """As ``filecontents.Sink`` says: of its file where that can have one, else a file beside."""
+        if name:
+            self._stream(name, stream, node, content, path)
+            return
+        level, name = self._levels.pop(), self._names.pop()
+        try:
+            self._stream(name, stream, node, content, path)
+        finally:
+            self._levels.append(level)
+            self._names.append(name)
 
-    def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> bool:  # noqa: ARG002
+    def _stream(self, name: str, stream: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
+        given = self._given.get((*self._names, name), name)
+        if self._dresser.ntfs.stream(self._here, given, stream, content):
+            self._dresser.settle(self._here, given, node, path)
+            return
+        beside = dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=(), created=0)
+        self.file(f"{name}:{stream}", beside, content, path)
+        self._report.lose(_BESIDE[self._dresser.ntfs.held], path)
+
+    def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> bool:
         """As ``filecontents.Sink`` says."""
         handle = os.dup(self._levels[0].handle)
         try:
@@ -177,7 +200,8 @@ class FolderSink:
                 os.close(handle)
                 handle = below
             source = self._given.get(first, first[-1])
-            self._name(name, path, lambda given: self._over(given, lambda new: self._link(source, handle, new)))
+            given = self._name(name, path, lambda given: self._over(given, lambda new: self._link(source, handle, new)))
+            self._dresser.settle(self._here, given, node, path)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -197,11 +221,14 @@ class FolderSink:
         target, here = node.target, self._here
 
         def make(new: str) -> None:
+            if self._dresser.ntfs.link(here, new, node, lambda: self._dresser.dress_at(here, new, node, path)):
+                return
             with _refusing(here, new):
                 os.symlink(target, new, dir_fd=here)
             self._dresser.dress_at(here, new, node, path)
 
-        self._name(name, path, lambda given: self._over(given, make))
+        given = self._name(name, path, lambda given: self._over(given, make))
+        self._dresser.settle(here, given, node, path)
 
     def special(self, name: str, node: nodes.Node, path: str) -> bool:
         """As ``filecontents.Sink`` says."""
@@ -213,12 +240,17 @@ class FolderSink:
             self._report.lose("device nodes were left out, which only root may make", path)
             return False
 
-        def make(new: str) -> None:
-            with _refusing(self._here, new):
-                os.mknod(new, node.format | 0o600, node.device or 0, dir_fd=self._here)
-            self._dresser.dress_at(self._here, new, node, path)
+        here = self._here
 
-        self._name(name, path, lambda given: self._over(given, make))
+        def make(new: str) -> None:
+            if self._dresser.ntfs.link(here, new, node, lambda: self._dresser.dress_at(here, new, node, path)):
+                return
+            with _refusing(here, new):
+                os.mknod(new, node.format | 0o600, node.device or 0, dir_fd=here)
+            self._dresser.dress_at(here, new, node, path)
+
+        given = self._name(name, path, lambda given: self._over(given, make))
+        self._dresser.settle(here, given, node, path)
         return True
 
     def finish(self) -> None:

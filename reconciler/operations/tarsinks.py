@@ -1,8 +1,9 @@
 """Restored files as a tar archive, written from front to back with constant memory: POSIX pax, for GNU tar and Python.
 
 ``filerestores`` tells it what to write. Names, owners and times of any size are pax records, extended attributes and
-access control lists ``SCHILY.xattr.*``, holes the sparse format 1.0 of GNU; an alternate data stream is a file
-``NAME:STREAM`` beside its own. Written here and not by ``tarfile``, which knows neither sparse files nor binary values.
+access control lists ``SCHILY.xattr.*``, also those by which NTFS-3G knows descriptors and attributes of Windows, holes
+the sparse format 1.0 of GNU; an alternate data stream is a file ``NAME:STREAM`` beside its own. Written here and not by
+``tarfile``, which knows neither sparse files nor binary values.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import BinaryIO, Final
 
 from reconciler.base import errors
 from reconciler.guests import nodes
-from reconciler.operations import filecontents, filenames
+from reconciler.operations import filecontents, filenames, ntfstargets
 
 _BLOCK: Final = 512
 _RECORD: Final = 10_240
@@ -113,12 +114,18 @@ class TarSink:
     def stream(self, name: str, stream: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
         """As ``filecontents.Sink`` says: a file beside."""
         beside = dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=())
-        self.file(f"{name}:{stream}", beside, content, path)
+        above = self._names
+        try:
+            if not name:
+                self._names, name = above[:-1], above[-1]
+            self.file(f"{name}:{stream}", beside, content, path)
+        finally:
+            self._names = above
         self._report.lose("alternate data streams are files of their own beside theirs, named NAME:STREAM", path)
 
     def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> bool:
         """As ``filecontents.Sink`` says."""
-        plain = dataclasses.replace(node, xattrs=())
+        plain = dataclasses.replace(node, xattrs=(), flags=())
         self._member(self._path(name), _LINK, plain, path, link=b"/".join(_raw(filenames.plain(one)) for one in first))
         return True
 
@@ -174,7 +181,13 @@ class TarSink:
             records[b"mtime"] = _moment(node.modified)
         if node.accessed:
             records[b"atime"] = _moment(node.accessed)
+        # One time alone would have the others forgotten; a link that tar has made becomes a file by them.
+        left = {ntfstargets.LINK, ntfstargets.CREATED}
+        if ntfstargets.LINK in dict(node.xattrs):
+            left.add(ntfstargets.ATTRIBUTES)
         for attribute, value in node.xattrs:
+            if attribute in left:
+                continue
             records[b"SCHILY.xattr." + _raw(attribute).replace(b"%", b"%25").replace(b"=", b"%3D")] = value
         if records:
             body = b"".join(_record(key, value) for key, value in records.items())
@@ -183,8 +196,9 @@ class TarSink:
         self._write(_header(name, kind, size, mode, uid, gid, seconds, link, node.device))
 
     def _tell(self, node: nodes.Node, path: str) -> None:
+        kept = any(key == ntfstargets.ATTRIBUTES for key, _ in node.xattrs)
         for flag in node.flags:
-            if flag in ("immutable", "append", "hidden", "system", "readonly"):
+            if flag in ("immutable", "append") or (flag in ("hidden", "system", "readonly") and not kept):
                 self._report.lose(f"the attribute {flag} was not kept, which tar has no place for", path)
 
     def _write(self, data: bytes) -> None:

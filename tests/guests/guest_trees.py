@@ -7,6 +7,7 @@ what a browser gives, and for what a restore has written.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import stat
@@ -60,6 +61,22 @@ def _digest(pieces: Iterator[bytes]) -> str:
 def _file(path: Path) -> str:
     with path.open("rb") as file:
         return _digest(iter(lambda: file.read(_PIECE), b""))
+
+
+def windows(root: Path, *names: str) -> dict[str, dict[str, bytes]]:
+    """Of every path below a mount by NTFS-3G what it keeps for Windows: by these names without ``system.ntfs_``.
+
+    It answers more than was asked for where the buffer is short, so this one is long.
+    """
+    system, buffer = ctypes.CDLL(None), ctypes.create_string_buffer(64 << 10)
+    found: dict[str, dict[str, bytes]] = {}
+    for path in root.rglob("*"):
+        of = found[str(path.relative_to(root))] = {}
+        for name in names:
+            length = system.lgetxattr(os.fsencode(path), f"system.ntfs_{name}".encode(), buffer, len(buffer))
+            if length >= 0:
+                of[name] = buffer.raw[:length]
+    return found
 
 
 def _births(root: Path) -> dict[str, int]:

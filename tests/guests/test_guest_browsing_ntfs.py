@@ -40,11 +40,12 @@ def volume(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         streams = features.ntfs(root, request.param)
     with builders.mounted(image, kind="ntfs", options="ro,streams_interface=windows") as root:
         known = trees.folder(root, streams=streams, born=_born)
-    return image, known
+        kept = trees.windows(root, "acl", "attrib_be", "times_be", "crtime_be", "reparse_data", "ea")
+    return image, known, kept
 
 
 def test_every_file_is_as_the_mount_shows_it(volume) -> None:
-    image, known = volume
+    image, known, _ = volume
     special = [path for path in known if path.startswith("reparsed/")]
     links = [path for path in known if known[path].target is not None]
     with builders.opened(image) as disk, browsing.browse(disk) as browser:
@@ -56,8 +57,30 @@ def test_every_file_is_as_the_mount_shows_it(volume) -> None:
         assert trees.compare(known, found, leave=(*MADE_UP, "created"), slack=100, without=special) == []
 
 
+def test_descriptors_attributes_and_links_of_windows_are_those_of_the_mount(volume) -> None:
+    image, _, kept = volume
+    found: dict[str, dict[str, bytes]] = {}
+    with builders.opened(image) as disk, browsing.browse(disk) as browser:
+        waiting = [("", browser.root(0))]
+        while waiting:
+            above, directory = waiting.pop()
+            for name, node in browser.children(directory):
+                of = {key.removeprefix("system.ntfs_"): value for key, value in node.xattrs if "ntfs" in key}
+                found[f"{above}{name}"] = of
+                if node.kind == "directory":
+                    waiting.append((f"{above}{name}/", node))
+    for path in found:
+        # Where its content is kept elsewhere, the mark of that is of no use to who has the content.
+        if "reparse_data" not in found[path]:
+            kept[path].pop("reparse_data", None)
+    assert found == kept and len({of["acl"] for of in found.values()}) > 81
+    assert {path for path in found if "reparse_data" in found[path]} == {
+        f"reparsed/{name}" for name in ("junction", "absolute", "relative", "linux")
+    }
+
+
 def test_what_windows_makes_of_files_is_told_or_refused(volume) -> None:
-    image, _ = volume
+    image, _, _ = volume
     with builders.opened(image) as disk, browsing.browse(disk) as browser:
         for name, _, _, told in features.REPARSED:
             node = browser.find(0, f"reparsed/{name}")
@@ -76,7 +99,7 @@ def test_what_windows_makes_of_files_is_told_or_refused(volume) -> None:
 
 
 def test_paths_numbers_and_listings_lead_to_the_same_file(volume) -> None:
-    image, known = volume
+    image, known, _ = volume
     with builders.opened(image) as disk, browsing.browse(disk) as browser, listings.list_files(disk) as listing:
         seen = 0
         for number, file in enumerate(listing):
@@ -99,7 +122,7 @@ def test_paths_numbers_and_listings_lead_to_the_same_file(volume) -> None:
 
 
 def test_pieces_of_packed_files(volume) -> None:
-    image, known = volume
+    image, known, _ = volume
     if "packed/text" not in known:
         assert image.stat().st_size
         return

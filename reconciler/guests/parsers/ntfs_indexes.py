@@ -15,11 +15,16 @@ from reconciler.guests.parsers import ntfs_records as records
 _NAME = "$I30"
 _DOS = 2
 _ENTRY = 16
-_LAST = 2
+_BELOW, _LAST = 1, 2
 #: Bytes of an index and of its bitmap that are believed, and that are read at once.
 _MOST, _MOST_BITMAP, _STEP = 32 << 30, 8 << 20, 1 << 20
 #: Names that are kept where the table stands in for damaged indexes.
 _MOST_NAMES = 3_000_000
+#: Blocks from the root of an index to an entry.
+_DEEPEST = 32
+
+#: Bytes of a block.
+_SIZES = frozenset(512 << shift for shift in range(8))
 
 #: What a damaged index raises.
 DAMAGE = (records.Damaged, stretches.Truncated)
@@ -71,7 +76,7 @@ class Indexes:
         size = int.from_bytes(root[8:12], "little")
         if allocation is None:
             return
-        if bitmap is None or size not in (512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536):
+        if bitmap is None or size not in _SIZES:
             raise records.Damaged("its index has blocks of an unknown size")
         if allocation.size > _MOST or bitmap.size > _MOST_BITMAP:
             raise records.Damaged("its index is too long")
@@ -147,3 +152,43 @@ def _entries(block: bytes | bytearray, at: int, end: int) -> list[served.Name]:
             found.append(served.Name(text, reference & records.NUMBER, reference >> 48))
         at += length
     raise records.Damaged("a node of its index has no end")
+
+
+def numbered(table: records.Table, found: list[records.Attribute], name: str, wanted: int) -> bytes | None:
+    """What an index in order of 32-bit numbers, such as ``$SII``, holds of one; None where it does not know it.
+
+    ``found``: attributes of the file that holds the index. Raises ``Damaged`` and ``Truncated``.
+    """
+    own = [one for one in found if one.name == name]
+    block: bytes | bytearray | None = next((one.value for one in own if one.kind == records.INDEX), None)
+    if block is None or len(block) < 32:
+        raise records.Damaged(f"there is no index {name}")
+    size, head = int.from_bytes(block[8:12], "little"), 16
+    step = table.shape.cluster if table.shape.cluster <= size else 512
+    allocation = _only(own, records.ALLOCATION)
+    for _ in range(_DEEPEST):
+        entry = _towards(block, *_span(block, head), wanted)
+        if int.from_bytes(entry[12:14], "little") & _LAST == 0 and entry[16:20] == wanted.to_bytes(4, "little"):
+            at, length = struct.unpack_from("<HH", entry)
+            return entry[at : at + length]
+        if not entry[12] & _BELOW:
+            return None
+        if allocation is None or size not in _SIZES:
+            raise records.Damaged(f"the index {name} has no blocks")
+        block = table.content(allocation.runs, int.from_bytes(entry[-8:], "little") * step, size)
+        if block[:4] != b"INDX":
+            raise records.Damaged(f"a block of the index {name} is none")
+        block, head = records.mend(block), 24
+    raise records.Damaged(f"the index {name} leads too deep")
+
+
+def _towards(block: bytes | bytearray, at: int, end: int, wanted: int) -> bytes:
+    """The entry of a node that is a number's own, or below which it would be."""
+    while at + _ENTRY <= end:
+        length, _, flags = struct.unpack_from("<HHH", block, at + 8)
+        if at + length > end or length < (_ENTRY if flags & _LAST else 20) + 8 * (flags & _BELOW):
+            break
+        if flags & _LAST or int.from_bytes(block[at + 16 : at + 20], "little") >= wanted:
+            return bytes(block[at : at + length])
+        at += length
+    raise records.Damaged("a node of an index is not readable")

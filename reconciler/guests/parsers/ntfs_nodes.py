@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from reconciler.guests import scans
 from reconciler.guests.parsers import (
+    ntfs_descriptors,
     ntfs_indexes,
     ntfs_links,
     ntfs_names,
@@ -27,6 +28,7 @@ _WANTED = frozenset(
         records.STANDARD,
         records.LIST,
         records.NAME,
+        records.SECURITY,
         records.DATA,
         records.INDEX,
         records.BITMAP,
@@ -56,6 +58,7 @@ class Files:
         self._shape = records.shape(stretch)
         self._table = records.Table(stretch, self._shape)
         self._indexes = ntfs_indexes.Indexes(self._table)
+        self._descriptors = ntfs_descriptors.Descriptors(self._table)
         self._files: collections.OrderedDict[int, _File] = collections.OrderedDict()
 
     def facts(self) -> outputs.Facts:
@@ -131,6 +134,9 @@ class Files:
             node.size = len(special.target.encode("utf-8", "surrogateescape"))
         node.flags = tuple(sorted(flags))
         self._linux(node, file)
+        link = special.format not in (stat.S_IFREG, stat.S_IFDIR)
+        found = self._descriptors.attributes(file.found, directory=file.directory, link=link)
+        served.add_xattrs(node, found, ntfs_indexes.DAMAGE)
         return node
 
     def _linux(self, node: served.Node, file: _File) -> None:

@@ -16,10 +16,11 @@ from typing import NamedTuple
 from reconciler.guests.parsers import stretches, texts
 
 #: Types of attributes.
-STANDARD, LIST, NAME, LABEL, FACTS, DATA, INDEX, ALLOCATION, BITMAP, REPARSE, EXTENDED = (
+STANDARD, LIST, NAME, SECURITY, LABEL, FACTS, DATA, INDEX, ALLOCATION, BITMAP, REPARSE, EXTENDED = (
     0x10,
     0x20,
     0x30,
+    0x50,
     0x60,
     0x70,
     0x80,

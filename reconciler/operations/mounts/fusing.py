@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from reconciler.base import errors
-from reconciler.operations import fileplaces
+from reconciler.operations import fileplaces, ntfstargets
 from reconciler.operations.mounts import trees
 
 _LOGGER = logging.getLogger(__name__)
@@ -82,7 +82,9 @@ class _Operations:
         return 0
 
     def listxattr(self, path: str) -> list[str]:
-        return [name.decode("latin-1") for name in self._ask(path, lambda item: item.xattrs())]
+        # As NTFS-3G does: who asks for one by its name is told, and who copies all copies none that no target takes.
+        names = (name.decode("latin-1") for name in self._ask(path, lambda item: item.xattrs()))
+        return [name for name in names if not name.startswith(ntfstargets.PREFIX)]
 
     def getxattr(self, path: str, name: str, _position: int = 0) -> bytes:
         wanted = name.encode("latin-1")
