@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/vmware/govmomi/vim25/types"
@@ -19,6 +20,9 @@ type change struct {
 	dead   []*Layer
 	labels int
 }
+
+// macs knows which machine a card's address was given to, for as long as the peer runs.
+var macs sync.Map
 
 // configure applies a specification; the caller holds m.mu. What fails leaves nothing behind.
 func (l *Lab) configure(m *Machine, spec *types.VirtualMachineConfigSpec) types.BaseMethodFault {
@@ -224,10 +228,14 @@ func (c *change) addOther(index int32, device types.BaseVirtualDevice) types.Bas
 	c.keys[temporary] = own.Key
 	if card, ok := device.(types.BaseVirtualEthernetCard); ok {
 		nic := card.GetVirtualEthernetCard()
+		if owner, held := macs.Load(nic.MacAddress); held && owner != c.m.Moref && nic.AddressType != "manual" {
+			nic.MacAddress = "" // only what somebody chose may be there twice
+		}
 		if nic.MacAddress == "" {
 			nic.MacAddress, nic.AddressType = fmt.Sprintf("00:50:56:%02x:%02x:%02x", number(c.m.Moref)>>8&0x3f,
 				number(c.m.Moref)&0xff, own.Key-4000), "assigned"
 		}
+		macs.Store(nic.MacAddress, c.m.Moref)
 		if own.DeviceInfo == nil {
 			own.DeviceInfo = &types.Description{Label: fmt.Sprintf("Network adapter %d", own.Key-3999), Summary: "VM Network"}
 		}

@@ -20,7 +20,7 @@ from vsphere_estates import vsphere_labs
 from reconciler.base import errors
 from reconciler.sources import opening
 from reconciler.sources.vsphere.connections import faults, links, properties, sessions
-from reconciler.sources.vsphere.inventory import listings, lookups, marks, tags
+from reconciler.sources.vsphere.inventory import ancestry, listings, lookups, marks, tags
 
 OWNER = str(uuid.uuid4())
 DATACENTERS = [
@@ -279,6 +279,7 @@ def test_a_machine_of_a_vapp_lies_in_the_folder_of_the_vapp(own: vsphere_labs.La
     own.act("one", "vApp", name=vapp._moId)
     found = {vm.name: vm for vm in listings.Look(session).machines}
     assert (found["one"].path, found["one"].datacenter) == ("/DC0/vm/one", "DC0")
+    assert ancestry.datacenter(session, session.object(vim.VirtualMachine, found["one"].reference), "test") == "DC0"
     assert found["two"].path == "/DC0/vm/gold/two"
 
 

@@ -88,11 +88,11 @@ def test_the_same_identity_is_refused_while_the_original_lives(world: World) -> 
     assert "--identity new" in str(caught.value.hint)
 
 
-def _card(world: World) -> None:
+def _card(world: World, kind: str = "manual") -> None:
     """A network card for vm1."""
     card = vim.vm.device.VirtualVmxnet3(
         key=-1,
-        addressType="manual",
+        addressType=kind,
         macAddress="00:50:56:00:00:11",
         backing=vim.vm.device.VirtualEthernetCard.NetworkBackingInfo(deviceName="VM Network"),
     )
@@ -117,14 +117,33 @@ def test_macs_are_kept_with_the_identity_and_not_without(world: World) -> None:
     world.restore(name="back")
     world.lab.act("vm1", "destroy")
     world.restore()
+    assert _macs(world, "vm1") == ["00:50:56:00:00:11"]
+    assert len(_macs(world, "back")) == 1
+    assert _macs(world, "back") != ["00:50:56:00:00:11"]
+
+
+def _macs(world: World, name: str) -> list[str]:
     kinds = vim.vm.device.VirtualEthernetCard
-    macs = {
-        name: [one.macAddress for one in world.config(name).hardware.device if isinstance(one, kinds)]
-        for name in ("vm1", "back")
-    }
-    assert macs["vm1"] == ["00:50:56:00:00:11"]
-    assert len(macs["back"]) == 1
-    assert macs["back"] != macs["vm1"]
+    return [one.macAddress for one in world.config(name).hardware.device if isinstance(one, kinds)]
+
+
+def test_a_cluster_of_the_same_name_in_another_datacenter_is_not_home(tmp_path: Path, monkeypatch: Any) -> None:
+    centers = [
+        {"name": name, "clusters": [{"name": "C0", "hosts": [f"esx{number}"]}], "datastores": [{"name": "ds1"}]}
+        for number, name in enumerate(("other", "DC0"))
+    ]
+    with virtual_estates.vsphere_labs.Lab.start(
+        tmp_path / "lab", machines=[machine(datacenter="DC0", folder="", host="esx1")], datacenters=centers
+    ) as lab:
+        for name, value in lab.environment().items():
+            monkeypatch.setenv(name, value)
+        world = World(tmp_path, lab)
+        world.back_up()
+        assert world.label.configuration is not None
+        world.back_up(configuration=world.label.configuration.replace('"host":"esx1"', '"host":"gone"'))
+        target = world.plan(name="back")
+        sessions.close_all()
+    assert target.target == "vsphere:lab/DC0/vm/back"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +238,10 @@ def test_never_over_a_machine(world: World) -> None:
 
 @pytest.mark.parametrize("identity", ["same", "new"])
 def test_replacing_leaves_the_old_machine_whole(world: World, identity: str) -> None:
+    _card(world, "assigned")
+    world.back_up()
+    # What is not in the API's description, not every server has.
+    world.lab.fault(on="Fetch", kind="fault", fault="NotSupported")
     world.lab.write("vm1", "Hard disk 1", 0, b"after the backup")
     old = {one["label"]: world.lab.content("vm1", one["label"]) for one in world.lab.machine("vm1")["disks"]}
     done = json.loads(
@@ -235,6 +258,9 @@ def test_replacing_leaves_the_old_machine_whole(world: World, identity: str) -> 
     assert left["instanceUuid"] != world.lab.machine("vm1")["instanceUuid"]
     assert done["identity"] == identity
     assert any(aside in note for note in done["notes"])
+    assert not any("firmware" in note for note in done["notes"])
+    # The address was the old machine's when the card was made.
+    assert (_macs(world, "vm1") == ["00:50:56:00:00:11"]) == same
     # The same day once more: names do not collide.
     world.run("--replace", HOLDFAST_CLOCK="2026-11-24T07:00:00Z")
     assert world.names() == ["vm1", aside, f"{aside}-2", "vm2"]

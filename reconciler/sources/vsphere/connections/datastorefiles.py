@@ -87,7 +87,7 @@ def send(session: sessions.Session, place: Place, content: Iterable[bytes], size
 
     The session is proven before anything is sent: a refusal after a terabyte would be a pity.
     """
-    session.read(f"{doing}: session", lambda: session.content.sessionManager.currentSession)
+    session.renew()
     with _connection(session, place, doing) as connection:
         connection.putrequest("PUT", place.request)
         connection.putheader("Cookie", session.cookie())

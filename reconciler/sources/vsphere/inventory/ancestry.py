@@ -36,6 +36,9 @@ def above(session: sessions.Session, object: Any, doing: str) -> list[properties
         way.insert(0, at)
         parent = at.values.get("parent")
         at = None if parent is None else by_reference.get(parent._moId)
+    if len(way) == 1 and isinstance(object, vim.VirtualMachine):
+        vapp = properties.of(session, object, ("parentVApp",), doing).get("parentVApp")
+        return [*above(session, vapp, doing), *way] if vapp is not None else way
     return way
 
 

@@ -22,8 +22,9 @@ from reconciler.base import crashes, disks, errors, meters
 from reconciler.sources import machinetargets
 from reconciler.sources.vsphere.blueprints import blueprints
 from reconciler.sources.vsphere.connections import datastorefiles, faults, properties, sessions
-from reconciler.sources.vsphere.inventory import listings, tags
+from reconciler.sources.vsphere.inventory import listings
 from reconciler.sources.vsphere.rebuilding import (
+    belongings,
     halfmade,
     importing,
     orders,
@@ -281,7 +282,7 @@ class Build:
         crashes.passing("machine.proven")
         order = self._order
         if self.found == "Named":
-            self._decorate()
+            self._belongings()
             return
         aside = None
         if self._old is not None:
@@ -300,7 +301,7 @@ class Build:
         order.mark.at_work(begins=False)
         if aside is not None:
             self.notes.append(f"the machine that was there is off and called {aside.name}; nothing of it was removed")
-        self._decorate()
+        self._belongings()
 
     def _name(self) -> None:
         order = self._order
@@ -339,35 +340,8 @@ class Build:
         session, machine = self._order.session, self._machine
         properties.wait(session, session.act(doing, lambda: machine.ReconfigVM_Task(spec)), doing)
 
-    def _decorate(self) -> None:
-        """Custom attributes and tags that the vCenter knows, and a word on the rest."""
-        order = self._order
-        for what, give in (("custom attribute", self._attributes), ("tag", self._tags)):
-            try:
-                lacking = give()
-            except errors.SourceError as error:
-                self.notes.append(f"{what}s were not set: {error.message}")
-                continue
-            if lacking:
-                self.notes.append(f"VCenter {order.session.name} has no {what} {', '.join(lacking)}: not set")
-
-    def _attributes(self) -> list[str]:
-        """Set them; those that the vCenter has no field for."""
-        session, wanted = self._order.session, self._order.blueprint.attributes
-        if not wanted:
-            return []
-        doing = f"{self._order.doing}: custom attributes"
-        manager = session.content.customFieldsManager
-        fields = properties.of(session, manager, ("field",), doing).get("field") or ()
-        keys = {str(one.name): one.key for one in fields if one.managedObjectType in (None, vim.VirtualMachine)}
-        for name in sorted(wanted.keys() & keys.keys()):
-            session.act(doing, _set_field(manager, self._machine, keys[name], wanted[name]))
-        return sorted(wanted.keys() - keys.keys())
-
-    def _tags(self) -> list[str]:
-        """Attach them; those that the vCenter does not have."""
-        wanted = self._order.blueprint.tags
-        return tags.attach(self._order.session, str(self._machine._moId), wanted) if wanted else []
+    def _belongings(self) -> None:
+        self.notes.extend(belongings.give(self._order, self._machine))
 
     def start(self) -> None:
         """Switch it on, unless it is."""
@@ -408,7 +382,3 @@ class Build:
             self.notes.append(
                 f"{order.mark.temporary} is left, half-made: {error.message}; the next restore removes it"
             )
-
-
-def _set_field(manager: Any, machine: Any, key: int, value: str) -> Callable[[], Any]:
-    return lambda: manager.SetField(machine, key, value)

@@ -171,11 +171,13 @@ def _host(world: _World, home: blueprints.Place, words: machinetargets.Wanted, n
                 hint=f"ready is {_some([str(one.values.get('name')) for one in ready]) or 'none'}",
             )
         return next((one for one in within if one.values.get("name") == home.host), within[0])
-    ready = _in_folder(world, ready, words)
-    same = [one for one in ready if one.values.get("name") == home.host]
+    ready = _within(world, ready, f"{words.folder or ''}/")
+    # Another datacenter may have a cluster of the same name; its host is never taken unasked for one at home.
+    near = _within(world, ready, f"{words.folder if (words.folder or '').startswith('/') else home.datacenter}/")
+    same = [one for one in near if one.values.get("name") == home.host]
     if same:
         return same[0]
-    cluster = [one for one in ready if _name(world.get(one.values.get("parent"))) == home.compute]
+    cluster = [one for one in near if _name(world.get(one.values.get("parent"))) == home.compute]
     if cluster or len(ready) == 1:
         chosen = (cluster or ready)[0]
         notes.append(
@@ -188,10 +190,9 @@ def _host(world: _World, home: blueprints.Place, words: machinetargets.Wanted, n
     )
 
 
-def _in_folder(world: _World, ready: list[properties.Shown], words: machinetargets.Wanted) -> list[properties.Shown]:
-    """Only hosts of the datacenter that the folder's path begins with."""
-    path = words.folder or ""
-    centers = [one for one in world.of(vim.Datacenter) if f"{path}/".startswith(f"{world.path(one)}/")]
+def _within(world: _World, ready: list[properties.Shown], path: str) -> list[properties.Shown]:
+    """Only hosts of the datacenter that a path, which ends with a slash, begins with; all where it is not here."""
+    centers = [one for one in world.of(vim.Datacenter) if path.startswith(f"{world.path(one)}/")]
     if not centers:
         return ready
     return [one for one in ready if _reference(world.above(one, vim.Datacenter)) == centers[0].reference]

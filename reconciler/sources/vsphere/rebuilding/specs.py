@@ -16,6 +16,7 @@ from reconciler.sources.vsphere.rebuilding import places
 
 _Device = vim.vm.device
 _ADD: Final = _Device.VirtualDeviceSpec.Operation.add
+_EDIT: Final = _Device.VirtualDeviceSpec.Operation.edit
 _CREATE: Final = _Device.VirtualDeviceSpec.FileOperation.create
 
 
@@ -193,6 +194,21 @@ def _network(session: sessions.Session, network: Any, name: str, doing: str) -> 
             opaqueNetworkType=getattr(summary, "opaqueNetworkType", "nsx.LogicalSwitch"),
         )
     return _Device.VirtualEthernetCard.NetworkBackingInfo(deviceName=name, network=network)
+
+
+def addresses(devices: Iterable[Any], blueprint: blueprints.Blueprint) -> list[Any]:
+    """Changes of the network cards that did not get the MAC address of the blueprint: a server gives another one while
+    the machine that is replaced still has it."""
+    cards = [one for one in devices if isinstance(one, _Device.VirtualEthernetCard)]
+    if len(cards) != len(blueprint.nics):
+        return []
+    found = []
+    for card, wanted in zip(cards, blueprint.nics, strict=True):
+        if wanted.mac and str(card.macAddress or "").lower() != wanted.mac.lower():
+            # Only one that somebody chose is left as it is.
+            card.addressType, card.macAddress = "manual", wanted.mac
+            found.append(_Device.VirtualDeviceSpec(operation=_EDIT, device=card))
+    return found
 
 
 def naming(blueprint: blueprints.Blueprint, name: str, identity: machinetargets.Identity, mark: tuple[str, str]) -> Any:
