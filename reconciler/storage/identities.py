@@ -66,6 +66,17 @@ def read(root: Path, name: str) -> Identity:
         raise errors.UnitError(f"storage unit {name}: {path} cannot be read as a unit's identity: {error}") from error
 
 
+def require(root: Path, name: str, id: str) -> None:
+    """Raise ``UnitOffline`` unless unit ``id`` is what lies under ``root``: an empty mount point is Offline, not empty.
+    Raises what ``read`` raises, too."""
+    found = read(root, name).id
+    if found != id:
+        raise errors.UnitOffline(
+            f"storage unit {name}: {root} holds unit {found}, not {id}",
+            hint="mount the unit's file system, or correct its path",
+        )
+
+
 def write(root: Path, identity: Identity) -> None:
     """Write ``unit.json`` atomically and durably. Raises ``OSError``."""
     document = {

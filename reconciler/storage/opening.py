@@ -179,16 +179,10 @@ class OpenUnits:
             return unit
 
     def require(self, name: str) -> None:
-        """Raise ``UnitOffline`` where a unit that was opened is not there any more, or another one is in its place.
-
-        To be asked before anything is concluded from what was not found on it.
-        """
+        """Ask the unit that ``get`` gave last whether it is still there; see ``units.StorageUnit.require_online``."""
         with self._lock:
-            wanted, known, _ = self._open[name]
-        if identities.read(wanted.path, name).id != known:
-            raise errors.UnitOffline(
-                f"storage unit {name}: another unit is at {wanted.path} now", hint="mount the right one there"
-            )
+            unit = self._open[name][2]
+        unit.require_online()
 
     def close(self) -> None:
         """Close every open unit."""

@@ -257,6 +257,13 @@ class StorageUnit(Protocol):
     def standalone(self) -> bool:
         """Whether every committed image can be read without any other (no chains)."""
 
+    def require_online(self) -> None:
+        """Raise ``UnitOffline`` where what was opened is not there any more, or another unit is in its place.
+
+        Calls ask it before they touch anything, so an empty mount point is never taken for an empty unit. To be asked
+        once more before anything is concluded from what was not found.
+        """
+
     def begin(self, label: ImageLabel, disk_names: Collection[str]) -> ImageWriter:
         """Start an image. What a crash left of an earlier start under the same id is removed first.
         Raises ``UnitReadOnly``, ``UnitFull``, or ``UnitError`` if the id is committed already."""

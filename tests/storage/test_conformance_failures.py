@@ -204,6 +204,8 @@ def test_an_empty_mount_point_is_offline_and_never_empty(unit: units.StorageUnit
     root.rename(root.with_name("unmounted"))
     root.mkdir()
     with pytest.raises(errors.UnitOffline):
+        unit.require_online()
+    with pytest.raises(errors.UnitOffline):
         list(unit.list())
     with pytest.raises(errors.UnitOffline):
         unit.open("img-1")
@@ -212,6 +214,15 @@ def test_an_empty_mount_point_is_offline_and_never_empty(unit: units.StorageUnit
     with pytest.raises(errors.UnitOffline):
         unit.delete("img-1")
     assert samples.tree(root) == set()
+
+
+def test_another_unit_in_its_place_is_offline(unit: units.StorageUnit, root: Path) -> None:
+    unit.require_online()
+    identities.write(root, identities.new(identities.read(root, "unit").type, samples.OWNER))
+    with pytest.raises(errors.UnitOffline, match="holds unit"):
+        unit.require_online()
+    with pytest.raises(errors.UnitOffline, match="holds unit"):
+        list(unit.list())
 
 
 @pytest.fixture

@@ -265,12 +265,6 @@ def test_what_is_not_holdfasts_is_neither_listed_nor_swept(unit: directory.Direc
     assert samples.tree(root) == before
 
 
-def test_another_unit_under_the_path_is_offline(unit: directory.DirectoryUnit, root: Path) -> None:
-    identities.write(root, identities.new("Directory", samples.OWNER))
-    with pytest.raises(errors.UnitOffline, match="holds unit"):
-        list(unit.list())
-
-
 def test_a_writer_of_the_same_image_that_lives_is_not_pushed_out(unit: directory.DirectoryUnit) -> None:
     writer = unit.begin(samples.label(), ["d"])
     with pytest.raises(errors.UnitError, match="being written"):

@@ -101,6 +101,10 @@ class DedupePool:
         self._lock = threading.Lock()
         self._surveyed: tuple[int, int] | None = None
 
+    def require_online(self) -> None:
+        """Raise ``UnitOffline`` unless the folder still is this pool; see ``units.StorageUnit``."""
+        identities.require(self.root, self.name, self._identity.id)
+
     def begin(self, label: units.ImageLabel, disk_names: Collection[str]) -> writers.PoolWriter:
         """Start an image. Raises ``UnitReadOnly``, ``UnitFull``, or ``UnitError`` if the id is committed already."""
         self._require_writable()
@@ -193,7 +197,7 @@ class DedupePool:
     def capacity(self) -> units.Capacity:
         """Space, measured now. Only where images were deleted since the last collection, the recipes are read to see
         what a collection would give back; 0 where that fails, as the collection would too."""
-        self._require_online()
+        self.require_online()
         with files.unit_errors(self.name):
             space = os.statvfs(self.root)
             used = _size(self.root)
@@ -319,7 +323,7 @@ class DedupePool:
 
     def wounded(self, *, meter: meters.Meter) -> Mapping[str, tuple[units.Damage, ...]]:
         """The images that cannot be read back whole, as far as is known, and which ranges. Reads recipes, no data."""
-        self._require_online()
+        self.require_online()
         with files.unit_errors(self.name):
             return wounds.of_all(self._opened(), meter)[1]
 
@@ -332,7 +336,7 @@ class DedupePool:
 
     def check(self, *, meter: meters.Meter) -> tuple[inspections.Finding, ...]:
         """Follow every image to its segments and prove every byte of every container."""
-        self._require_online()
+        self.require_online()
         with files.unit_errors(self.name):
             return inspections.check(self._opened(), meter)
 
@@ -344,23 +348,15 @@ class DedupePool:
             stores.release(store)
 
     def _names(self) -> tuple[str, ...]:
-        self._require_online()
+        self.require_online()
         with files.unit_errors(self.name):
             return tuple(manifests.names(self.root / "manifests"))
 
     def _manifest(self, image: str) -> manifests.Manifest:
         return manifests.read(self.root / "manifests", image, uuid.UUID(self._identity.id), self.name)
 
-    def _require_online(self) -> None:
-        """A folder without the identity, such as a mount point without its mount, is offline and not to be touched."""
-        found = identities.read(self.root, self.name)
-        if found.id != self._identity.id:
-            raise errors.UnitOffline(
-                f"storage unit {self.name}: {self.root} holds unit {found.id}", hint="mount the unit's own file system"
-            )
-
     def _require_writable(self) -> None:
-        self._require_online()
+        self.require_online()
         if self._refusal:
             raise errors.UnitReadOnly(
                 f"storage unit {self.name} is read-only: {self._refusal}",
@@ -369,7 +365,7 @@ class DedupePool:
 
     def _opened(self) -> stores.Store:
         """The unit's own reference, for calls that end before the unit is closed."""
-        self._require_online()
+        self.require_online()
         with self._lock:
             if self._store is None:
                 store = stores.share(self._settings)

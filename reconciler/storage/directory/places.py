@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from reconciler.base import errors, files
+from reconciler.base import files
 from reconciler.storage import identities, labels
 from reconciler.storage.directory import formats
 
@@ -33,13 +33,8 @@ class Places:
         self._seen: dict[str, Path] = {}
 
     def require_online(self) -> None:
-        """Raise ``UnitOffline`` unless the root still is the unit: an empty mount point is Offline, not empty."""
-        found = identities.read(self._root, self._name)
-        if found.id != self._unit_id:
-            raise errors.UnitOffline(
-                f"storage unit {self._name}: {self._root} holds unit {found.id}, not {self._unit_id}",
-                hint="mount the unit's file system, or correct its path",
-            )
+        """Raise ``UnitOffline`` unless the root still is the unit."""
+        identities.require(self._root, self._name, self._unit_id)
 
     def images(self) -> Iterator[Path]:
         """Every folder that has the place and the name of a committed image. Raises ``UnitError``."""

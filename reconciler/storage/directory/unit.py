@@ -39,6 +39,10 @@ class DirectoryUnit:
         #: Stored bytes by folder, with the inode and mtime of the ``image.json`` they were read from.
         self._sizes: dict[Path, tuple[tuple[int, int], int]] = {}
 
+    def require_online(self) -> None:
+        """Raise ``UnitOffline`` unless the folder still is this unit; see the port."""
+        self._places.require_online()
+
     def begin(self, label: units.ImageLabel, disk_names: Collection[str]) -> writers.DirectoryWriter:
         """Start an image; see the port."""
         self._require_writable("written")
@@ -138,7 +142,7 @@ class DirectoryUnit:
 
     def freed_by(self, image_ids: Collection[str]) -> tuple[int, bool]:
         """What the files of these images occupy: deleting them gives back all of it. Always counted."""
-        self._places.require_online()
+        self.require_online()
         with files.unit_errors(self.name):
             return sum(places.allocated(place) for place in self._places.of(set(image_ids))), True
 
@@ -160,7 +164,7 @@ class DirectoryUnit:
         """Nothing is held between calls; opened images close themselves."""
 
     def _require_writable(self, what: str) -> None:
-        self._places.require_online()
+        self.require_online()
         if not self._writable:
             raise errors.UnitReadOnly(
                 f"storage unit {self.name} cannot be {what}: it belongs to catalog {self._identity.owner}",
@@ -168,7 +172,7 @@ class DirectoryUnit:
             )
 
     def _find(self, image_id: str) -> tuple[Path, formats.Document]:
-        self._places.require_online()
+        self.require_online()
         place = self._places.find(image_id)
         if place is None:
             raise errors.ImageMissing(
