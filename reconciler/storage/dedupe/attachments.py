@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from reconciler.base import digests, disks
 from reconciler.storage import attachments, units
-from reconciler.storage.dedupe import containers, manifests, segmenters, stores
+from reconciler.storage.dedupe import appenders, containers, manifests, segmenters, stores
 
 VERSION: Final = 1
 LIST_HEAD: Final = struct.Struct("<4sB3xI4x")
@@ -50,14 +50,15 @@ def decode_list(data: bytes) -> list[Row]:
 
 
 def store_pages(
-    name: str,
-    pages: Iterable[bytes],
-    *,
-    fingerprints: segmenters.Fingerprints,
-    place: Callable[[dict[bytes, disks.Buffer]], None],
-    place_meta: Callable[[bytes], bytes],
+    store: stores.Store, claims: appenders.Claims, name: str, pages: Iterable[bytes]
 ) -> manifests.AttachmentRecipe:
-    """Store an attachment; what the manifest shall say of it. Raises what ``pages`` and the two raise."""
+    """Store an attachment; what the manifest shall say of it. Raises ``UnitError`` kinds and what ``pages`` raises."""
+    fingerprints = segmenters.Fingerprints(store.header.key)
+
+    def place(segments: dict[bytes, disks.Buffer]) -> None:
+        store.place(containers.DATA, segments, claims)
+        store.beat(claims)
+
     rows: list[Row] = []
     batch: dict[bytes, disks.Buffer] = {}
     waiting = 0
@@ -71,8 +72,10 @@ def store_pages(
             batch, waiting = {}, 0
     if batch:
         place(batch)
-    size = sum(row.size for row in rows)
-    return manifests.AttachmentRecipe(name=name, pages=len(rows), size=size, listing=place_meta(encode_list(rows)))
+    size, listed = sum(row.size for row in rows), encode_list(rows)
+    listing = fingerprints.of(listed)
+    store.place_meta(listing, listed, claims)
+    return manifests.AttachmentRecipe(name=name, pages=len(rows), size=size, listing=listing)
 
 
 class PoolAttachment:

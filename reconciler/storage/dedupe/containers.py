@@ -30,6 +30,8 @@ MAX_RAW: Final = 16 << 20
 DATA: Final = 1
 META_A: Final = 2
 META_B: Final = 3
+#: A meta segment is stored once in each of these.
+META: Final = (META_A, META_B)
 #: File name suffix by kind.
 SUFFIXES: Final = {DATA: "data", META_A: "meta-a", META_B: "meta-b"}
 KINDS: Final = {suffix: kind for kind, suffix in SUFFIXES.items()}

@@ -14,8 +14,6 @@ from pathlib import Path
 from reconciler.base import errors, meters
 from reconciler.storage.dedupe import attachments, containers, indexes, manifests, recipes, registrations, stores
 
-_META = (containers.META_A, containers.META_B)
-
 #: An image, the folder of its manifest, and whether it is a pin.
 Source = tuple[str, Path, bool]
 
@@ -141,12 +139,12 @@ class Mark:
 
     def _meta(self, fingerprint: bytes) -> bytes:
         data = self._store.fetch_meta(fingerprint)
-        locations = [self._store.locate(kind, [fingerprint])[0] for kind in _META]
+        locations = [self._store.locate(kind, [fingerprint])[0] for kind in containers.META]
         if None in locations and not self._looked_again:
             # Once for each image: a copy that is lost stays lost.
             self._looked_again = True
             self._store.look_again()
-            locations = [self._store.locate(kind, [fingerprint])[0] for kind in _META]
+            locations = [self._store.locate(kind, [fingerprint])[0] for kind in containers.META]
         for location in locations:
             if location is not None:
                 self._set(location)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from blake3 import blake3
 
-from reconciler.base import crashes, disks, errors, files
+from reconciler.base import crashes, errors, files
 from reconciler.storage import attachments
 from reconciler.storage.dedupe import (
     appenders,
@@ -21,13 +21,10 @@ from reconciler.storage.dedupe import (
     manifests,
     registrations,
     scrubs,
-    segmenters,
     stores,
     writers,
 )
 from reconciler.storage.dedupe import attachments as pool_attachments
-
-_META = (containers.META_A, containers.META_B)
 
 
 def reattach(store: stores.Store, image: str, name: str, pages: Iterable[bytes]) -> None:
@@ -45,7 +42,7 @@ def reattach(store: stores.Store, image: str, name: str, pages: Iterable[bytes])
     claims.registration = registration
     store.join(claims)
     try:
-        recipe = _stored(store, claims, name, pages)
+        recipe = pool_attachments.store_pages(store, claims, name, pages)
         store.flush(claims)
         attached = attachments.put(manifest.attachments, recipe)
         changed = dataclasses.replace(manifest, stored=manifest.stored + claims.stored, attachments=attached)
@@ -58,29 +55,10 @@ def reattach(store: stores.Store, image: str, name: str, pages: Iterable[bytes])
 
 def _withdraw(store: stores.Store, recipe: manifests.AttachmentRecipe) -> None:
     """Nobody finds what is false of an attachment from now on."""
-    scrubs.withdraw_false(store, _META, [recipe.listing])
+    scrubs.withdraw_false(store, containers.META, [recipe.listing])
     with contextlib.suppress(containers.Damaged):
         rows = pool_attachments.decode_list(store.fetch_meta(recipe.listing))
         scrubs.withdraw_false(store, (containers.DATA,), [row.fingerprint for row in rows])
-
-
-def _stored(
-    store: stores.Store, claims: appenders.Claims, name: str, pages: Iterable[bytes]
-) -> manifests.AttachmentRecipe:
-    fingerprints = segmenters.Fingerprints(store.header.key)
-
-    def place(found: dict[bytes, disks.Buffer]) -> None:
-        store.place(containers.DATA, found, claims)
-        if claims.registration is not None:
-            claims.registration.beat()
-
-    def place_meta(data: bytes) -> bytes:
-        fingerprint = fingerprints.of(data)
-        for kind in _META:
-            store.place(kind, {fingerprint: data}, claims)
-        return fingerprint
-
-    return pool_attachments.store_pages(name, pages, fingerprints=fingerprints, place=place, place_meta=place_meta)
 
 
 def _commit(

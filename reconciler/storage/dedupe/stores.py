@@ -7,29 +7,23 @@ in for segments, ``fetch`` the way out; both go by fingerprint alone and know no
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import itertools
 import os
 import threading
 import types
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from reconciler.base import clocks, disks, errors, files
 from reconciler.storage import memories
-from reconciler.storage.dedupe import appenders, containers, damages, headers, indexes, journals
+from reconciler.storage.dedupe import appenders, containers, damages, headers, indexes, journals, runs
 
-#: Segments further apart than this in a container are read in two reads.
-_GAP: Final = 64 << 10
-#: Bytes read at once.
-_RUN: Final = 4 << 20
 #: Bytes of decoded data segments kept, where nobody asks for more.
 KEPT: Final = 32 << 20
 #: Entries of the index that lead nowhere, at least, before all of them are looked for.
 _WASTE: Final = 1000
-_META: Final = (containers.META_A, containers.META_B)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,6 +221,16 @@ class Store:
         claims.count(stored=added.stored)
         return added
 
+    def place_meta(self, fingerprint: bytes, data: bytes, claims: appenders.Claims) -> int:
+        """Store a page or a span in each of its two places; the bytes that this took. Raises as ``place`` does."""
+        return sum(self.place(kind, {fingerprint: data}, claims).stored for kind in containers.META)
+
+    def beat(self, claims: appenders.Claims) -> None:
+        """Say that a writer lives; cheap enough for every batch. Raises ``UnitError``."""
+        if claims.registration is not None:
+            with files.unit_errors(self.settings.name):
+                claims.registration.beat()
+
     def _indexed(self, kind: int, fingerprints: Sequence[bytes], claims: appenders.Claims) -> set[bytes]:
         """Which of these lie in containers that are in place; they are claimed."""
         locations = self.index.find(kind, fingerprints)
@@ -264,7 +268,7 @@ class Store:
 
     def fetch_meta(self, fingerprint: bytes) -> bytes:
         """One page or span, from whichever of its two copies is good. Raises ``containers.Damaged``."""
-        return bytes(self._fetch(_META, [fingerprint])[fingerprint])
+        return bytes(self._fetch(containers.META, [fingerprint])[fingerprint])
 
     def fetch_kind(self, kind: int, fingerprint: bytes) -> bytes:
         """One page or span from its container of this very kind. Raises ``containers.Damaged``."""
@@ -340,7 +344,7 @@ class Store:
     def _read(
         self, kind: int, fingerprints: list[bytes], key: bytes | None, places: Mapping[bytes, memoryview]
     ) -> dict[bytes, disks.Buffer]:
-        wanted = []
+        wanted = list[runs.Located]()
         for fingerprint, location in zip(fingerprints, self.locate(kind, fingerprints), strict=True):
             if location is None:
                 raise containers.Damaged(f"segment {fingerprint.hex()[:16]} is in no container")
@@ -348,61 +352,8 @@ class Store:
         wanted.sort()
         result: dict[bytes, disks.Buffer] = {}
         for container, located in itertools.groupby(wanted, key=lambda one: one[0]):
-            with _opened(containers.path(self.folder, container, kind)) as handle:
-                runs = list(_runs(located))
-                for run in runs:
-                    # All are asked for before the first is waited for: the device may take them in its own order.
-                    os.posix_fadvise(handle, run[0][1], _length(run), os.POSIX_FADV_WILLNEED)
-                for run in runs:
-                    result.update(_read_run(handle, kind, run, key, places))
+            result.update(runs.read(containers.path(self.folder, container, kind), located, key, places))
         return result
-
-
-#: A segment that is wanted: container, offset and length of its record, fingerprint.
-_Located = tuple[int, int, int, bytes]
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # What is wanted is known to the byte: reading ahead by guess would read what nobody asks for.
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-        yield handle
-    finally:
-        os.close(handle)
-
-
-def _read_run(
-    handle: int, kind: int, run: list[_Located], key: bytes | None, places: Mapping[bytes, memoryview]
-) -> Iterator[tuple[bytes, disks.Buffer]]:
-    start = run[0][1]
-    data = memoryview(os.pread(handle, _length(run), start))
-    for container, offset, length, fingerprint in run:
-        try:
-            record = data[offset - start : offset - start + length]
-            yield fingerprint, containers.decode(record, fingerprint, key, places.get(fingerprint))
-        except containers.Damaged as error:
-            name = containers.file_name(container, kind)
-            raise containers.Damaged(f"container {name} at {offset}: {error}") from error
-
-
-def _length(run: list[_Located]) -> int:
-    return run[-1][1] + run[-1][2] - run[0][1]
-
-
-def _runs(wanted: Iterable[_Located]) -> Iterator[list[_Located]]:
-    """Located segments of one container, ascending, by what is read at once."""
-    run: list[_Located] = []
-    for item in wanted:
-        if run:
-            _, offset, length, _ = run[-1]
-            if item[1] > offset + length + _GAP or item[1] + item[2] - run[0][1] > _RUN:
-                yield run
-                run = []
-        run.append(item)
-    if run:
-        yield run
 
 
 def reserve(root: Path) -> int:

@@ -30,8 +30,6 @@ from reconciler.storage.dedupe import (
 )
 from reconciler.storage.dedupe import attachments as pool_attachments
 
-_META = (containers.META_A, containers.META_B)
-
 
 class PoolWriter:
     """An image being written. Disks may be written by several threads at once."""
@@ -101,7 +99,7 @@ class PoolWriter:
             layout=layout,
             place=functools.partial(self._place, meter),
             workers=self._store.workers,
-            beat=self._beat,
+            beat=functools.partial(self._store.beat, self._claims),
         )
         stream.run()
         done = builder.finish(walk.digests)
@@ -122,13 +120,7 @@ class PoolWriter:
                 raise errors.UnitError(f"image {self._label.id}: attachment {name} was written already")
             self._attached[name] = None
         try:
-            recipe = pool_attachments.store_pages(
-                name,
-                pages,
-                fingerprints=self._fingerprints,
-                place=self._place_pages,
-                place_meta=functools.partial(self._place_meta, meters.Meter()),
-            )
+            recipe = pool_attachments.store_pages(self._store, self._claims, name, pages)
         except BaseException:
             with self._lock:
                 del self._attached[name]
@@ -136,14 +128,6 @@ class PoolWriter:
         crashes.passing("pool.attachment-placed")
         with self._lock:
             self._attached[name] = recipe
-
-    def _place_pages(self, pages: dict[bytes, disks.Buffer]) -> None:
-        self._store.place(containers.DATA, pages, self._claims)
-        self._beat()
-
-    def _beat(self) -> None:
-        with files.unit_errors(self._store.settings.name):
-            self._registration.beat()
 
     def _place(self, meter: meters.Meter, segments: list[segmenters.Segment]) -> list[recipes.Piece]:
         """Store segments; where they lie on the disk. Runs in the pool's workers."""
@@ -155,10 +139,9 @@ class PoolWriter:
         return pieces
 
     def _place_meta(self, meter: meters.Meter, data: bytes) -> bytes:
-        """Store a page or a span twice; its fingerprint."""
+        """Store a page or a span; its fingerprint."""
         fingerprint = self._fingerprints.of(data)
-        for kind in _META:
-            meter.add(stored=self._store.place(kind, {fingerprint: data}, self._claims).stored)
+        meter.add(stored=self._store.place_meta(fingerprint, data, self._claims))
         return fingerprint
 
     def _parent_recipe(self, parent: str, disk: disks.Disk) -> images.Recipe:
