@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from reconciler.guests.parsers import ext_groups, ext_inodes, ext_names, stretches
+from reconciler.guests.parsers import ext_groups, ext_inodes, ext_names, overlays, stretches
 
 _MAGIC = 0xC03B3998
 _DESCRIPTOR, _COMMIT, _REVOKE = 1, 2, 5
@@ -30,37 +30,18 @@ _MOST = 2 << 20
 _DAMAGE = (ext_inodes.Damaged, stretches.Truncated)
 
 
-class Replayed(stretches.Stretch):
+class Replayed(overlays.Patched):
     """A volume with newer copies of some of its blocks, which lie elsewhere on it."""
 
     def __init__(self, stretch: stretches.Stretch, block: int, newer: dict[int, tuple[int, bool]]) -> None:
         """``newer``: by block the one that holds its copy, and whether that begins with zeros for the magic number."""
-        super().__init__(stretch.disk, stretch.pieces)
-        self._plain = stretch
-        self._block = block
+        super().__init__(stretch, block, newer)
         self._newer = newer
 
-    def read(self, offset: int, length: int) -> bytes:
-        """The bytes at ``offset``; fewer where the volume ends."""
-        found = self._within(offset, length)
-        data = self._plain.read(offset, length)
-        if not found:
-            return data
-        patched, block = bytearray(data), self._block
-        for number in found:
-            copy, escaped = self._newer[number]
-            newer = self._plain.exactly(copy * block, block)
-            newer = _MAGIC.to_bytes(4, "big") + newer[4:] if escaped else newer
-            start, end = max(number * block, offset), min((number + 1) * block, offset + len(data))
-            patched[start - offset : end - offset] = newer[start - number * block : end - number * block]
-        return bytes(patched)
-
-    def _within(self, offset: int, length: int) -> list[int]:
-        """The blocks of a range that have newer copies."""
-        first, last = offset // self._block, (offset + max(length, 1) - 1) // self._block
-        if last - first > len(self._newer):
-            return sorted(number for number in self._newer if first <= number <= last)
-        return [number for number in range(first, last + 1) if number in self._newer]
+    def _copy(self, number: int) -> bytes:
+        copy, escaped = self._newer[number]
+        newer = self._plain.exactly(copy * self._block, self._block)
+        return _MAGIC.to_bytes(4, "big") + newer[4:] if escaped else newer
 
     def places(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Disk ranges of a range of the volume, in order: of a block with a newer copy, the copy's."""
