@@ -61,13 +61,15 @@ def _volume(line: stretches.Line, found: volumes.Found, read: Callable[[], outpu
         "filesystem": None,
         "label": found.name,
         "clean": False,
-        "reason": filesystems.unread(found.stretch),
+        "reason": "",
         "cluster": 0,
     }
     line.send(wires.pack_json(wires.BEGIN, volume))
     stands = True
     try:
         facts = read()
+        if facts is None:
+            volume["reason"] = filesystems.unread(found.stretch)
     except Exception as error:  # noqa: BLE001  whatever a hostile volume provokes costs that volume alone
         stands = False
         facts = None

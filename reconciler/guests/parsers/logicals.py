@@ -31,6 +31,8 @@ _MOST_SEGMENTS = 100_000
 _TOKEN = re.compile(r'\s+|#[^\n]*|"((?:[^"\\]|\\.)*)"|([A-Za-z0-9_.+-]+)|([={}\[\],])')
 
 Section = dict[str, object]
+#: What the metadata say of a physical volume, and where it is.
+_Member = tuple[Section, stretches.Stretch]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,35 +207,35 @@ def _group(root: Section) -> tuple[str, Section]:
 
 def _volumes(group: Section, homes: dict[str, stretches.Stretch]) -> Iterator[tuple[str, list[tuple[int, int]], str]]:
     """Name, pieces of the disk, and why it cannot be read, of every visible logical volume."""
+    here: dict[str, _Member] = {}
+    for name, member in _sections(group, "physical_volumes"):
+        home = homes.get(str(member.get("id")).replace("-", ""))
+        if home is not None:
+            here[name] = member, home
     for name, volume in _sections(group, "logical_volumes"):
         status = volume.get("status")
         if not isinstance(status, list) or "VISIBLE" not in status:
             continue
-        if _is_elsewhere(group, volume, homes):
+        segments = [segment for key, segment in _sections(volume) if re.fullmatch(r"segment[0-9]+", key)]
+        if _is_elsewhere(segments, here):
             continue
         try:
-            yield name, _pieces(group, volume, homes), ""
+            yield name, _pieces(group, segments, here), ""
         except stretches.Truncated as error:
             yield name, [], str(error)
 
 
-def _is_elsewhere(group: Section, volume: Section, homes: dict[str, stretches.Stretch]) -> bool:
+def _is_elsewhere(segments: list[Section], here: dict[str, _Member]) -> bool:
     """Whether nothing of a volume lies on this disk: then it is the affair of the disks that hold it."""
-    members = dict(_sections(group, "physical_volumes"))
-    found = [segment.get("stripes") for key, segment in _sections(volume) if re.fullmatch(r"segment[0-9]+", key)]
+    found = [segment.get("stripes") for segment in segments]
     names = [str(one) for stripes in found if isinstance(stripes, list) for one in stripes[::2]]
-    here = (str(members.get(name, {}).get("id")).replace("-", "") in homes for name in names)
-    return bool(names) and all(isinstance(stripes, list) for stripes in found) and not any(here)
+    return bool(names) and all(isinstance(stripes, list) for stripes in found) and here.keys().isdisjoint(names)
 
 
-def _pieces(group: Section, volume: Section, homes: dict[str, stretches.Stretch]) -> list[tuple[int, int]]:
+def _pieces(group: Section, segments: list[Section], here: dict[str, _Member]) -> list[tuple[int, int]]:
     """Where on the disk a volume's bytes lie, in its order. Raises ``Truncated`` where they are not all here."""
     extent = _number(group, "extent_size") * _SECTOR
-    members = dict(_sections(group, "physical_volumes"))
-    segments = sorted(
-        (segment for key, segment in _sections(volume) if re.fullmatch(r"segment[0-9]+", key)),
-        key=lambda segment: _number(segment, "start_extent"),
-    )
+    segments = sorted(segments, key=lambda segment: _number(segment, "start_extent"))
     if not segments or len(segments) > _MOST_SEGMENTS or extent == 0:
         raise stretches.Truncated("it has no segments")
     pieces: list[tuple[int, int]] = []
@@ -244,10 +246,9 @@ def _pieces(group: Section, volume: Section, homes: dict[str, stretches.Stretch]
         stripes = segment.get("stripes")
         if not isinstance(stripes, list) or len(stripes) != 2 or not isinstance(stripes[1], int):
             raise stretches.Truncated("a segment names no place")
-        member = members.get(str(stripes[0]), {})
-        home = homes.get(str(member.get("id")).replace("-", ""))
-        if home is None:
+        if str(stripes[0]) not in here:
             raise stretches.Truncated("it lies on another disk")
+        member, home = here[str(stripes[0])]
         start = _number(member, "pe_start") * _SECTOR + stripes[1] * extent
         length = _number(segment, "extent_count") * extent
         places = list(home.places(start, length))

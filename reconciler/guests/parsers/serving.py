@@ -90,17 +90,17 @@ class Server:
 
     def open(self, found: volumes.Found) -> outputs.Facts | None:
         """Open the next volume; None where its file system is not known. Raises anything where it is damaged."""
-        self._volumes.append((None, found.stretch, filesystems.unread(found.stretch)))
-        kind = filesystems.recognise(found.stretch)
-        if kind is None:
-            return None
         try:
+            kind = filesystems.recognise(found.stretch)
+            if kind is None:
+                self._volumes.append((None, found.stretch, filesystems.unread(found.stretch)))
+                return None
             opened, facts = filesystems.serve(kind, found.stretch, self._limits)
         except Exception as error:
-            self._volumes[-1] = (None, found.stretch, f"its file system cannot be read: {error}")
+            self._volumes.append((None, found.stretch, f"its file system cannot be read: {error}"))
             raise
         stretch = opened.stretch if opened is not None else found.stretch
-        self._volumes[-1] = (opened, stretch, f"{kind} holds no files")
+        self._volumes.append((opened, stretch, f"{kind} holds no files"))
         return facts
 
     def serve(self) -> None:
@@ -191,16 +191,7 @@ class Server:
         if names is None:
             names = (name for name in self._volume(volume).names(inode) if _proper(name))
             names = itertools.islice(_by_number(names), first, None)
-        taken: list[served.Name] = []
-        try:
-            taken.extend(itertools.islice(names, most))
-        except (MemoryError, OSError, EOFError):
-            raise
-        except Exception as error:
-            if not taken:
-                raise
-            # What came before it is handed out; the next request is told.
-            names = _raising(error)
+        taken, names = _take(names, most)
         if taken:
             self._lists[volume, inode, first + len(taken)] = names
             if len(self._lists) > _LISTS:
@@ -241,20 +232,27 @@ def _by_number(names: Iterator[served.Name]) -> Iterator[served.Name]:
     A large directory is kept by the digests of its names: in that order nearly every file costs a read elsewhere in the
     table of files.
     """
-    problem: Exception | None = None
-    taken: list[served.Name] = []
-    while problem is None:
-        taken.clear()
-        try:
-            taken.extend(itertools.islice(names, _ORDERED))
-        except (MemoryError, OSError, EOFError):
-            raise
-        except Exception as error:  # noqa: BLE001  what came before it is handed out first
-            problem = error
+    taken, names = _take(names, _ORDERED)
+    while taken:
         yield from sorted(taken, key=lambda name: name.number)
-        if problem is None and len(taken) < _ORDERED:
-            return
-    raise problem
+        taken, names = _take(names, _ORDERED)
+
+
+def _take(names: Iterator[served.Name], most: int) -> tuple[list[served.Name], Iterator[served.Name]]:
+    """The next names, at most ``most`` and none at the end, and those that follow.
+
+    What goes wrong behind a name is told to who asks for more: what came before it is handed out first.
+    """
+    taken: list[served.Name] = []
+    try:
+        taken.extend(itertools.islice(names, most))
+    except (MemoryError, OSError, EOFError):
+        raise
+    except Exception as error:
+        if not taken:
+            raise
+        names = _raising(error)
+    return taken, names
 
 
 def _raising(error: Exception) -> Iterator[served.Name]:
