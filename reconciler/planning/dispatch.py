@@ -274,7 +274,7 @@ class _Floor:
     def held(self, action: actions.Action) -> actions.Reason | None:
         """Why a backup or restore of a virtual machine that did not fit has to wait, as far as its hypervisor is the
         reason."""
-        if not self._hypervisors.asked(action):
+        if self._hypervisors.vcenter(action) is None:
             return None
         if action.type is actions.Type.BACKUP and action.client_id in self._machines:
             words = "another job is at the machine; one backup or removal of a snapshot goes on at a time"

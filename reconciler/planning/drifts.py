@@ -268,7 +268,7 @@ def missed(level: str, policy: str, slug: str, reasons: Iterable[str]) -> action
 
 
 def unproven(
-    history: histories.History, wanted: desired.Desired, seen: observed.Observed, slug: str
+    history: histories.History, asked: Iterable[verifications.Asked], seen: observed.Observed, slug: str
 ) -> Iterator[actions.Drift]:
     """Drills of one series whose last word is that they failed, and contents that proved false and still do.
 
@@ -276,7 +276,7 @@ def unproven(
     """
     coming: frozenset[str] = frozenset()
     if (history.series.client, history.series.policy) in seen.trials and next(history.newest(), None) is not None:
-        coming = frozenset(one.kind for one in verifications.asked(wanted, history.series.policy))
+        coming = frozenset(one.kind for one in asked)
     drills = (verifications.last(history, seen, kind, None, remembered=kind in coming) for kind in verifications.DRILLS)
     for found in (*drills, *verifications.wanting(history, seen.verifications)):
         if found is not None and found.state == "Failed":

@@ -43,13 +43,16 @@ class Desk:
         self._live = {job.address for job in seen.jobs}
         self._asked: dict[str, tuple[verifications.Asked, ...]] = {}
 
-    def answer(self, history: histories.History, slug: str) -> Iterator[actions.Action]:
-        """What is to be verified of one series."""
-        policy = history.series.policy
+    def asked(self, policy: str) -> tuple[verifications.Asked, ...]:
+        """What is asked of every series of a policy."""
         if policy not in self._asked:
             self._asked[policy] = verifications.asked(self._wanted, policy)
+        return self._asked[policy]
+
+    def answer(self, history: histories.History, slug: str) -> Iterator[actions.Action]:
+        """What is to be verified of one series."""
         made: dict[str, actions.Action] = {}
-        for asked in self._asked[policy]:
+        for asked in self.asked(history.series.policy):
             found = self._content if asked.kind == verifications.CONTENT else self._drill
             for action in found(history, slug, asked):
                 known = made.get(action.address)

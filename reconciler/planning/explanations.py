@@ -26,7 +26,6 @@ from reconciler.planning import (
     hypervisors,
     observed,
     placements,
-    restorations,
     retention,
     rulings,
     schedules,
@@ -374,9 +373,7 @@ def vcenter(wanted: desired.Desired, seen: observed.Observed, plan: actions.Plan
             said.append(Sentence(about=f"snapshot {id}", state="Fact", code="SnapshotInUse", message=message))
     for action in plan.actions:
         removes = action.type is actions.Type.REMOVE_SNAPSHOT and snapshots.named(action.address) in ours
-        made = restorations.machine(effective, action.address) if action.type is actions.Type.RESTORE else None
-        asks = action.policy in users if made is None else made.vcenter == name
-        waits = asks and action.reason.code in hypervisors.CODES
+        waits = action.reason.code in hypervisors.CODES and floor.vcenter(action) == name
         if removes or waits:
             said.append(_of_action(action))
     return tuple(said)

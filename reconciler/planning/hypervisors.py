@@ -84,9 +84,10 @@ class Hypervisors:
             said += [f"{what} {name}: {n} of {most}" for (of, name), n in sorted(counted.items()) if of == vcenter]
         return "; ".join(said)
 
-    def asked(self, action: actions.Action) -> bool:
-        """Whether an action asks anything of a VCenter."""
-        return self._asked(action, None) is not None
+    def vcenter(self, action: actions.Action) -> str | None:
+        """The VCenter that an action asks something of, if any."""
+        asked = self._asked(action, None)
+        return asked.vcenter if asked is not None else None
 
     def _asked(self, work: observed.Job | actions.Action, client: str | None) -> _Asked | None:
         if work.type == actions.Type.RESTORE:

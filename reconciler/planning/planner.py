@@ -256,7 +256,7 @@ class _Pass:
         self.actions.extend(one for one in proofs if (one.image, one.copy) not in leaving)
         if not self.judge.register.retired(series.client):
             self._promises(history, slug)
-        self.drift.extend(drifts.unproven(history, self.wanted, self.seen, slug))
+        self.drift.extend(drifts.unproven(history, self.drills.asked(series.policy), self.seen, slug))
         self._count(series, history)
 
     def _promises(self, history: histories.History, slug: str) -> None:
@@ -264,7 +264,8 @@ class _Pass:
         missed: dict[str, list[str]] = {}
         for level, reason in servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now):
             missed.setdefault(level, []).append(reason.message)
-        for level, lacking in verifications.shortfalls(self.wanted, self.seen, history, self.now):
+        asked = self.drills.asked(history.series.policy)
+        for level, lacking in verifications.shortfalls(asked, self.seen, history, self.now):
             missed.setdefault(level, []).append(lacking)
         for level, words in missed.items():
             self.drift.append(drifts.missed(level, history.series.policy, slug, words))

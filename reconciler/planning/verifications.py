@@ -10,7 +10,7 @@ clock has not reached yet (it was set back) date nothing.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from reconciler.api import lifecycles
@@ -189,19 +189,20 @@ def due(asked: Asked, last: dt.datetime) -> dt.datetime:
 
 
 def shortfalls(
-    wanted: desired.Desired, seen: observed.Observed, history: histories.History, now: dt.datetime
+    asked: Iterable[Asked], seen: observed.Observed, history: histories.History, now: dt.datetime
 ) -> Iterator[tuple[str, str]]:
     """ServiceLevels whose proofs of the series are older than they may be, by name, with what is missing.
 
     The age of the last success counts, not a failure since, which is told by itself; a series of which nothing can be
     read has none to miss.
     """
-    if not wanted.service_levels or next(history.newest(), None) is None:
+    promised = [(one.level, one) for one in asked if one.level is not None]
+    if not promised or next(history.newest(), None) is None:
         return
-    for one in asked(wanted, history.series.policy):
-        words = _shortfall(one, seen, history, now) if one.level is not None else None
-        if one.level is not None and words is not None:
-            yield one.level, words
+    for level, one in promised:
+        words = _shortfall(one, seen, history, now)
+        if words is not None:
+            yield level, words
 
 
 def _shortfall(asked: Asked, seen: observed.Observed, history: histories.History, now: dt.datetime) -> str | None:
