@@ -49,10 +49,6 @@ class Holder:
     estate: str
     #: Who started it.
     actor: str
-    #: The revision it keeps, None until it has one or where the catalog was not asked.
-    revision: str | None = None
-    #: When it expects to act next.
-    next_event: dt.datetime | None = None
 
     def describe(self) -> str:
         """Who it is, in words."""
@@ -69,7 +65,6 @@ class Lease:
         self._db = db
         self._lock = lock
         self._worker = worker
-        self._told: tuple[str | None, dt.datetime | None] | None = None
         self._ended = threading.Event()
         if db.shared:
             threading.Thread(target=self._renew, name="lease", daemon=True).start()
@@ -78,15 +73,6 @@ class Lease:
         """Raise ``Superseded`` where another controller took over. Writes nothing."""
         with self._db.reading() as connection:
             fences.check(connection, self.token)
-
-    def update(self, revision: str | None, next_event: dt.datetime | None) -> None:
-        """Tell others what is kept and when something happens next. Raises ``Superseded``."""
-        if self._told == (revision, next_event):
-            return
-        with self._db.writing() as connection:
-            fences.check(connection, self.token)
-            connection.execute(_row_update().values(revision=revision, next_event=next_event))
-        self._told = (revision, next_event)
 
     def _renew(self) -> None:
         """Say every few seconds that the holder lives, until it ends or is succeeded."""
@@ -113,9 +99,7 @@ class Lease:
             os.close(lock)
 
 
-def acquire(
-    state: Path, db: database.Database, now: dt.datetime, actor: str, estate: str, revision: str | None
-) -> Lease:
+def acquire(state: Path, db: database.Database, now: dt.datetime, actor: str, estate: str) -> Lease:
     """Become the controller of a state folder. Raises ``LeaseHeld`` naming the one that lives."""
     worker = workers.this()
     lock = _lock(state)
@@ -130,7 +114,7 @@ def acquire(
                 raise _held(_from_row(before))
             token = (before.token if before is not None else 0) + 1
             values: dict[str, Any] = {
-                "token": token, "worker": worker, "actor": actor, "estate": estate, "revision": revision, "since": now,
+                "token": token, "worker": worker, "actor": actor, "estate": estate, "revision": None, "since": now,
                 "next_event": None, "renewed": servers.clock(connection) if db.shared else None,
             }  # fmt: skip
             if before is None:
@@ -179,7 +163,7 @@ def holder(state: Path, db: database.Database | None = None) -> Holder | None:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _named(file, db)
+        return _named(file)
     finally:
         os.close(file)
     return None
@@ -197,7 +181,7 @@ def _lock(state: Path) -> int:
                 return file
         except BlockingIOError:
             if time.monotonic() > deadline:
-                found = _named(file, None)
+                found = _named(file)
                 os.close(file)
                 raise _held(found) from None
         except BaseException:
@@ -231,7 +215,7 @@ def _is(file: int, path: Path) -> bool:
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-def _named(file: int, db: database.Database | None) -> Holder:
+def _named(file: int) -> Holder:
     deadline = time.monotonic() + _GLANCE
     while True:
         said = _said(file)
@@ -243,9 +227,6 @@ def _named(file: int, db: database.Database | None) -> Holder:
         time.sleep(0.02)
     if said is None:
         return Holder(host="this host", pid=0, since=times.EPOCH, estate="", actor="")
-    row = _row(db)
-    if row is not None and row.worker == said["worker"]:
-        return _from_row(row)
     return Holder(
         host=workers.host(said["worker"]),
         pid=workers.pid(said["worker"]),
@@ -282,8 +263,6 @@ def _from_row(row: sa.Row[Any]) -> Holder:
         since=row.since,
         estate=row.estate,
         actor=row.actor,
-        revision=row.revision,
-        next_event=row.next_event,
     )
 
 

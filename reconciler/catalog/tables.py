@@ -404,6 +404,7 @@ class LeaseRecord(Row, table=True):
     worker: str
     actor: str
     estate: str
+    #: Empty, as is ``next_event``: what a controller keeps, its passes say.
     revision: str | None
     since: dt.datetime = Field(sa_type=Moment)
     next_event: dt.datetime | None = Field(sa_type=Moment)

@@ -22,7 +22,7 @@ GRACE = 30.0
 @contextlib.contextmanager
 def controlling(chosen: settings.Settings, db: database.Database, clock: clocks.Clock) -> Iterator[passes.Controller]:
     """The controller's seat. Raises ``LeaseHeld`` naming the holder. Leaves no job running."""
-    lease = leases.acquire(chosen.state, db, clock.now(), sessions.actor(), str(chosen.estate or ""), None)
+    lease = leases.acquire(chosen.state, db, clock.now(), sessions.actor(), str(chosen.estate or ""))
     stuck: tuple[str, ...] = ()
     with contextlib.ExitStack() as stack:
         stack.callback(lease.release)

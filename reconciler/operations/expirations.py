@@ -85,7 +85,6 @@ def reclaim(site: sites.Site, unit: str, context: engines.JobContext) -> engines
     crashes.passing("reclaim.done")
     context.log(f"reclaimed {freed} bytes on {unit}")
     judged = scrubs.judge_damage(site, unit, context.meter.aside())
-    if judged is not None:
-        for copy in judged.damaged:
-            context.log(f"copy {copy} on {unit} is damaged")
+    for line in judged.told(unit) if judged is not None else ():
+        context.log(line)
     return engines.Outcome()

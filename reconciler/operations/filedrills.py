@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from reconciler.api import drilling
 from reconciler.base import disks, errors, quantities
-from reconciler.catalog.fileindexes import entries, indexes
+from reconciler.catalog.fileindexes import entries
 from reconciler.guests import browsing, nodes, scans
 from reconciler.jobs import engines
 from reconciler.operations import fileindexing, sites, verifications
@@ -51,7 +51,8 @@ def drill(site: sites.Site, order: verifications.VerifyOrder, context: engines.J
     try:
         with contextlib.closing(site.units.get(order.unit).open(order.image)) as stored:
             # The guest of a Live image went on writing between the image and its index: neither proves the other false.
-            index = _index(stored, context) if stored.label.consistency != "Live" else None
+            live = stored.label.consistency == "Live"
+            index = None if live else _index(stored, order.ways.files.sample, context)
             for record in stored.label.disks:
                 with contextlib.closing(stored.disk(record.name)) as disk:
                     _disk(disk, index, order.ways.files, context, tally)
@@ -83,21 +84,71 @@ def _verdict(tally: _Tally, *, indexed: bool) -> tuple[bool, str]:
     return True, read
 
 
-def _index(stored: units.StoredImage, context: engines.JobContext) -> indexes.Index | None:
+class _Sample:
+    """So many files of a volume, each with the same chance."""
+
+    def __init__(self, count: int, chance: random.Random) -> None:
+        self._count, self._chance = count, chance
+        self._seen = 0
+        self._chosen: list[tuple[int, entries.Entry]] = []
+
+    def offer(self, entry: entries.Entry) -> None:
+        """One more file of the volume."""
+        self._seen += 1
+        if len(self._chosen) < self._count:
+            self._chosen.append((self._seen, entry))
+        elif (place := self._chance.randrange(self._seen)) < self._count:
+            self._chosen[place] = (self._seen, entry)
+
+    def files(self) -> list[entries.Entry]:
+        """Those that were chosen, in the order in which they were offered."""
+        return [entry for _, entry in sorted(self._chosen, key=lambda one: one[0])]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class _Index:
+    """What the index of an image says that a drill asks for."""
+
+    #: By disk and number of a volume, its sample.
+    samples: Mapping[tuple[str, int], _Sample]
+    #: Volumes that had a file system when the image was made, by disk and number.
+    volumes: frozenset[tuple[str, int]]
+
+
+def _index(stored: units.StoredImage, count: int, context: engines.JobContext) -> _Index | None:
     """The index, read once to its end; None where there is none that can be read."""
+    samples: dict[tuple[str, int], _Sample] = {}
     try:
         index = fileindexing.index_of(stored)
-        for _ in index or ():
+        if index is None:
+            return None
+        for entry in index:
             context.meter.check()
+            if entry.kind == "file":
+                place = entry.disk, entry.volume
+                if place not in samples:
+                    samples[place] = _Sample(count, _chance(context, *place))
+                samples[place].offer(entry)
     except errors.AttachmentDamaged as error:
         context.log(f"sampled without the index of files: {error.message}")
         return None
-    return index
+    had = (
+        (disk.name, number)
+        for disk in index.head.disks
+        for number, one in enumerate(disk.volumes)
+        if one.filesystem in _OPENED
+    )
+    return _Index(samples=samples, volumes=frozenset(had))
+
+
+def _chance(context: engines.JobContext, disk: str, volume: int) -> random.Random:
+    """Another sample each time; which one it was, the job's log and its id tell."""
+    return random.Random(f"{context.id}/{disk}/{volume}")
 
 
 def _disk(
     disk: disks.Disk,
-    index: indexes.Index | None,
+    index: _Index | None,
     ways: drilling.FilesDrill,
     context: engines.JobContext,
     tally: _Tally,
@@ -105,7 +156,7 @@ def _disk(
     with browsing.browse(disk, meter=context.meter.aside()) as browser:
         known = {number for number, one in enumerate(browser.volumes) if one.filesystem in _OPENED}
         if index is not None:
-            known |= _indexed(index, disk.name)
+            known |= {number for name, number in index.volumes if name == disk.name}
         for number in sorted(known):
             context.meter.check()
             volume = browser.volumes[number] if number < len(browser.volumes) else None
@@ -116,38 +167,16 @@ def _disk(
                 tally.wrong.append(f"{words} does not open: {error}")
                 continue
             tally.volumes += 1
-            # Another sample each time; which one it was, the job's log and its id tell.
-            chance = random.Random(f"{context.id}/{disk.name}/{number}")
-            if index is not None:
-                chosen = _sampled(index, disk.name, number, ways.sample, chance)
+            if index is None:
+                chosen = _walked(browser, root, disk.name, ways.sample, _chance(context, disk.name, number))
             else:
-                chosen = _walked(browser, root, disk.name, ways.sample, chance)
+                sample = index.samples.get((disk.name, number))
+                chosen = sample.files() if sample is not None else []
             _files(browser, chosen, ways, context, tally, words)
-
-
-def _indexed(index: indexes.Index, name: str) -> set[int]:
-    """The volumes of a disk that had a file system when the image was made."""
-    volumes = next((one.volumes for one in index.head.disks if one.name == name), ())
-    return {number for number, one in enumerate(volumes) if one.filesystem in _OPENED}
 
 
 def _label(volume: scans.Volume | None) -> str:
     return f" ({volume.label})" if volume is not None and volume.label else ""
-
-
-def _sampled(index: indexes.Index, disk: str, volume: int, count: int, chance: random.Random) -> list[entries.Entry]:
-    """So many files of a volume, each with the same chance, in the order of the index."""
-    chosen: list[tuple[int, entries.Entry]] = []
-    seen = 0
-    for entry in index:
-        if entry.disk != disk or entry.volume != volume or entry.kind != "file":
-            continue
-        seen += 1
-        if len(chosen) < count:
-            chosen.append((seen, entry))
-        elif (place := chance.randrange(seen)) < count:
-            chosen[place] = (seen, entry)
-    return [entry for _, entry in sorted(chosen, key=lambda one: one[0])]
 
 
 def _walked(

@@ -8,7 +8,7 @@ counts as missing everywhere, so the next plan makes it anew from another copy, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from reconciler.base import errors, meters
@@ -35,6 +35,17 @@ class Judged:
     #: Those whose index could not be made anew, and why; as ``image/number: why``. Their disks are whole.
     unindexed: tuple[str, ...] = ()
 
+    def told(self, unit: str) -> Iterator[str]:
+        """It in sentences, for the log of a job that worked on ``unit``."""
+        for copy in self.damaged:
+            yield f"copy {copy} on {unit} is damaged"
+        for copy in self.healed:
+            yield f"copy {copy} on {unit} is whole again"
+        for copy in self.indexed:
+            yield f"the index of files of copy {copy} on {unit} was damaged and made anew; its disks are whole"
+        for copy in self.unindexed:
+            yield f"the index of files is damaged of copy {copy}; its disks are whole"
+
 
 def scrub(site: sites.Site, name: str, meter: meters.Meter, limits: scrubs.Limits) -> tuple[scrubs.Report, Judged]:
     """Scrub a pool and tell the catalog. Raises ``UsageError`` for another unit, ``UnitError`` kinds, ``Cancelled``."""
@@ -49,14 +60,8 @@ def scrub_slice(site: sites.Site, unit: str, context: engines.JobContext) -> eng
     context.log(f"{report.containers} containers of {unit} read again, {report.remaining} bytes are left of the round")
     for what, message in report.findings:
         context.log(f"{what}: {message}")
-    for copy in judged.damaged:
-        context.log(f"copy {copy} on {unit} is damaged")
-    for copy in judged.healed:
-        context.log(f"copy {copy} on {unit} is whole again")
-    for copy in judged.indexed:
-        context.log(f"the index of files of copy {copy} on {unit} was damaged and made anew; its disks are whole")
-    for copy in judged.unindexed:
-        context.log(f"the index of files is damaged of copy {copy}; its disks are whole")
+    for line in judged.told(unit):
+        context.log(line)
     return engines.Outcome()
 
 

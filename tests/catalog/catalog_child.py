@@ -64,7 +64,7 @@ def contend(location: str, count: str) -> None:
 def hold(location: str, state: str) -> None:
     """Take the lease, then try to decide something whenever told to."""
     db = database.open_writing(location)
-    lease = leases.acquire(Path(state), db, samples.NOW, "child@host", "/srv/estate", "main@sha1:1")
+    lease = leases.acquire(Path(state), db, samples.NOW, "child@host", "/srv/estate")
     say("token", lease.token)
     while sys.stdin.readline():
         try:

@@ -93,7 +93,7 @@ def test_releases_are_recorded_once_and_the_widest_of_each_is_kept(db: database.
 
 
 def test_a_controller_that_was_succeeded_ends_no_promise(db: database.Database, tmp_path: Path) -> None:
-    lease = leases.acquire(tmp_path, db, samples.NOW, "tester", "/srv/estate", None)
+    lease = leases.acquire(tmp_path, db, samples.NOW, "tester", "/srv/estate")
     try:
         with pytest.raises(fences.Superseded):
             approvals.release(db, (release(),), samples.NOW, "tester", fence=lease.token - 1)

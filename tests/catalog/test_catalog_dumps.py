@@ -33,7 +33,7 @@ def full(db: database.Database, state_folder: Path) -> database.Database:
     samples.end(db, failed, "Failed")
     samples.enqueue(db, "restore/1", type="Restore", image="img-1", copy=2)
     requests.add(db, "Backup", {"policy": "obl"}, samples.NOW, "me")
-    leases.acquire(state_folder, db, samples.NOW, "me", "/srv/estate", None).release()
+    leases.acquire(state_folder, db, samples.NOW, "me", "/srv/estate").release()
     decide(db)
     return db
 

@@ -23,7 +23,7 @@ Take = Callable[[database.Database], leases.Lease]
 @pytest.fixture
 def take(state_folder: Path) -> Take:
     """Becomes the controller."""
-    return lambda db: leases.acquire(state_folder, db, samples.NOW, "me@host", "/srv/estate", None)
+    return lambda db: leases.acquire(state_folder, db, samples.NOW, "me@host", "/srv/estate")
 
 
 def silent(db: database.Database, seconds: float) -> None:
@@ -43,12 +43,7 @@ def test_the_holder_is_named_to_whoever_comes_second(
     assert samples.heard(process) == "token 1"
     found = leases.holder(state_folder, db)
     assert found is not None
-    assert (found.pid, found.estate, found.actor, found.revision) == (
-        process.pid,
-        "/srv/estate",
-        "child@host",
-        "main@sha1:1",
-    )
+    assert (found.pid, found.estate, found.actor) == (process.pid, "/srv/estate", "child@host")
     assert found.since == samples.NOW
     without = leases.holder(state_folder)
     assert without is not None
@@ -111,18 +106,17 @@ def test_a_holder_that_wakes_after_it_was_succeeded_decides_nothing(
     lease.release()
 
 
-def test_what_the_controller_does_next_is_told(db: database.Database, take: Take, state_folder: Path) -> None:
+def test_the_holder_is_told_and_who_came_later_supersedes_it(
+    db: database.Database, take: Take, state_folder: Path
+) -> None:
     lease = take(db)
-    lease.update("main@sha1:2", samples.later(hours=1))
     found = leases.holder(state_folder, db)
     assert found is not None
-    assert (found.revision, found.next_event, found.pid) == ("main@sha1:2", samples.later(hours=1), os.getpid())
+    assert (found.estate, found.actor, found.pid) == ("/srv/estate", "me@host", os.getpid())
     lease.release()
     lease.release()
     again = take(db)
     assert again.token == lease.token + 1
-    with pytest.raises(fences.Superseded):
-        lease.update("main@sha1:3", None)
     with pytest.raises(fences.Superseded):
         lease.require()
     again.require()
@@ -177,11 +171,11 @@ def test_another_state_folder_does_not_make_a_second_controller(
     assert found.pid == process.pid
     began = time.monotonic()
     with pytest.raises(errors.LeaseHeld, match=rf"pid {process.pid} on .*/srv/estate"):
-        leases.acquire(state_folder, db, samples.NOW, "me@host", "/srv/estate", None)
+        leases.acquire(state_folder, db, samples.NOW, "me@host", "/srv/estate")
     assert time.monotonic() - began < 2
     samples.kill(process)
     assert leases.holder(state_folder, db) is None
-    leases.acquire(state_folder, db, samples.NOW, "me@host", "/srv/estate", None).release()
+    leases.acquire(state_folder, db, samples.NOW, "me@host", "/srv/estate").release()
 
 
 @samples.on_postgresql
@@ -196,12 +190,12 @@ def test_a_holder_on_another_host_counts_until_it_was_silent_for_15_s(
     assert (leases.holder(state_folder, db) is not None) == holds
     if holds:
         with pytest.raises(errors.LeaseHeld, match="pid 1 on elsewhere"):
-            leases.acquire(tmp_path / "another", db, samples.NOW, "me@host", "/srv/estate", None)
+            leases.acquire(tmp_path / "another", db, samples.NOW, "me@host", "/srv/estate")
     else:
-        second = leases.acquire(tmp_path / "another", db, samples.NOW, "me@host", "/srv/estate", None)
+        second = leases.acquire(tmp_path / "another", db, samples.NOW, "me@host", "/srv/estate")
         assert second.token == first.token + 1
         with pytest.raises(fences.Superseded):
-            first.update("main@sha1:3", None)
+            first.require()
         second.release()
     first.release()
 

@@ -117,9 +117,15 @@ def _entry(unit: str, data: _Frames, page: bytes, known: Collection[bytes]) -> E
 
 
 def read_list(folder: Path, stored: formats.StoredAttachment) -> list[Entry]:
-    """The proven list of an attachment. Raises ``ImageDamaged`` or ``OSError``."""
-    data = formats.read_list(folder, stored)
-    return [Entry(*row) for row in _ENTRY.iter_unpack(data)]
+    """The proven list of an attachment. Raises ``ImageDamaged``, or ``OSError`` where it cannot be read now."""
+    try:
+        return [Entry(*row) for row in _ENTRY.iter_unpack(formats.read_list(folder, stored))]
+    except struct.error as error:
+        raise errors.ImageDamaged(str(error)) from error
+    except OSError as error:
+        if blocks.is_damage(error):
+            raise errors.ImageDamaged(str(error.strerror)) from error
+        raise
 
 
 class DirectoryAttachment:
@@ -135,12 +141,6 @@ class DirectoryAttachment:
                 entries = read_list(folder, stored)
             except errors.ImageDamaged as error:
                 raise attachments.unlisted(image, stored.name, error.message) from error
-            except struct.error as error:
-                raise attachments.unlisted(image, stored.name, error) from error
-            except OSError as error:
-                if blocks.is_damage(error):
-                    raise attachments.unlisted(image, stored.name, error.strerror) from error
-                raise
             self.pages = tuple(units.Page(digest=entry.digest, size=entry.size) for entry in entries)
             self._places = {
                 entry.digest: _Place(folder / stored.data, entry.offset, entry.stored)
