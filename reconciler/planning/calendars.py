@@ -276,11 +276,6 @@ def check_window(spec: policies.BackupWindowSpec) -> str | None:
     return None
 
 
-def is_open(spec: policies.BackupWindowSpec, at: dt.datetime) -> bool:
-    """Whether work may start at ``at``."""
-    return _span_at(spec, at) is not None
-
-
 def next_opening(spec: policies.BackupWindowSpec, at: dt.datetime) -> dt.datetime | None:
     """``at`` itself while the window is open, else the next moment at which it opens; None if it never does."""
     if _span_at(spec, at) is not None:

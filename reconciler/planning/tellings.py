@@ -10,13 +10,9 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping
-from typing import Final
 
 from reconciler.base import quantities
 from reconciler.planning import alarms, retries
-
-#: How often a standing alarm is told again unless the settings say otherwise.
-REPEAT: Final = quantities.Duration.parse("24h")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

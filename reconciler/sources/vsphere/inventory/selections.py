@@ -39,11 +39,6 @@ class Traits:
     attributes: Mapping[str, str] | None = None
 
 
-def asks_tags(entries: Iterable[vcenters.MachineMatch]) -> bool:
-    """Whether tags must be known to decide."""
-    return any(entry.tag is not None for entry in entries)
-
-
 def asks_attributes(entries: Iterable[vcenters.MachineMatch]) -> bool:
     """Whether custom attributes must be known to decide."""
     return any(entry.attributes for entry in entries)

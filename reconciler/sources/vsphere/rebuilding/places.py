@@ -55,9 +55,7 @@ class Place:
     #: Such as ``/DC0/vm/gold``.
     folder_path: str
     host: Any
-    host_name: str
     pool: Any
-    pool_path: str
     #: Of the machine's own files.
     store: Store
     #: Every datastore that the host reaches, by name.
@@ -143,9 +141,7 @@ def find(session: sessions.Session, blueprint: blueprints.Blueprint, words: mach
         folder=folder.object,
         folder_path=world.path(folder),
         host=host.object,
-        host_name=str(host.values.get("name", "")),
         pool=pool.object,
-        pool_path=world.path(pool),
         store=store,
         stores=stores,
         networks=_networks(session, host, doing),
