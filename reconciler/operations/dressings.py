@@ -46,7 +46,7 @@ class Dresser:
         self._try(path, "rights were not kept", lambda: os.fchmod(handle, mode))
         self._attributes(handle, node, path)
         self._tell(node, path)
-        if node.modified or node.mode is not None:
+        if ntfstargets.dated(node):
             moments = (node.accessed or node.modified, node.modified)
             self._try(path, "times were not kept", lambda: os.utime(handle, ns=moments))
         self._windows(handle, node, path)
@@ -66,7 +66,7 @@ class Dresser:
             self._try(path, "rights were not kept", lambda: os.chmod(name, mode, dir_fd=here))
         self._attributes(f"/proc/self/fd/{here}/{name}", node, path)
         self._tell(node, path)
-        if node.modified or node.mode is not None:
+        if ntfstargets.dated(node):
             moments = (node.accessed or node.modified, node.modified)
             self._try(
                 path,
@@ -84,7 +84,7 @@ class Dresser:
         if self.ntfs.held and node.created:
             # They were set all at once, to the last digit; what is shown of those before 1970 is not quite that.
             return
-        if (node.modified or node.mode is not None) and about.st_mtime_ns // 1000 != node.modified // 1000:
+        if ntfstargets.dated(node) and about.st_mtime_ns // 1000 != node.modified // 1000:
             self._report.lose("the target keeps times less exactly, or not that far away", path)
 
     def _mode(self, node: nodes.Node, path: str, *, folder: bool) -> int:
@@ -117,10 +117,15 @@ class Dresser:
             self._report.lose(f"{_WINDOWS[key]} were not kept, which only NTFS by NTFS-3G holds", path)
 
     def _attribute(self, where: int | str, key: str, value: bytes, what: str, path: str) -> None:
-        if isinstance(where, int):
-            self._try(path, what, lambda: os.setxattr(where, key, value))
-        else:
-            self._try(path, what, lambda: os.setxattr(where, key, value, follow_symlinks=False))
+        follow = isinstance(where, int)
+
+        def act() -> None:
+            os.setxattr(where, key, value, follow_symlinks=follow)
+            if self.ntfs.held and not key.startswith(ntfstargets.PREFIX):
+                # It takes lists that it ignores, and attributes of pipes and links that it never shows.
+                os.getxattr(where, key, follow_symlinks=follow)
+
+        self._try(path, what, act)
 
     def settle(self, folder: int, name: str, node: nodes.Node, path: str) -> None:
         """Set again what giving it a name, or writing a stream, has changed of a file."""
@@ -129,6 +134,8 @@ class Dresser:
 
     def _tell(self, node: nodes.Node, path: str) -> None:
         """Say what has no place in any folder of Linux."""
+        if ntfstargets.cut(node) and not (self.ntfs.held and ntfstargets.TIMES in dict(node.xattrs)):
+            self._report.lose("times after the year 2262 are not read, and not kept", path)
         if not self.owner and node.uid is not None:
             self._report.lose("owners were not kept, which only root may set", path)
         for flag in node.flags:

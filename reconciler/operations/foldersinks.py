@@ -196,16 +196,18 @@ class FolderSink:
         try:
             for end in range(1, len(first)):
                 given = self._given.get(first[:end], first[end - 1])
-                below = os.open(given, os.O_RDONLY | os.O_DIRECTORY | _OPEN, dir_fd=handle)
+                below = os.open(given, os.O_PATH | os.O_DIRECTORY | _OPEN, dir_fd=handle)
                 os.close(handle)
                 handle = below
             source = self._given.get(first, first[-1])
             given = self._name(name, path, lambda given: self._over(given, lambda new: self._link(source, handle, new)))
             self._dresser.settle(self._here, given, node, path)
         except OSError as error:
-            if error.errno not in _NO_LINKS:
+            # A folder that was finished may let nobody in but root.
+            if error.errno not in (*_NO_LINKS, errno.EACCES):
                 raise
-            self._report.lose("further names of a file became files of their own, for the target links none", path)
+            why = "its folder lets nobody in" if error.errno == errno.EACCES else "the target links none"
+            self._report.lose(f"further names of a file became files of their own, for {why}", path)
             return False
         finally:
             os.close(handle)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from reconciler.base import files
-from reconciler.guests import nodes
+from reconciler.guests import nodes, wires
 from reconciler.operations import filecontents
 
 #: What the extended attributes begin with that only NTFS-3G knows.
@@ -41,6 +41,16 @@ def held(handle: int) -> bool:
         return len(os.getxattr(handle, ATTRIBUTES)) == struct.calcsize(">I")
     except OSError:
         return False
+
+
+def dated(node: nodes.Node) -> bool:
+    """Whether it is known when a file was modified: NTFS says by a zero of its own that it is not."""
+    return bool(node.modified or node.mode is not None or any(dict(node.xattrs).get(TIMES, b"")[8:16]))
+
+
+def cut(node: nodes.Node) -> bool:
+    """Whether a file was modified at a moment that is further away than what is told of any."""
+    return abs(node.modified) >= wires.MOST_MOMENT
 
 
 def facts(node: nodes.Node) -> Iterator[tuple[str, bytes]]:

@@ -46,6 +46,10 @@ def estate(tmp_path_factory: pytest.TempPathFactory) -> Estate:
         os.link(folder / "file2", folder / "second name")
         (folder / "out").symlink_to("/etc")
         (root / "big").write_bytes(BIG)
+        for name in ("closed", "shut"):
+            (root / name).mkdir(mode=0o600)
+        (root / "closed" / "file").write_bytes(b"of two folders that let nobody in")
+        os.link(root / "closed" / "file", root / "shut" / "file")
         (root / "wipe\x1b[2J").write_bytes(b"a name for a terminal")
         os.mknod(root / "null", 0o20666, os.makedev(1, 3))
         os.setxattr(root / "big", "user.note", b"kept")
@@ -266,3 +270,5 @@ def test_who_is_not_root_is_told_what_was_not_kept(estate: Estate, anyones: Path
     made = (anyones / "to" / "folder" / "file1").stat()
     assert (made.st_uid, made.st_mode & 0o7777) == (65534, 0o755)
     assert not (anyones / "to" / "null").exists()
+    assert "further names of a file became files of their own, for its folder lets nobody in: 1" in done.stdout
+    assert [path.read_bytes()[:6] for path in (anyones / "to").glob("*/file")] == [b"of two"] * 2

@@ -23,6 +23,8 @@ from reconciler.base import disks
 from reconciler.guests import scans
 
 MIB = 1 << 20
+#: 1970 as NTFS counts, in 100 nanoseconds.
+NTFS_EPOCH = 116_444_736_000_000_000
 SIZES = (0, 1, 200, 700, 4095, 4096, 4097, 30_000, 200_000, 1_500_000)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

@@ -21,7 +21,6 @@ pytestmark = builders.needs_root
 
 #: What a mount by ntfs-3g makes up.
 MADE_UP = ("mode", "uid", "gid", "xattrs")
-_EPOCH = 116_444_736_000_000_000
 
 
 def _born(path: Path) -> int:
@@ -29,7 +28,7 @@ def _born(path: Path) -> int:
         value = os.getxattr(path, "system.ntfs_crtime", follow_symlinks=False)
     except OSError:
         return 0
-    return (int(struct.unpack("<Q", value)[0]) - _EPOCH) * 100
+    return (int(struct.unpack("<Q", value)[0]) - builders.NTFS_EPOCH) * 100
 
 
 @pytest.fixture(scope="module", params=[4096, 1024, 65536], ids=["4k", "1k", "64k"])

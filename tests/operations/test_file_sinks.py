@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import stat
+import struct
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ sys.path.append(str(Path(__file__).parents[1] / "guests"))
 
 import guest_builders as builders
 import guest_features as features
+import guest_trees as trees
 
 MIB = 1 << 20
 
@@ -201,3 +203,34 @@ def test_a_folder_that_knows_neither_case_nor_links_nor_owners(tmp_path: Path) -
     assert held == {"Case": 10, "a%3Ab": 10} and told[0] == told[3] == "TargetExists"
     for word in ("keep owners", "keep rights", "links none", "tell their names apart"):
         assert any(word in note for note in report.notes), (word, report.notes)
+
+
+@builders.needs_root
+def test_a_folder_of_ntfs_holds_what_comes_from_elsewhere_and_says_what_it_only_takes(tmp_path: Path) -> None:
+    image = builders.blank(tmp_path / "target.raw", 8 * MIB)
+    builders.run("mkntfs", "-F", "-Q", image)
+    report = filecontents.Report()
+    made = 1_000_000_000_123_456_700
+    epoch = struct.pack(">4Q", *(builders.NTFS_EPOCH,) * 4)
+    files = {
+        "of fat": node(mode=None, uid=None, gid=None, created=made, modified=made + 100, flags=("hidden", "readonly")),
+        "of linux": node(created=made, modified=made + 200, xattrs=(("system.posix_acl_access", features.LIST),)),
+        "of 1970": node(mode=None, modified=0, xattrs=(("system.ntfs_times_be", epoch),)),
+        "of 2400": node(modified=(1 << 63) - 1),
+    }
+    with builders.mounted(image, kind="ntfs") as root:
+        with foldersinks.FolderSink(root, report, force=False) as sink:
+            for name, one in files.items():
+                sink.file(name, one, SMALL, name)  # type: ignore[arg-type]
+        seen = trees.windows(root, "attrib_be", "times_be")
+    moments = {name: [int.from_bytes(of["times_be"][at : at + 8], "big") for at in (0, 8)] for name, of in seen.items()}
+    first = builders.NTFS_EPOCH + made // 100
+    assert (moments["of fat"], moments["of linux"]) == ([first, first + 1], [first, first + 2])
+    assert (moments["of 1970"][1], seen["of fat"]["attrib_be"][3]) == (builders.NTFS_EPOCH, 0x3)
+    said = {note.partition(": ")[0]: note.partition("first ")[2] for note in report.notes}
+    assert said["access control lists were not kept (No data available)"] == "'of linux'"
+    assert said["times after the year 2262 are not read, and not kept"] == "'of 2400'"
+    # A folder of Linux does not take the one for unknown either.
+    with foldersinks.FolderSink(tmp_path / "linux", report, force=False) as sink:
+        sink.file("of 1970", files["of 1970"], SMALL, "of 1970")  # type: ignore[arg-type]
+    assert (tmp_path / "linux" / "of 1970").stat().st_mtime_ns == 0
