@@ -234,7 +234,10 @@ def test_disks_and_files_as_a_folder(estate: Estate, tmp_path: Path) -> None:
             assert (_names(at / "files" / "system.img"), _names(at / "files" / "data.img")) == (["root"], ["Data"])
             root = at / "files" / "system.img" / "root"
             content = subprocess.run(["ntfscat", machine / "data.img", "big"], capture_output=True, check=True).stdout
-            assert (at / "files" / "data.img" / "Data" / "big").read_bytes() == content
+            big = at / "files" / "data.img" / "Data" / "big"
+            assert big.read_bytes() == content
+            # As NTFS-3G does: not listed, and told to who asks.
+            assert os.listxattr(big) == [] and os.getxattr(big, "system.ntfs_acl")[:2] == b"\1\0"
             # Several readers at once, of files and of disks.
             paths = [root / "etc" / "many" / f"file {number}" for number in range(0, 500, 5)]
             with concurrent.futures.ThreadPoolExecutor(8) as pool:
