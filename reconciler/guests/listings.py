@@ -17,7 +17,9 @@ _VOLUMES = 1_000
 _KEPT = 200
 #: Bytes at the start and at the end of a disk in which the marks of tables and file systems lie.
 _HEAD, _TAIL = 8 << 10, 8 << 10
-_MARKS = (b"NTFS    ", b"EXFAT   ", b"XFSB", b"EFI PART", b"LABELONE")
+_MARKS = (b"NTFS    ", b"EXFAT   ", b"XFSB", b"EFI PART", b"LABELONE", b"LUKS\xba\xbe", b"\xfc\x4e\x2b\xa9")
+#: The mark of Btrfs, and where it lies.
+_BTRFS, _FAR = b"_BHRfS_M", 0x10040
 
 
 class Listing:
@@ -120,12 +122,15 @@ def list_files(
 
 
 def plausible(disk: disks.Disk) -> bool:
-    """Whether it is worth the while to look for file systems: no disk that holds one lacks all their marks.
+    """Whether it is worth the while to look for file systems: no disk that holds one lacks all their marks, nor one
+    that holds what is told and not read.
 
     Raises what ``pread`` raises.
     """
     head = bytes(disk.pread(0, min(_HEAD, disk.size)))
     if head[510:512] == b"\x55\xaa" or head[1080:1082] == b"\x53\xef" or any(mark in head for mark in _MARKS):
+        return True
+    if disk.size > _FAR + len(_BTRFS) and bytes(disk.pread(_FAR, len(_BTRFS))) == _BTRFS:
         return True
     start = max(disk.size - _TAIL, 0)
     return b"EFI PART" in bytes(disk.pread(start, disk.size - start))

@@ -210,7 +210,11 @@ def test_what_is_not_read_is_called_by_its_name(tmp_path: Path, offset: int, mar
     image = builders.blank(tmp_path / "disk.raw", builders.MIB)
     place(image, (offset, mark))
     with builders.opened(image) as disk:
-        assert [(one.filesystem, one.reason) for one in scanning.scan(disk).volumes] == [(None, told)]
+        looked = scanning.scan(disk)
+        assert [(one.filesystem, one.reason) for one in looked.volumes] == [(None, told)]
+        named = told.startswith("it holds ")
+        assert [code for code, _ in looked.warnings] == ["VolumeNotRead"] * named
+        assert mark.startswith(b"ReIs") or listings.plausible(disk) == named
 
 
 def test_two_volumes_over_each_other_keep_their_free_space(tmp_path: Path, parts: tuple[Path, Path]) -> None:

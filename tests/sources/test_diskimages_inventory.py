@@ -115,6 +115,47 @@ def test_files_that_a_vmdk_descriptor_draws_in_are_no_disks_of_their_own(machine
     reading.close()
 
 
+@samples.needs_qemu
+def test_the_layers_below_a_snapshot_are_no_disks_of_their_own(machine: Path) -> None:
+    samples.write_image(machine / "base.qcow2", samples.content(MIB), "qcow2")
+    samples.write_image(machine / "plain.vmdk", samples.content(MIB), "vmdk")
+    for kind, below, above in (
+        ("qcow2", "base.qcow2", "middle.snap"),
+        ("qcow2", f"{machine}/middle.snap", "top.qcow2"),
+        ("vmdk", "plain.vmdk", "plain-000001.vmdk"),
+    ):
+        name = str(machine / above)
+        samples.qemu("qemu-img", "create", "-f", kind, "-b", str(machine / below), "-F", kind, name)
+        if kind == "qcow2":
+            samples.qemu("qemu-img", "rebase", "-u", "-b", below, "-F", kind, name)
+    samples.qemu("qemu-img", "create", "-f", "qcow2", "-o", f"data_file={machine}/own.img", machine / "own.qcow2", "1M")
+    (found,) = samples.source(machine.parent).inventory().machines
+    assert (found.disks, found.left_out) == (("own.qcow2", "plain-000001.vmdk", "top.qcow2"), ())
+    (found,) = samples.source(machine.parent, disks=["base.*"]).inventory().machines
+    assert found.disks == ("base.qcow2",) and "top.qcow2" in found.left_out
+    samples.qemu("qemu-img", "rebase", "-u", "-b", "top.qcow2", "-F", "qcow2", machine / "base.qcow2")
+    (found,) = samples.source(machine.parent, disks=["*.qcow2"]).inventory().machines
+    assert "top.qcow2" in found.disks
+
+
+@samples.needs_qemu
+def test_containers_that_are_not_read_are_no_raw_disks(machine: Path) -> None:
+    names = {"a.vhd": "vpc", "b.data": "vpc", "c.vdi": "vdi", "d.data": "vdi", "e.qcow2": "qcow2"}
+    for name, kind in names.items():
+        samples.qemu("qemu-img", "create", "-f", kind, machine / name, "4M")
+    with (machine / "e.qcow2").open("r+b") as file:
+        file.seek(32)
+        file.write(b"\0\0\0\2")
+    samples.write_raw(machine / "z.img", b"kept")
+    reading = samples.freeze(samples.source(machine.parent, disks=["*"]))
+    told = {Path(found.message.split(":")[0]).name: found.message for found in reading.missing}
+    assert "a vhd file is not read" in told["a.vhd"] and "a vhd file is not read" in told["b.data"]
+    assert "a vdi file is not read" in told["c.vdi"] and "a vdi file is not read" in told["d.data"]
+    assert "it is encrypted" in told["e.qcow2"]
+    assert [disk.name for disk in reading.disks] == ["z.img"]
+    reading.close()
+
+
 def test_without_the_binding_a_machine_with_containers_names_the_package(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,10 @@ def _volume(line: stretches.Line, found: volumes.Found, read: Callable[[], outpu
         message = f"volume at byte {volume['offset']}: {type(error).__name__}: {error}"
         line.send(wires.pack_json(wires.WARNING, ["VolumeUnreadable", message[:1000]]))
         volume["reason"] = "its file system cannot be read"
+    if facts is None and stands and (name := filesystems.foreign(found.stretch)):
+        # What is unknown may be nothing at all; this is somebody's files.
+        message = f"volume at byte {volume['offset']} holds {name}, which is not read"
+        line.send(wires.pack_json(wires.WARNING, ["VolumeNotRead", message]))
     if facts is not None:
         volume.update(filesystem=facts.filesystem, clean=facts.clean, reason=facts.reason, cluster=facts.cluster)
         volume["label"] = facts.label or found.name

@@ -62,12 +62,18 @@ _FOREIGN = (
 )
 
 
-def unread(stretch: stretches.Stretch) -> str:
-    """Why a volume that nothing here reads is not read: what it is, where that is known by its mark."""
+def foreign(stretch: stretches.Stretch) -> str:
+    """What a volume holds that nothing here reads, by its mark; empty where that is not known."""
     for name, offset, marks in _FOREIGN:
         if stretch.read(offset, max(map(len, marks))).startswith(marks):
-            return f"it holds {name}, which is not read"
-    return "its file system is not known"
+            return name
+    return ""
+
+
+def unread(stretch: stretches.Stretch) -> str:
+    """Why a volume that nothing here reads is not read."""
+    name = foreign(stretch)
+    return f"it holds {name}, which is not read" if name else "its file system is not known"
 
 
 def recognise(stretch: stretches.Stretch) -> str | None:

@@ -6,7 +6,7 @@ of this host. Two rules keep that harmless:
 1. The name and the content decide together. Names ending in ``.img .raw .dd .bin .iso`` or ``-flat.vmdk``, and block
    devices, are raw whatever they contain: their bytes are kept exactly, with a warning if they look like a container.
    Names ending in ``.qcow2 .qcow .vmdk .vhdx`` must have that content, else the disk is unreadable. For any other name
-   the content alone decides.
+   the content alone decides, and vhd, vdi and qed are refused.
 2. Nothing outside the machine's own folder is followed, ever: no backing file, no external data file, no extent. Each
    layer is opened with a stated driver, so no tool guesses either.
 """
@@ -26,6 +26,8 @@ from reconciler.sources.nbd import qemu
 
 _RAW_ENDINGS = (".img", ".raw", ".dd", ".bin", ".iso", "-flat.vmdk")
 _CONTAINER_ENDINGS = {".qcow2": "qcow2", ".qcow": "qcow2", ".vmdk": "vmdk", ".vhdx": "vhdx"}
+#: Containers that are told, and not read: as raw disks they would be kept byte for byte and be no use to anybody.
+_FOREIGN_ENDINGS = {".vhd": "vhd", ".vdi": "vdi", ".qed": "qed"}
 _DEEPEST_CHAIN = 32
 
 
@@ -82,9 +84,18 @@ def kind(path: Path) -> str:
     """The format of a disk by its name and content, as described above. Raises ``SourceError`` if they contradict."""
     if path.name.lower().endswith(_RAW_ENDINGS):
         return "raw"
-    claimed, content = _CONTAINER_ENDINGS.get(path.suffix.lower()), headers.magic(head(path))
+    suffix = path.suffix.lower()
+    claimed, content = _CONTAINER_ENDINGS.get(suffix), headers.magic(head(path))
     if claimed is None:
-        return "raw" if path.is_block_device() else content
+        if path.is_block_device():
+            return "raw"
+        foreign = content if content in _FOREIGN_ENDINGS.values() else _FOREIGN_ENDINGS.get(suffix)
+        if foreign is None:
+            return content
+        raise errors.SourceError(
+            f"{path}: a {foreign} file is not read",
+            hint="convert it with qemu-img convert -O qcow2; if it is a raw disk, give it a name that ends in .img",
+        )
     if claimed != content:
         raise errors.SourceError(
             f"{path}: is no {claimed}: it does not begin like one",
@@ -200,13 +211,49 @@ def _backing_format(path: Path, declared: str | None) -> str:
     return declared
 
 
+def pieces(path: Path) -> frozenset[str]:
+    """Names beside a vmdk descriptor that hold what it describes; none for any other file."""
+    found = _references(path)
+    return frozenset((*(extent.name for extent in found.extents), *found.companions)) if found else frozenset()
+
+
 def belonging(path: Path) -> frozenset[str]:
-    """Names beside a vmdk descriptor that are part of it, and so no disks of their own; none for any other file."""
+    """Names beside a disk that are part of it, and so no disks of their own.
+
+    What a vmdk descriptor draws in, the layers below a snapshot, and the external data file of a qcow2.
+    """
+    names: set[str] = set()
+    waiting = [path]
+    while waiting:
+        found = _references(waiting.pop())
+        if found is None:
+            continue
+        below = (name for name in (found.backing, found.data_file) if name)
+        for name in (*(extent.name for extent in found.extents), *found.companions, *below):
+            beside = path.with_name(os.path.basename(name) or path.name)  # noqa: PTH119  a name may be no path
+            if beside.name not in names and _is_beside(path, name):
+                names.add(beside.name)
+                waiting.append(beside)
+    # A chain that comes round to itself is a disk that cannot be read, and is told as one.
+    return frozenset(names) if path.name not in names else frozenset()
+
+
+def _is_beside(path: Path, name: str) -> bool:
+    """Whether a name written in a file leads into its own folder."""
+    if "/" not in name:
+        return True
     try:
-        if kind(path) != "vmdk":
-            return frozenset()
-        found = headers.vmdk(head(path))
+        return (path.parent / name).parent.resolve() == path.parent.resolve()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _references(path: Path) -> headers.References | None:
+    """What a container points to; None for all other files, and where it cannot be read: whoever opens it says why."""
+    try:
+        format_ = kind(path)
+        if format_ == "qcow2":
+            return headers.qcow2(head(path))
+        return headers.vmdk(head(path)) if format_ == "vmdk" else None
     except errors.SourceError:
-        # Whoever opens the disk says what is wrong with it; here it only means that nothing is known to belong to it.
-        return frozenset()
-    return frozenset(extent.name for extent in found.extents) | frozenset(found.companions)
+        return None

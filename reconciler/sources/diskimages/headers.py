@@ -50,14 +50,18 @@ class References:
 
 
 def magic(head: bytes) -> str:
-    """``qcow2``, ``vmdk``, ``vhdx`` or ``raw``, by the first bytes of a file."""
+    """``qcow2``, ``vmdk``, ``vhdx``, what is not read (``vhd``, ``vdi``, ``qed``), or ``raw``, by the first bytes."""
     if head.startswith(b"QFI\xfb"):
         return "qcow2"
     if head.startswith((b"KDMV", DESCRIPTOR_MAGIC)):
         return "vmdk"
     if head.startswith(b"vhdxfile"):
         return "vhdx"
-    return "raw"
+    if head.startswith(b"conectix"):
+        return "vhd"
+    if head[64:68] == b"\x7f\x10\xda\xbe" and head.startswith(b"<<< "):
+        return "vdi"
+    return "qed" if head.startswith(b"QED\0") else "raw"
 
 
 def _damaged(what: str) -> errors.SourceError:
@@ -73,6 +77,11 @@ def qcow2(head: bytes) -> References:
         raise _damaged(f"qcow2 version {version} is not known")
     if not 9 <= cluster_bits <= 21:
         raise _damaged(f"clusters of 2^{cluster_bits} bytes")
+    if any(head[32:36]):
+        raise errors.SourceError(
+            "it is encrypted, and its key is not known here",
+            hint="keep it decrypted by qemu-img convert, or back it up as it is under a name that ends in .img",
+        )
     features, offset = 0, 72
     if version == 3:
         if len(head) < 104:

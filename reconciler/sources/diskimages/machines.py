@@ -1,7 +1,8 @@
 """The source ``diskImages``: every matching sub-folder is a machine, every matching file in it a disk.
 
 ``sources.opening`` builds it from a policy. A machine is known by the real path of its folder. Files that a vmdk
-descriptor draws in are part of that disk and no disks of their own. Names that begin with a dot are never looked at.
+descriptor or a snapshot draws in are part of that disk and no disks of their own. Names that begin with a dot are never
+looked at.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class DiskImages:
         known = parts.union(entry.name for entry in taken)
         rest = [entry for entry in entries if entry.name not in known and _is_disk(entry) and _disk_like(entry)]
         # A vmdk descriptor is only words: where all that it names is taken, nothing is left out with it.
-        left = [path.name for path in rest if not formats.belonging(path) or formats.belonging(path) - known]
+        left = [path.name for path in rest if not formats.pieces(path) or formats.pieces(path) - known]
         return disks, tuple(sorted(left))
 
     def inventory(self) -> machines.Inventory:
