@@ -11,10 +11,11 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
+import sqlalchemy as sa
 import sqlmodel
 
 from reconciler.base import errors
-from reconciler.catalog import audits, database, tables
+from reconciler.catalog import audits, counters, database, tables
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +34,24 @@ class RequestRow:
 
 def add(db: database.Database, kind: str, payload: Mapping[str, Any], now: dt.datetime, actor: str) -> str:
     """Record a request; its id. ``payload`` is JSON."""
-    with db.writing() as connection, sqlmodel.Session(connection) as session:
+    with db.writing() as connection:
+        return _add(connection, kind, payload, now, actor)
+
+
+def ask_backup(db: database.Database, policy: str, client: str, now: dt.datetime, actor: str) -> str:
+    """Record a request for a backup of one client (its id); the request's id.
+
+    It notes the newest image and the newest job there are: what comes after them serves it, whatever the clocks say.
+    """
+    with db.writing() as connection:
+        image = counters.current(connection, counters.IMAGE_SEQUENCE)
+        job = int(connection.scalar(sa.select(sa.func.max(tables.JOBS.c.number))) or 0)
+        payload = {"policy": policy, "client": client, "afterImage": image, "afterJob": job}
+        return _add(connection, "Backup", payload, now, actor)
+
+
+def _add(connection: sa.Connection, kind: str, payload: Mapping[str, Any], now: dt.datetime, actor: str) -> str:
+    with sqlmodel.Session(connection) as session:
         row = tables.RequestRecord(kind=kind, payload=dict(payload), at=now, actor=actor)
         session.add(row)
         session.flush()

@@ -39,9 +39,7 @@ def backup(
     with sessions.writing(chosen) as db:
         now = clock.now()
         machines = _machines(db, policy, client, now)
-        made = [
-            requests.add(db, "Backup", {"policy": policy, "client": one.id}, now, sessions.actor()) for one in machines
-        ]
+        made = [requests.ask_backup(db, policy, one.id, now, sessions.actor()) for one in machines]
         holder = leases.holder(chosen.state, db)
         if not wait:
             after = (

@@ -58,7 +58,10 @@ def _attempts(db: database.Database, request: requests.RequestRow) -> list[jobs.
     found = jobs.list_jobs(
         db, type="Backup", client_id=str(request.payload["client"]), policy=str(request.payload["policy"])
     )
-    return [job for job in found if job.queued_at >= request.at]
+    after = request.payload.get("afterJob")
+    if after is None:
+        return [job for job in found if job.queued_at >= request.at]
+    return [job for job in found if jobs.job_number(job.id) > after]
 
 
 def wait_for(

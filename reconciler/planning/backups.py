@@ -209,11 +209,12 @@ class Desk:
     def _requested(self, client: str, record: schedules.Record, history: histories.History | None) -> Iterator[_Entry]:
         """A request is a slot at its own time, through the policy: its weakest schedule, in that one's window.
 
-        Any image made since serves it. One made before does not, though its slot may lie in the same second or, where
-        more than one was asked for within a second, in a later one: then the request takes the next second for its own.
+        Any image made since serves it, whatever the clock said then: it may have been set back in between. One made
+        before does not, though its slot may lie in the same second or, where more than one was asked for within a
+        second or the clock was set back, in a later one: then the request takes the next second for its own.
         """
         for request in self._requests.get(client, ()):
-            if history is not None and history.sound and history.sound[-1].time >= request.at:
+            if history is not None and _serves(history, request):
                 continue
             slot, served = schedules.whole(request.at), record.served[1]
             if served is not None:
@@ -373,6 +374,14 @@ class Desk:
             slot=slot,
             priority=self.policy.spec.priority,
         )
+
+
+def _serves(history: histories.History, request: observed.Request) -> bool:
+    """Whether a backup has been made since a request."""
+    if request.after is None:
+        return bool(history.sound) and history.sound[-1].time >= request.at
+    newest = next((image for image in reversed(history.images) if image.state == "Complete"), None)
+    return newest is not None and newest.sequence > request.after
 
 
 def dependents(

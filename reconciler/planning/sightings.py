@@ -302,6 +302,8 @@ class Request:
     #: Client id.
     client: str
     at: dt.datetime
+    #: Sequence of the newest image there was; None where an older Holdfast asked.
+    after: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

@@ -295,6 +295,21 @@ def test_each_of_many_requests_within_a_second_is_a_backup_of_its_own() -> None:
         assert now_due(wanted, now, *made, requests=(ask,)) is None
 
 
+@pytest.mark.parametrize("clock", ["2026-11-22T14:55:00Z", "2026-11-22T13:00:00Z", "2015-01-01T00:00:00Z"])
+def test_a_request_is_served_by_what_is_made_after_it_and_by_nothing_else_where_the_clock_was_set_back(
+    clock: str,
+) -> None:
+    wanted = estate({"name": "daily", "type": "Full", "every": "24h"})
+    before = samples.image(1, AT("2026-11-22T15:00:00Z"))
+    ask = observed.Request(id="r-1", policy="gold", client=samples.CLIENT, at=AT(clock), after=1)
+    (due, *_) = backups(wanted, AT(clock), before, requests=(ask,))
+    assert (due.state, due.request) == (DUE, "r-1"), "an image of before was taken for the answer"
+    late = dataclasses.replace(ask, at=AT("2026-11-22T15:30:00Z"))
+    served = samples.image(2, AT(clock), slot=due.slot)
+    for asked in (ask, late):
+        assert now_due(wanted, clock, before, served, requests=(asked,)) is None, "one request, backups without end"
+
+
 def test_a_request_is_a_slot_at_its_own_time_through_the_policy() -> None:
     ask = observed.Request(id="r-1", policy="gold", client=samples.CLIENT, at=AT("2026-11-22T15:00:07.25Z"))
     again = dataclasses.replace(ask, id="r-2", at=AT("2026-11-22T15:00:09Z"))
