@@ -13,7 +13,7 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Final
 
-from reconciler.planning import actions, desired, histories, nevers, observed, retries, verifications
+from reconciler.planning import actions, desired, histories, nevers, observed, retries, sightings, verifications
 
 _WORDS: Final = {
     verifications.CONTENT: "every digest is read again",
@@ -73,13 +73,14 @@ class Desk:
             return
         image, copy = chosen
         result = verifications.last(history, self._seen, asked.kind, asked.operation)
-        at = verifications.due(asked, result.at) if result is not None else copy.created_at
+        made = sightings.believed(copy.created_at, self._now)
+        at = verifications.due(asked, result.at) if result is not None else made
         if result is not None and result.state == "Failed" and _later(history, image, result):
             # Where the clock was set back, the failure may seem to be the later one.
             before = result.at - histories.AHEAD
             own = self._seen.verifications.get(image.id, ())
             if not any(one.kind == asked.kind and one.at > before and _by(asked, history, one) for one in own):
-                at = min(at, copy.created_at)
+                at = min(at, made)
         if at <= self._horizon:
             yield self._action(history, slug, asked, image, copy, at)
 

@@ -41,6 +41,7 @@ from reconciler.planning import (
     schedules,
     scrubs,
     servicelevels,
+    sightings,
     snapshots,
     verifications,
 )
@@ -279,7 +280,7 @@ class _Pass:
             return
         if delays.suspended(self.wanted, policy, self.now):
             return
-        begun = max(known.first_seen, min(table.anchor for table in tables))
+        begun = max(sightings.believed(known.first_seen, self.now), min(table.anchor for table in tables))
         found = delays.overdue(self.judge, history, policy, self.slugs[client], begun, self.now)
         if found is not None:
             self.overdue.append(found)

@@ -71,7 +71,8 @@ def resting(attempts: observed.Attempts | None, now: dt.datetime) -> tuple[dt.da
     found = standing(attempts, None, now)
     if attempts is None:
         return None
-    if found.state == "Cancelled" and attempts.last_finished + REST > now:
+    ahead = attempts.last_finished > now + _FIRST
+    if found.state == "Cancelled" and not ahead and attempts.last_finished + REST > now:
         words = actions.Reason(code="Cancelled", message="it was cancelled, and rests for a day")
         return attempts.last_finished + REST, words
     if found.state == "Waiting":

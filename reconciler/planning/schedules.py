@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from reconciler.api import policies
 from reconciler.base import times
-from reconciler.planning import calendars, configuration, desired, histories, observed
+from reconciler.planning import calendars, configuration, desired, histories, observed, sightings
 
 #: Weakest first.
 STRENGTH: Final[Mapping[str, int]] = {"Incremental": 1, "Cumulative": 2, "Full": 3}
@@ -40,6 +40,8 @@ class Timetable:
     place: int
     anchor: dt.datetime
     window: policies.BackupWindowSpec | None
+    #: When it was worked out.
+    now: dt.datetime
 
     @property
     def strength(self) -> int:
@@ -67,10 +69,9 @@ def timetables(
     result = []
     for place, schedule in enumerate(policy.spec.schedules):
         window = wanted.windows.get(schedule.window) if schedule.window is not None else None
-        anchor = whole(configuration.anchor(policy, schedule, seen, now))
-        result.append(
-            Timetable(schedule=schedule, place=place, anchor=anchor, window=window.spec if window is not None else None)
-        )
+        anchor = whole(sightings.believed(configuration.anchor(policy, schedule, seen, now), now))
+        spec = window.spec if window is not None else None
+        result.append(Timetable(schedule=schedule, place=place, anchor=anchor, window=spec, now=now))
     return tuple(result)
 
 
@@ -125,7 +126,7 @@ def _start(table: Timetable, record: Record) -> tuple[dt.datetime, bool]:
         return served, False
     if record.begun:
         return table.anchor, False
-    start = max(table.anchor, record.seen)
+    start = max(table.anchor, sightings.believed(record.seen, table.now))
     default = "Immediately" if table.schedule.every is not None else "NextSlot"
     return start, (table.schedule.initial_backup or default) == "Immediately"
 

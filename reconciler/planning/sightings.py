@@ -12,6 +12,8 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from reconciler.base import times
+
 #: Copy states in which a copy can be read and counts as good.
 GOOD = frozenset({"Complete"})
 #: Copy states in which a restore may read: every block is proven as it is read, so a damaged copy is worth trying.
@@ -26,6 +28,12 @@ FILES: Final = "Files"
 BOOT: Final = "Boot"
 #: Those that try what an image is good for, rather than whether a copy is what was written.
 DRILLS: Final = (FILES, BOOT)
+
+
+def believed(moment: dt.datetime, now: dt.datetime) -> dt.datetime:
+    """A time that was written down; where it lies clearly ahead of now, the clock was wrong then, and it counts as long
+    past: nothing may wait until the clock gets there."""
+    return moment if moment <= now + AHEAD else times.EPOCH
 
 
 class Copy(NamedTuple):

@@ -151,8 +151,9 @@ def contents(
         results = [one for one in found.get(image.id, ()) if one.kind == CONTENT and one.at <= history.latest]
         for copy in image.copies:
             if copy.state in observed.GOOD and meant(asked, copy.operation):
-                times = (one.at for one in results if one.copy == copy.number)
-                yield image, copy, max((copy.created_at, *times))
+                found_at = (one.at for one in results if one.copy == copy.number)
+                known = (one for one in (copy.created_at, *found_at) if one <= history.latest)
+                yield image, copy, max(known, default=times.EPOCH)
 
 
 def meant(asked: Asked, operation: str) -> bool:

@@ -67,6 +67,13 @@ def test_a_series_without_images_begins_at_once_or_at_its_next_slot(
     assert now_due(estate(schedule), "2026-11-22T10:00Z", since=AT("2026-11-22T09:00Z")) == due
 
 
+@pytest.mark.parametrize("schedule", [EVERY, NIGHTLY])
+def test_what_a_clock_that_was_a_year_ahead_put_in_force_and_saw_first_counts_at_once(schedule: dict[str, Any]) -> None:
+    ahead = AT("2027-11-20T21:00Z")
+    for images in ((), (stored(1, ahead),)):
+        assert now_due(estate(schedule), "2026-11-22T21:00:05Z", *images, since=ahead) is not None
+
+
 def test_a_machine_that_came_later_counts_from_its_first_sight() -> None:
     known = {samples.CLIENT: samples.client(seen=AT("2026-11-20T12:30:15.5Z"))}
     assert now_due(estate(EVERY), "2026-11-20T13:00Z", since=AT("2026-11-01T00:00Z"), clients=known) == (

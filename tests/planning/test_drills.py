@@ -127,6 +127,14 @@ def test_content_is_due_for_each_copy_a_period_after_it_was_made_or_proven() -> 
     assert sorted(one.image or "" for one in found.values() if one.state is actions.State.DUE) == ["img-1", "img-2"]
 
 
+@pytest.mark.parametrize("kind", ["content", "boot"])
+def test_what_a_clock_that_was_a_year_ahead_duplicated_is_proven_without_waiting_for_it(kind: str) -> None:
+    ahead = samples.series(samples.image(1, ago(days=1), *both(ago(days=-365))))
+    found = verify(estate(dedupe={kind: "7d"}), series=ahead)
+    assert [one.state.value for one in found.values()] == ["Due"]
+    assert not verify(estate(dedupe={kind: "7d"}), result("img-1", 2, kind.capitalize(), NOW), series=ahead)
+
+
 def test_a_copy_that_leaves_now_is_not_proven_before() -> None:
     old = samples.series(
         samples.image(1, ago(days=9), *both(ago(days=9))), samples.image(2, ago(hours=1), *both(ago(hours=1)))

@@ -39,3 +39,11 @@ def test_an_attempt_that_its_window_stopped_is_no_failure_and_a_second_one_ends_
         failed=stops + failures, lost=0, overran=stops, last_finished=NOW, last_state="Overrun", message="closed"
     )
     assert retries.standing(tried, limit, NOW).state == state
+
+
+@pytest.mark.parametrize(("ago", "rests"), [(dt.timedelta(hours=1), True), (dt.timedelta(days=-365), False)])
+def test_what_was_cancelled_rests_for_a_day_also_where_the_clock_was_set_back_since(
+    ago: dt.timedelta, rests: bool
+) -> None:
+    tried = observed.Attempts(failed=1, lost=0, last_finished=NOW - ago, last_state="Cancelled", message="cancelled")
+    assert (retries.resting(tried, NOW) is not None) == rests

@@ -34,6 +34,7 @@ def scrub(seen: dict[str, Any], spec: dict[str, Any] | None = None, **more: Any)
     [
         ({"proven": ago(days=31)}, {}, "Due", "ScrubDue"),
         ({"proven": ago(days=30)}, {}, "Due", "ScrubDue"),
+        ({"proven": ago(days=-365)}, {}, "Due", "ScrubDue"),
         ({"proven": ago(days=29, hours=12)}, {}, "Planned", "ScrubDue"),
         ({"proven": ago(days=8)}, {"scrub": {"every": "7d"}}, "Due", "ScrubDue"),
         ({"proven": ago(hours=1), "proving": True}, {}, "Due", "ScrubUnfinished"),
