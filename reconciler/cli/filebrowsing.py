@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from reconciler.api.documents import files
+from reconciler.base import clocks
 from reconciler.cli import sessions, settings
 from reconciler.controller import choices, filechoices, filelistings
 from reconciler.operations import browsedtrees
@@ -16,7 +17,8 @@ def of_catalog(chosen: settings.Settings, picked: filechoices.Image, path: str, 
     """A folder of an image, from its best copy. Raises ``NotFound``, ``UsageError``, ``GuestUnreadable``."""
     sessions.start_logging()
     slug = picked.client.slug
-    choice = sessions.read(chosen, lambda db: choices.choose(db, slug, image=picked.id, as_of=None, copy=None))
+    now = clocks.from_environment().now()
+    choice = sessions.read(chosen, lambda db: choices.choose(db, slug, image=picked.id, as_of=None, copy=None, now=now))
     # Failures are told while the folder is read, and before it is written down.
     notes = [*picked.notes, *choice.notes]
     with contextlib.closing(choice.open(chosen.caches, lambda failure: notes.append(str(failure)))) as stored:

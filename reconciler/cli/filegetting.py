@@ -82,7 +82,8 @@ def get(
         return _from_folder(unit, client, asked)
     chosen = settings.of_state(state=state, catalog=catalog)
     moment = fileoptions.moment(as_of, "--as-of")
-    choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy))
+    now = clocks.from_environment().now()
+    choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy, now=now))
     tree = filelisting.known(chosen, choice.image)
     picked = asked.picks(tree) if tree is not None else None
     with sessions.writing(chosen) as db:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from reconciler.base import errors
+from reconciler.base import clocks, errors
 from reconciler.catalog.fileindexes import caches
 from reconciler.cli import commands, fileoptions, options, outputs, sessions, settings
 from reconciler.controller import filechoices, filelistings
@@ -38,7 +38,8 @@ def ls(
     else:
         chosen = settings.of_state(state=state, catalog=catalog)
         moment = fileoptions.moment(as_of, "--as-of")
-        picked = sessions.read(chosen, lambda db: filechoices.choose(db, client, image=image, as_of=moment))
+        now = clocks.from_environment().now()
+        picked = sessions.read(chosen, lambda db: filechoices.choose(db, client, image=image, as_of=moment, now=now))
         tree = known(chosen, picked.id)
         if tree is None:
             document = commands.load("filebrowsing").of_catalog(chosen, picked, path, deep=deep)

@@ -77,7 +77,10 @@ def mount(
             return _from_folder(unit, client, asked, output, stop)
         chosen = settings.of_state(state=state, catalog=catalog)
         moment = restoreoptions.moment(as_of)
-        choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy))
+        now = clocks.from_environment().now()
+        choice = sessions.read(
+            chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy, now=now)
+        )
         with sessions.writing(chosen) as db:
             return _from_catalog(db, chosen, choice, asked, reason or "", output, stop)
 

@@ -80,7 +80,8 @@ def restore(
     moment = restoreoptions.moment(as_of)
 
     def look(db: database.Database) -> tuple[choices.Choice, tuple[Path, ...], float | None]:
-        found = choices.choose(db, client, image=image, as_of=moment, copy=copy, proven=True)
+        now = clocks.from_environment().now()
+        found = choices.choose(db, client, image=image, as_of=moment, copy=copy, now=now, proven=True)
         folders = tuple(Path(one.path) for one in machines.known_units(db).values())
         return found, folders, choices.rate(db, found.unit)
 

@@ -23,7 +23,7 @@ from reconciler.base import errors, times
 # Not through images and inventories, which know how to write and so load what decides.
 from reconciler.catalog import database, jobs, listings, machines, standings, verifications
 from reconciler.operations import failovers
-from reconciler.planning import preferences, sightings
+from reconciler.planning import doubts, preferences, sightings
 from reconciler.storage import opening, units
 
 #: Restores that an estimate looks through, and takes at most.
@@ -108,16 +108,20 @@ def choose(
     image: str | None,
     as_of: dt.datetime | None,
     copy: int | None,
+    now: dt.datetime,
     proven: bool = False,
     way: str = "--image",
 ) -> Choice:
     """The image to restore and its copies; with ``copy`` that one alone. ``proven``: rather one that failed no drill.
 
+    One that a wrong clock made later than ``now`` is not taken for the newest.
     ``way``: what whoever reads the notes writes before the id of an image to have it by name. Raises ``NotFound`` with
     what there is instead.
     """
     known = machines.find_client(db, client)
-    rows = [row for row in listings.list_images(db, client_id=known.id) if image is None or row.id == image]
+    every = listings.list_images(db, client_id=known.id)
+    misdated = doubts.doubtful(every, now)
+    rows = [row for row in every if image is None or row.id == image]
     if image is not None and not rows:
         raise errors.NotFound(f"client {known.name} has no image {image}", hint="holdfast get images lists them")
     if image is None:
@@ -137,7 +141,8 @@ def choose(
         copies, why = _copies(db, row.id, copy, units_known)
         whole = bool(copies) and not copies[0].damage
         if copies:
-            rank = preferences.Rank(trusted, whole, failed is None, row.time, row.sequence)
+            dated = row.id not in misdated
+            rank = preferences.Rank(trusted, whole, failed is None, dated, row.time, row.sequence)
             chosen = Choice(
                 client=known, policy=row.policy, image=row.id, time=row.time, copies=copies, passed=tuple(passed),
                 doubt=_doubt(row.id, failed, named=image is not None),
@@ -150,6 +155,8 @@ def choose(
         refused += why
         if trusted and whole and failed is not None:
             passed.append(preferences.passed_over(row.id, row.time, failed, f"{way} {row.id}"))
+        elif trusted and whole:
+            passed.append(preferences.misdated(row.id, row.time, f"{way} {row.id}"))
         elif trusted:
             passed.append(f"image {row.id} of {times.show(row.time)} is newer: {'; '.join(why) or 'it has no copy'}")
     if best is not None:

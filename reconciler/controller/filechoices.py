@@ -13,7 +13,7 @@ from reconciler.base import errors, times
 
 # Not through images and inventories, which know how to write and so load what decides.
 from reconciler.catalog import database, listings, machines, standings
-from reconciler.planning import sightings
+from reconciler.planning import doubts, preferences, sightings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,11 +27,15 @@ class Image:
     notes: tuple[str, ...] = ()
 
 
-def choose(db: database.Database, client: str, *, image: str | None, as_of: dt.datetime | None) -> Image:
+def choose(
+    db: database.Database, client: str, *, image: str | None, as_of: dt.datetime | None, now: dt.datetime
+) -> Image:
     """The image that is meant: the newest with a good copy, else the newest with a damaged one, as ``choices.choose``,
     but whether or not its units are there. Raises ``NotFound``."""
     known = machines.find_client(db, client)
-    rows = [row for row in listings.list_images(db, client_id=known.id) if image is None or row.id == image]
+    every = listings.list_images(db, client_id=known.id)
+    misdated = doubts.doubtful(every, now)
+    rows = [row for row in every if image is None or row.id == image]
     copies = listings.list_copies(db, client_id=known.id)
     good = {one.image for one in copies if one.state in sightings.GOOD}
     if image is None:
@@ -39,11 +43,17 @@ def choose(db: database.Database, client: str, *, image: str | None, as_of: dt.d
         rows = [row for row in rows if row.state == "Complete" and row.id in there]
         rows = [row for row in rows if as_of is None or row.time <= as_of]
     wrong = {one.object for one in standings.read(db).rulings if one.kind == "Expire"}
-    rows.sort(key=lambda row: (row.id not in wrong, row.id in good, row.time, row.sequence), reverse=True)
+    rows.sort(
+        key=lambda row: (row.id not in wrong, row.id in good, row.id not in misdated, row.time, row.sequence),
+        reverse=True,
+    )
     if rows:
         passed = [row for row in rows if row.time > rows[0].time and row.id not in wrong]
         notes = tuple(
-            f"image {row.id} of {times.show(row.time)} is newer and has damaged copies alone; --image {row.id} shows it"
+            preferences.misdated(row.id, row.time, f"--image {row.id}")
+            if row.id in misdated and row.id in good
+            else f"image {row.id} of {times.show(row.time)} is newer and has damaged copies alone; "
+            f"--image {row.id} shows it"
             for row in passed
         )
         return Image(client=known, id=rows[0].id, time=rows[0].time, notes=notes)

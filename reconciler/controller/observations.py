@@ -197,7 +197,10 @@ def _rotates(wanted: desired.Desired) -> bool:
 def _requests(db: database.Database) -> tuple[observed.Request, ...]:
     return tuple(
         observed.Request(
-            id=row.id, policy=str(row.payload["policy"]), client=str(row.payload["client"]), at=row.at,
+            id=row.id,
+            policy=str(row.payload["policy"]),
+            client=str(row.payload["client"]),
+            at=row.at,
             after=row.payload.get("afterImage"),
         )
         for row in requests.pending(db, "Backup")

@@ -88,7 +88,9 @@ def _opened(
 def _chosen(site: sites.Site, order: Order) -> choices.Choice:
     """The image that was planned, with what was passed over for it as long as it would be chosen again."""
     spec = order.item.spec
-    choose = functools.partial(choices.choose, site.db, order.client, copy=spec.copy_number, proven=True, way="image:")
+    choose = functools.partial(
+        choices.choose, site.db, order.client, copy=spec.copy_number, now=site.clock.now(), proven=True, way="image:"
+    )
     if spec.image is None:
         again = choose(image=None, as_of=spec.as_of)
         if again.image == order.image:

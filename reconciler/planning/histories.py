@@ -8,16 +8,13 @@ where it is handed out.
 
 from __future__ import annotations
 
-import bisect
 import datetime as dt
-import itertools
-import operator
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final, overload
 
 from reconciler.api import lifecycles
 from reconciler.base import times
-from reconciler.planning import calendars, columns, observed, retention, sightings
+from reconciler.planning import calendars, columns, doubts, observed, retention, sightings
 
 #: Copy states whose operation has delivered: what was Complete once stays paid when it expires.
 SETTLED = frozenset({"Complete", "Expiring", "Expired"})
@@ -58,7 +55,7 @@ class History:
         self.images = columns.of(series.images)
         #: What lies later than this was not written by a clock that is right now.
         self.latest = now + AHEAD
-        doubtful = _doubtful(self.images.stamps, times.to_number(self.latest))
+        doubtful = doubts.contradicted(self.images.stamps, times.to_number(self.latest))
         #: Indices of the images in ``doubtful``.
         self.doubted = doubtful
         #: Ids of images clearly later than now (``AHEAD``), or whose time contradicts their sequence: kept, satisfying
@@ -218,33 +215,3 @@ class History:
         if wanted >= self.images.kinds:
             return self.sound.places
         return [place for place in self.sound.places if self.images.shapes[place] in wanted]
-
-
-def _doubtful(stamps: Sequence[int], limit: int) -> frozenset[int]:
-    """Indices of times beyond the limit, and of the fewest others without which times never fall as sequences rise."""
-    later: frozenset[int] = frozenset()
-    rest: Sequence[int] = range(len(stamps))
-    if max(stamps, default=limit) > limit:
-        later = frozenset(index for index in rest if stamps[index] > limit)
-        rest = [index for index in rest if index not in later]
-    ordered = [stamps[index] for index in rest] if later else stamps
-    if all(map(operator.le, ordered, itertools.islice(ordered, 1, None))):
-        return later
-    # The longest non-decreasing subsequence is what most images agree on; the others contradict it.
-    tails: list[int] = []
-    ends: list[int] = []
-    before: list[int] = []
-    for index, stamp in enumerate(ordered):
-        place = bisect.bisect_right(tails, stamp)
-        before.append(ends[place - 1] if place else -1)
-        if place == len(tails):
-            tails.append(stamp)
-            ends.append(index)
-        else:
-            tails[place], ends[place] = stamp, index
-    agreeing = set()
-    at = ends[-1]
-    while at >= 0:
-        agreeing.add(at)
-        at = before[at]
-    return later | {rest[index] for index in range(len(ordered)) if index not in agreeing}

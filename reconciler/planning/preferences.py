@@ -1,8 +1,9 @@
 """Which of several images is restored where nobody names one, and what is said of the others.
 
 ``restorations`` plans the restores of the manifests by it, ``controller.choices`` those by command. An image that was
-declared wrong comes last, before it those with damaged copies alone, before these those of which a drill failed; of
-two that are as good the newer one is taken. Separate because a command that restores loads nothing else that decides.
+declared wrong comes last, before it those with damaged copies alone, before these those of which a drill failed, and
+before these those that a wrong clock made; of two that are as good the newer one is taken. Separate because a command
+that restores loads nothing else that decides.
 """
 
 from __future__ import annotations
@@ -24,13 +25,15 @@ class Rank(NamedTuple):
     whole: bool
     #: The last drill of no kind failed.
     proven: bool
+    #: Its time can be right (``doubts``): else it may be older than it says.
+    dated: bool
     time: dt.datetime
     sequence: int
 
     @property
     def sound(self) -> bool:
         """Whether no older image that is trusted as much can be better."""
-        return self.whole and self.proven
+        return self.whole and self.proven and self.dated
 
 
 def failed(results: Iterable[sightings.Verification]) -> dict[str, sightings.Verification]:
@@ -51,6 +54,12 @@ def _order(result: sightings.Verification) -> tuple[dt.datetime, bool]:
 def passed_over(image: str, time: dt.datetime, failure: sightings.Verification, way: str) -> str:
     """What is said of a newer image that is not taken because a drill failed; ``way``: how to have it all the same."""
     return f"image {image} of {times.show_minutes(time)} is newer: its {_found(failure)}; {way} takes it all the same"
+
+
+def misdated(image: str, time: dt.datetime, way: str) -> str:
+    """What is said of an image that seems newer, made while the clock was wrong; ``way`` as for ``passed_over``."""
+    when = times.show_minutes(time)
+    return f"image {image} says {when}, which cannot be: the clock was wrong; {way} takes it all the same"
 
 
 def no_better(image: str, failure: sightings.Verification) -> str:

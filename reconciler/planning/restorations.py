@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from reconciler.api import restores
 from reconciler.base import digests, times
-from reconciler.planning import actions, desired, histories, nevers, observed, preferences, retries
+from reconciler.planning import actions, desired, doubts, histories, nevers, observed, preferences, retries
 
 
 def digest(item: restores.Restore) -> str:
@@ -97,6 +97,7 @@ class Desk:
         """The copy of this series that is the best so far, if one is. ``begun``: the image to go on from."""
         found: tuple[str, int] | None = None
         wrong = self._rules.register.orders()
+        misdated = doubts.misdated(history.images.stamps, self._now)
         for place in reversed(range(len(history.images))):
             image = history.images[place]
             if spec.image is not None and image.id != spec.image:
@@ -105,7 +106,14 @@ class Desk:
                 image.state != "Complete" or (spec.as_of is not None and image.time > spec.as_of)
             ):
                 continue
-            one = self._candidate(spec, image, history, trusted=image.id not in wrong, begun=image.id == begun)
+            one = self._candidate(
+                spec,
+                image,
+                history,
+                trusted=image.id not in wrong,
+                dated=place not in misdated,
+                begun=image.id == begun,
+            )
             if one is None:
                 continue
             rank = one.rank
@@ -125,6 +133,7 @@ class Desk:
         history: histories.History,
         *,
         trusted: bool,
+        dated: bool,
         begun: bool,
     ) -> _Candidate | None:
         """How good an image is to restore from, and the copy to begin with; as ``choices.choose`` has it.
@@ -144,8 +153,9 @@ class Desk:
         best = min(good or there, key=lambda one: (self._rules.units.standalone(one.unit), one.number))
         failure = self._rules.failure(history, image.id)
         rank = preferences.Rank(
-            trusted=trusted, whole=bool(good), proven=failure is None, time=image.time, sequence=image.sequence
-        )
+            trusted=trusted, whole=bool(good), proven=failure is None, dated=dated, time=image.time,
+            sequence=image.sequence,
+        )  # fmt: skip
         return _Candidate(begun, rank, image, best, history.series.policy, failure)
 
     def _doubts(self, name: str, spec: restores.RestoreSpec) -> str:

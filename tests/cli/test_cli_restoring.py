@@ -12,7 +12,7 @@ import estate_samples
 import pytest
 from estate_samples import START, Estate
 
-from reconciler.base import meters
+from reconciler.base import meters, times
 from reconciler.catalog import database
 from reconciler.controller import choices
 from reconciler.storage import opening
@@ -171,7 +171,7 @@ def test_an_image_that_was_read_leaves_nothing_behind_in_its_process(
     shutil.copytree(estate.folder / "storage" / "pool", pool)
     db = database.open_reading(str(estate.state / "catalog.sqlite"))
     assert db is not None
-    choice = choices.choose(db, "alpha", image=None, as_of=None, copy=2)
+    choice = choices.choose(db, "alpha", image=None, as_of=None, copy=2, now=times.parse(START))
     db.close()
     choice = dataclasses.replace(choice, copies=(dataclasses.replace(choice.copies[0], path=pool),))
     with (

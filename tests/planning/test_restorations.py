@@ -67,6 +67,16 @@ def test_what_cannot_be_found_is_blocked_with_the_reason(spec: dict[str, Any], c
     assert found.reason.code == code and said in found.reason.message
 
 
+def test_what_a_clock_that_was_ahead_made_is_not_the_newest() -> None:
+    copies = (samples.copy(), samples.copy(2, "dedupe", "deep"))
+    times = (ago(days=3), ago(days=-365), ago(days=1))
+    series = samples.series(*(samples.image(n, time, *copies) for n, time in enumerate(times, 1)))
+    _, found = plan(restore(), series=series)
+    assert found is not None and found.image == "img-3"
+    _, found = plan(restore(), series=samples.series(*series.images[:2]))
+    assert found is not None and found.image == "img-2", "what was made last is the newest, whatever its time"
+
+
 def test_a_name_that_two_clients_have_is_asked_about() -> None:
     other = observed.Client(id="x", slug="oblvm1-2", name="oblVM1", source="/x", first_seen=ago(days=9))
     clients = {samples.CLIENT: samples.client(), "x": other}
