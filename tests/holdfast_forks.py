@@ -33,8 +33,8 @@ from typing import Any
 LONGEST, PIPE = 150_000, 60_000
 #: Bytes of each number that is told: a process, then its exit code.
 WORD = 32
-#: Python reads these when it starts, and the crash points theirs when they are loaded.
-AT_START = ("PYTHON", "LANG", "LC_", "LD_", "HOLDFAST_CRASH", "_HOLDFAST_COMPLETE")
+#: What Python and the command line read when they start.
+AT_START = ("PYTHON", "LANG", "LC_", "LD_", "_HOLDFAST_COMPLETE")
 
 
 def fits(variables: Mapping[str, str], text: str | None) -> bool:
@@ -183,10 +183,13 @@ def _become(order: bytes, files: Sequence[int]) -> list[str]:
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
+    # The one module that reads its variables when it is loaded.
+    importlib.reload(crashes)
     return list(arguments)
 
 
 if __name__ == "__main__":
+    from reconciler.base import crashes
     from reconciler.cli import commands, main
 
     grouped = [command for group in commands.GROUPS.values() for command in group.values()]

@@ -83,7 +83,7 @@ class Estate:
         self.paths = {"fast": self.folder / "units" / "fast", "pool": self.folder / "units" / "pool"}
         self._clock = root / "clock"
         self._history = root / "history.json"
-        self.command = Command(folder=self.folder, whole=True).at(f"@{self._clock}")
+        self.command = Command(folder=self.folder).at(f"@{self._clock}")
 
     # -- making and changing -------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import random
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import blake3
@@ -155,9 +155,11 @@ def known(root: Path) -> dict[str, Known]:
 
 
 @contextlib.contextmanager
-def opened(image: Path, *, sector: int = 512) -> Iterator[disks.MemoryDisk]:
-    """``image`` as a Disk, mapped."""
-    with image.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+def opened(image: Path, *, sector: int = 512, change: Callable[[mmap.mmap], None] | None = None) -> Iterator[Mapped]:
+    """``image`` as a Disk, mapped; what ``change`` writes into it stays in this process's memory."""
+    with image.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as view:
+        if change is not None:
+            change(view)
         yield Mapped(image.name, view, sector)
 
 
@@ -188,7 +190,7 @@ def content(disk: disks.Disk, file: scans.File) -> bytes:
 def wipe(image: Path, ranges: tuple[tuple[int, int], ...]) -> Path:
     """A copy of ``image`` with junk in ``ranges``: whatever still reads well does not need them."""
     copy = image.with_suffix(".wiped")
-    shutil.copyfile(image, copy)
+    run("cp", "--sparse=always", image, copy)
     with copy.open("r+b") as file:
         for offset, length in ranges:
             file.seek(offset)

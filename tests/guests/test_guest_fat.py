@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import random
 import re
 import struct
@@ -117,12 +118,12 @@ def test_junk_in_free_space_harms_nobody(volume) -> None:
 
 def test_a_mounted_volume_is_kept_whole_unless_it_is_quiesced(volume) -> None:
     image, _, kind = volume
-    copy = image.with_name("dirty.raw")
-    data = bytearray(image.read_bytes())
-    extended = 106 if kind == "exfat" else 65 if data[17:19] == b"\0\0" else 37
-    data[extended] |= 2 if kind == "exfat" else 1
-    copy.write_bytes(data)
-    with builders.opened(copy) as disk:
+
+    def dirty(view: mmap.mmap) -> None:
+        extended = 106 if kind == "exfat" else 65 if view[17:19] == b"\0\0" else 37
+        view[extended] |= 2 if kind == "exfat" else 1
+
+    with builders.opened(image, change=dirty) as disk:
         assert scanning.scan(disk, want_space=True).free == ()
         assert scanning.scan(disk, want_space=True, quiesced=True).free
 
@@ -130,15 +131,14 @@ def test_a_mounted_volume_is_kept_whole_unless_it_is_quiesced(volume) -> None:
 def test_a_hostile_volume_never_crashes_or_hangs(volume) -> None:
     chosen = random.Random(17)
     image = volume[0]
-    data = image.read_bytes()
     for round_ in range(10):
-        broken = bytearray(data)
-        reach = len(data) if round_ % 2 else builders.MIB
-        for _ in range(4 ** (round_ % 6)):
-            broken[chosen.randrange(11, reach)] = chosen.randrange(256)
-        copy = image.with_name("hostile.raw")
-        copy.write_bytes(broken)
-        with builders.opened(copy) as disk, listings.list_files(disk) as listing:
+
+        def spoil(view: mmap.mmap, round_: int = round_) -> None:
+            reach = len(view) if round_ % 2 else builders.MIB
+            for _ in range(4 ** (round_ % 6)):
+                view[chosen.randrange(11, reach)] = chosen.randrange(256)
+
+        with builders.opened(image, change=spoil) as disk, listings.list_files(disk) as listing:
             scan = scanning.scan(disk, want_space=True)
             for file in listing:
                 assert all(place >= 0 and place + length <= disk.size for _, place, length in file.extents)

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import transport_samples
 import virtual_estates
-from holdfast_command import Command
 from transport_samples import Lab, Snapshot
 from vm_restores import DATACENTER, World, machine
 
@@ -52,9 +51,3 @@ def taken(session: sessions.Session) -> Iterator[Snapshot]:
     """One snapshot for all tests of a module that do not ask for another."""
     with transport_samples.snapshot(session) as taken:
         yield taken
-
-
-@pytest.fixture
-def holdfast(tmp_path: Path) -> Command:
-    """The installed script itself: the sessions of a process belong to the one that loaded them, and forks keep none."""
-    return Command(folder=tmp_path, whole=True)

@@ -69,7 +69,7 @@ class VirtualEstate:
         self.root, self.lab = root, lab
         self.folder = root / "estate"
         self.clock = root / "clock"
-        self.command = Command(folder=self.folder, variables=lab.environment(), whole=True).at(f"@{self.clock}")
+        self.command = Command(folder=self.folder, variables=lab.environment()).at(f"@{self.clock}")
         self._dice = random.Random(str(root.name))
 
     def build(

@@ -71,7 +71,7 @@ class World:
         self.folder = root / "estate"
         self.folder.mkdir(exist_ok=True)
         (self.folder / "vcenter.yaml").write_text(text)
-        self.command = Command(folder=self.folder, variables=lab.environment(), whole=True)
+        self.command = Command(folder=self.folder, variables=lab.environment())
         self.unit = root / "unit"
         self.label: units.ImageLabel
         self.contents: dict[str, bytes] = {}

@@ -276,11 +276,14 @@ class _Registry:
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
     sessions: dict[str, Session] = dataclasses.field(default_factory=dict)
     watching: bool = False
-    #: The process that all this belongs to: a forked child must not log its parent out.
-    process: int = dataclasses.field(default_factory=os.getpid)
+
+    def forget(self) -> None:
+        """Begin anew: a forked child has none of its parent's sessions, threads and promises to log out."""
+        self.lock, self.sessions, self.watching = threading.Lock(), {}, False
 
 
 _registry: Final = _Registry()
+os.register_at_fork(after_in_child=_registry.forget)
 
 
 def of(vcenter: vcenters.VCenter) -> Session:
@@ -292,8 +295,6 @@ def of(vcenter: vcenters.VCenter) -> Session:
 
 def close_all() -> None:
     """Log out everywhere."""
-    if _registry.process != os.getpid():
-        return
     with _registry.lock:
         sessions = list(_registry.sessions.values())
     for session in sessions:
