@@ -60,11 +60,11 @@ FULL = Scale(
 )
 QUICK = Scale(
     files=2_500,
-    tree_bytes=66 * MIB,
-    system_bytes=104 * MIB,
-    work_bytes=56 * MIB,
-    work_tree_bytes=36 * MIB,
-    database_bytes=4 * MIB,
+    tree_bytes=33 * MIB,
+    system_bytes=54 * MIB,
+    work_bytes=31 * MIB,
+    work_tree_bytes=18 * MIB,
+    database_bytes=2 * MIB,
 )
 
 

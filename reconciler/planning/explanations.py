@@ -35,6 +35,8 @@ from reconciler.planning import (
 
 #: Slots ahead that are tried to find when ``Keep`` lets a copy go.
 _SLOTS: Final = 8192
+#: How many of them are tried first.
+_FEW: Final = 16
 
 #: What would release a copy that nothing but this keeps.
 _RELEASES: Final = {
@@ -183,10 +185,17 @@ class _Foresight:
 
     def _pushed_out(self, verdict: expiry.Verdict) -> tuple[dt.datetime | None, str]:
         """At which of the next slots newer images push a copy out, if every slot succeeds."""
-        coming = list(itertools.islice(self._coming(verdict), _SLOTS))
-        if not coming or self._kept_with(verdict, coming):
+        coming: list[observed.Image] = []
+        ahead, low = itertools.islice(self._coming(verdict), _SLOTS), 0
+        # Twice as many each time: most copies leave within a few slots, and thousands take half a second.
+        while more := list(itertools.islice(ahead, len(coming) or _FEW)):
+            low = len(coming)
+            coming += more
+            if not self._kept_with(verdict, coming):
+                break
+        else:
             return None, "newer images push it out" if coming else "another retention in the lifecycle"
-        low, high = 0, len(coming)
+        high = len(coming)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._kept_with(verdict, coming[:middle]) else (low, middle)

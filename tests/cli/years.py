@@ -344,9 +344,16 @@ class Year:
             assert hashlib.sha256(disk.read_bytes()).hexdigest() == self.contents[day, name], f"{name} of {day}"
 
 
-def live(root: Path, plot: Plot, *, machines: int, days: int, tell: Callable[[str], None] = lambda _: None) -> Year:
-    """Nights from a first of January on, judged at the end of each month and of all."""
-    first = dt.date(2026, 1, 1)
+def live(
+    root: Path,
+    plot: Plot,
+    *,
+    machines: int,
+    days: int,
+    first: dt.date = dt.date(2026, 1, 1),
+    tell: Callable[[str], None] = lambda _: None,
+) -> Year:
+    """Nights from a day on, judged at the end of each month and of all."""
     year = Year(root, plot, machines=machines, first=first)
     began = time.monotonic()
     with year.kept():

@@ -1,4 +1,4 @@
-"""A slice of the benchmark, 1 GB of guests beside restic and borg: what is judged here is bytes, as speed differs."""
+"""A slice of the benchmark, half a GB of guests beside restic and borg: what is judged here is bytes, as speed differs."""
 
 from __future__ import annotations
 
