@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import http.client
 import json
@@ -53,6 +54,8 @@ class Lab:
     host: str = "127.0.0.1"
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
+    #: Connections to the control interface.
+    _idle: list[http.client.HTTPSConnection] = dataclasses.field(default_factory=list, init=False, repr=False)
 
     @classmethod
     @contextlib.contextmanager
@@ -97,6 +100,7 @@ class Lab:
 
     def restart(self) -> None:
         """Start the peer on what lies in its folder, at the port it had."""
+        self._hang_up()
         was = self.folder / "port"
         port = was.read_text() if was.exists() else "0"
         was.unlink(missing_ok=True)
@@ -115,11 +119,13 @@ class Lab:
     def crash(self) -> None:
         """kill -9 of the peer; nothing is closed or said good-bye to."""
         assert self.process is not None
+        self._hang_up()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
 
     def stop(self) -> None:
         """End the peer; its folder stays."""
+        self._hang_up()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -192,20 +198,36 @@ class Lab:
     # The control interface
 
     def _ask(self, method: str, path: str, body: bytes | None = None, **query: Any) -> bytes:
-        context = ssl.create_default_context(cafile=str(self.ca_file))
-        connection = http.client.HTTPSConnection(self.host, self.port, context=context, timeout=PATIENCE)
         secret = base64.b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
         given = {key: value for key, value in query.items() if value is not None}
         target = path + ("?" + urllib.parse.urlencode(given) if given else "")
+        connection = self._connection()
         try:
             connection.request(method, target, body, {"Authorization": f"Basic {secret}"})
             answer = connection.getresponse()
             content = answer.read()
-        finally:
+        except BaseException:
             connection.close()
+            raise
+        self._idle.append(connection)
         if answer.status != 200:
             raise LabError(f"{method} {target}: {answer.status} {content.decode(errors='replace').strip()}")
         return content
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        """One that nobody uses, or another one: greeting the peer costs more than most answers."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return http.client.HTTPSConnection(self.host, self.port, context=self._trust, timeout=PATIENCE)
+
+    @functools.cached_property
+    def _trust(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=str(self.ca_file))
+
+    def _hang_up(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
 
     def _tell(self, path: str, value: Mapping[str, Any]) -> Any:
         return json.loads(self._ask("POST", path, json.dumps(value).encode()) or b"null")
