@@ -69,7 +69,7 @@ def _fate(action: actions.Action, outcomes: list[str]) -> str:
     return "Failed" if outcome == "Partial" and action.type is not actions.Type.BACKUP else outcome
 
 
-@settings(max_examples=300)
+@settings(max_examples=180)
 @given(wanted=estates.estates(), life=st.lists(estates.STEPS, min_size=2, max_size=12))
 def test_doing_what_is_due_ends_with_nothing_due(wanted: desired.Desired, life: list[tuple[str, Any]]) -> None:
     world = new_world(wanted)

@@ -405,5 +405,5 @@ class Life(RuleBasedStateMachine):
 
 def test_lives() -> None:
     run_state_machine_as_test(
-        Life, settings=hypothesis.settings(max_examples=60, stateful_step_count=30, deadline=None)
+        Life, settings=hypothesis.settings(max_examples=45, stateful_step_count=30, deadline=None)
     )
