@@ -326,7 +326,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("bench-results"), help="where results.json and charts go")
     parser.add_argument("--runs", type=int, help="rounds of which medians are taken; 3, or 1 with --quick")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="a lab of half a GB; judges bytes, not speed; draws no charts")
+    parser.add_argument(
+        "--quick", action="store_true", help="a lab of half a GB; judges bytes, not speed; draws no charts"
+    )
     return parser.parse_args()
 
 

@@ -66,7 +66,9 @@ def broken(folder: Path, *breaches: tuple[str, str]) -> str:
 def caught(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What the contracts say of a tree with all ``BREACHES``, and a circle closed."""
     breaches = [(file, line) for file, line, _ in BREACHES]
-    return broken(tmp_path_factory.mktemp("broken"), *breaches, ("base/layouts.py", "from reconciler.base import extents"))
+    return broken(
+        tmp_path_factory.mktemp("broken"), *breaches, ("base/layouts.py", "from reconciler.base import extents")
+    )
 
 
 @pytest.mark.parametrize("said", [said for _, _, said in BREACHES])

@@ -6,7 +6,6 @@ import mmap
 import os
 import random
 import re
-from pathlib import Path
 
 import guest_builders as builders
 import pytest
