@@ -16,24 +16,22 @@ import typer
 
 
 class Command(NamedTuple):
-    """One command: where it lives and what it does in one line."""
+    """One command: where it lives and what it does."""
 
     module: str
+    #: Its docstring is the command's own help.
     function: str
+    #: One line of at most 65 characters, for the list of commands.
     help: str
 
 
 COMMANDS: Final[dict[str, Command]] = {
-    "init": Command("initialising", "init", "Write a working estate: manifests, storage folders, ignore files."),
+    "init": Command("initialising", "init", "Write a working estate: manifests and storage folders."),
     "validate": Command("authoring", "validate", "Check manifests: syntax, schema, references, meaning."),
-    "probe": Command(
-        "probing", "probe", "Try what the manifests name: logins, snapshots, reads, units; leaves nothing."
-    ),
-    "plan": Command("planning", "plan", "Show what would change, what is due and what would be destroyed."),
+    "probe": Command("probing", "probe", "Try what the manifests name: logins, snapshots, reads, units."),
+    "plan": Command("planning", "plan", "Show what would change, is due, and would be destroyed."),
     "apply": Command("applying", "apply", "Put the manifests in force and do what is due, once."),
-    "approve": Command(
-        "approving", "approve", "Let what a plan holds back go: copies, or a change that a guard holds."
-    ),
+    "approve": Command("approving", "approve", "Let go what a plan holds back: copies, or a guarded change."),
     "run": Command("applying", "run", "Keep the estate converged: watch, plan, act."),
     "backup": Command("requesting", "backup", "Ask for a backup now, through its policy."),
     "cancel": Command("requesting", "cancel", "Stop a job; returns when the work has stopped."),
@@ -42,17 +40,15 @@ COMMANDS: Final[dict[str, Command]] = {
     "retire": Command("ruling", "retire", "A machine is gone for good: let its last copies go."),
     "waive": Command("ruling", "waive", "Let a copy go without making its children."),
     "restore": Command("restoring", "restore", "Restore a machine or one disk, and prove every byte."),
-    "mount": Command(
-        "mounting", "mount", "Serve an image's disks over NBD, and its files as a folder, until told to end."
-    ),
-    "get": Command("showing", "get", "List images, copies, jobs, clients, units, verifications, restores and more."),
-    "files": Command("", "", "The files inside images: list, find, restore single ones, see their history."),
+    "mount": Command("mounting", "mount", "Serve an image's disks over NBD, and its files as a folder."),
+    "get": Command("showing", "get", "List images, copies, jobs, clients, units, restores and more."),
+    "files": Command("", "", "The files inside images: list, find, restore, their history."),
     "describe": Command("describing", "describe", "Everything known about one object."),
-    "explain": Command("explaining", "explain", "Why a copy stays, why a machine was not backed up, what comes next."),
+    "explain": Command("explaining", "explain", "Why a copy stays, why no backup was made, what comes next."),
     "status": Command("describing", "status", "Whether the estate is in force, protected and converging."),
     "notify": Command("notifying", "notify", "Send a test message to everyone who hears alarms."),
     "logs": Command("showing", "logs", "What a job said."),
-    "retention": Command("retaining", "preview", "Preview what a retention rule keeps of a list of times, and why."),
+    "retention": Command("retaining", "preview", "Preview what a retention rule keeps of a list of times."),
     "pool": Command("pools", "pool", "A deduplicating pool: stats, collect, scrub, check."),
     "unit": Command("pools", "unit", "A storage unit: adopt one that another catalog owns."),
     "catalog": Command("rebuilding", "catalog", "Make a lost catalog again from its storage units."),
@@ -98,7 +94,7 @@ def application(arguments: Sequence[str]) -> typer.Typer:
             app.add_typer(_group(name, words[words.index(name) + 1 :]), name=name, help=command.help, epilog=EPILOG)
         elif name == called:
             function = getattr(load(command.module), command.function)
-            app.command(name, help=command.help, epilog=EPILOG)(function)
+            app.command(name, short_help=command.help, epilog=EPILOG)(function)
         else:
             app.command(name, help=command.help)(_unloaded(name))
     return app
@@ -124,7 +120,7 @@ def _group(name: str, words: list[str]) -> typer.Typer:
     for verb, command in GROUPS[name].items():
         if verb == called:
             function = getattr(load(command.module), command.function)
-            group.command(verb, help=command.help, epilog=EPILOG)(function)
+            group.command(verb, short_help=command.help, epilog=EPILOG)(function)
         else:
             group.command(verb, help=command.help)(_unloaded(f"{name} {verb}"))
     return group

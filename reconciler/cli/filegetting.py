@@ -47,7 +47,7 @@ _STDOUT: Final = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 def get(
     client: fileoptions.Client,
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help=f"Files or folders: {fileoptions.PATHS}; * ? [...] ** too.")
+        list[str], typer.Argument(metavar="PATH", help=f"Files or folders: {fileoptions.PATHS}; * ? [...] ** too.")
     ],
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="Folder to restore to; made if need be.")

@@ -19,7 +19,7 @@ from reconciler.reports import files
 
 def ls(
     client: fileoptions.Client,
-    path: Annotated[str, typer.Argument(metavar="[PATH]", help=f"{fileoptions.PATHS}; / by default.")] = "/",
+    path: Annotated[str, typer.Argument(metavar="PATH", help=f"{fileoptions.PATHS}; / by default.")] = "/",
     image: fileoptions.Image = None,
     as_of: fileoptions.AsOf = None,
     long: Annotated[bool, typer.Option("-l", "--long", help="Rights, owners, links and flags too.")] = False,

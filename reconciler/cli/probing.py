@@ -27,7 +27,7 @@ _STEP = 20
 
 def probe(
     policy: Annotated[
-        list[str] | None, typer.Argument(metavar="[POLICY]...", help="Policies to try; everything by default.")
+        list[str] | None, typer.Argument(metavar="POLICY", help="Policies to try; everything by default.")
     ] = None,
     machine: Annotated[
         str | None,

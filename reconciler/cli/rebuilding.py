@@ -32,7 +32,7 @@ class Verb(enum.StrEnum):
 
 def catalog(
     _verb: Annotated[Verb, typer.Argument(metavar="VERB", help="rebuild.")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[UNIT]...", help="More units, as after --from.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="UNIT", help="More units, as after --from.")] = None,
     units: Annotated[
         list[str] | None,
         typer.Option(

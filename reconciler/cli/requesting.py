@@ -23,7 +23,7 @@ from reconciler.planning import observed
 def backup(
     policy: Annotated[str, typer.Argument(metavar="POLICY", help="Name of a policy in force.")],
     client: Annotated[
-        str | None, typer.Argument(metavar="[CLIENT]", help="One client; all of the policy's by default.")
+        str | None, typer.Argument(metavar="CLIENT", help="One client; all of the policy's by default.")
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for the end; runs the pass itself if no controller lives.")

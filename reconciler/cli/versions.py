@@ -12,7 +12,7 @@ from reconciler.cli import options
 
 
 def version(output: options.Format = options.Output.TEXT) -> int:
-    """Print the version; with ``-o json`` also the named crash points that tests may use."""
+    """Print the version; with -o json also the named crash points that tests may use."""
     if output is options.Output.JSON:
         # Written by hand: the document models would triple the start-up time of the smallest command.
         document = {

@@ -136,7 +136,9 @@ def test_errors_name_the_next_step(converged: Estate) -> None:
 
 def test_help_and_version_need_nothing(tmp_path: Path, converged: Estate) -> None:
     nowhere = converged.command.using(folder=tmp_path)
-    assert "Exit codes" in nowhere.run("--help").stdout
+    listed = nowhere.run("--help").stdout
+    assert "Exit codes" in listed and "..." not in listed.split("Commands:")[1]
+    assert "scrub: read again" in nowhere.run("pool", "--help").stdout
     for command in ("plan", "restore", "get"):
         assert "--state" in nowhere.run(command, "--help").stdout
     document = json.loads(nowhere.run("version", "-o", "json").stdout)
