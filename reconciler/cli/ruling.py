@@ -93,7 +93,9 @@ def retire(
 
 
 def waive(
-    copy: Annotated[str, typer.Argument(metavar="COPY", help="A copy as IMAGE/NUMBER, as get copies shows it.")],
+    copy: Annotated[
+        str, typer.Argument(metavar="COPY", help="A copy as get copies shows it: IMAGE#NUMBER or IMAGE/NUMBER.")
+    ],
     reason: Reason = None,
     undo: Undo = False,
     by: By = None,
@@ -104,7 +106,9 @@ def waive(
     """Say that a copy need not make its children any more, so that its own rule lets it go without them."""
     place = register.copy_of(copy)
     if place is None:
-        raise errors.UsageError(f"{copy} names no copy", hint="write IMAGE/NUMBER; holdfast get copies lists both")
+        raise errors.UsageError(
+            f"{copy} names no copy", hint="write IMAGE/NUMBER or IMAGE#NUMBER, as holdfast get copies lists them"
+        )
     rule = rulings.unwaive if undo else rulings.waive
     chosen = settings.of_state(state=state, catalog=catalog)
     return _ruled(chosen, lambda db, author: rule(db, *place, author), reason, by, output)
