@@ -77,6 +77,9 @@ class Dresser:
 
     def _look(self, about: os.stat_result, node: nodes.Node, mode: int, path: str) -> None:
         """Say what the target took without a word and does not show."""
+        if self.ntfs.held and ntfstargets.EXTENDED in dict(node.xattrs):
+            # There the Linux of Windows keeps owner and rights, and now does again.
+            return
         if self.owner and node.uid is not None and (about.st_uid, about.st_gid) != (node.uid, node.gid):
             self._report.lose("the target does not keep owners", path)
         if node.mode is not None and stat.S_IMODE(about.st_mode) != mode:
@@ -127,10 +130,19 @@ class Dresser:
 
         self._try(path, what, act)
 
-    def settle(self, folder: int, name: str, node: nodes.Node, path: str) -> None:
-        """Set again what giving it a name, or writing a stream, has changed of a file."""
+    def settle(self, folder: int, name: str, node: nodes.Node, path: str, *, last: bool) -> None:
+        """Set again what a name or a stream has changed of a file; ``last``: nothing more will, so seal it."""
+        where = f"/proc/self/fd/{folder}/{name}"
         for key, value in ntfstargets.changing(node) if self.ntfs.held else ():
-            self._attribute(f"/proc/self/fd/{folder}/{name}", key, value, f"{_WINDOWS[key]} were not kept", path)
+            self._attribute(where, key, value, f"{_WINDOWS[key]} were not kept", path)
+        if last:
+            self.seal(where, node, path)
+
+    def seal(self, where: int | str, node: nodes.Node, path: str) -> None:
+        """Set a descriptor of Windows, after which nothing else may be allowed any more."""
+        for key, value in node.xattrs if self.ntfs.held else ():
+            if key == ntfstargets.ACCESS:
+                self._attribute(where, key, value, f"{_WINDOWS[key]} were not kept", path)
 
     def _tell(self, node: nodes.Node, path: str) -> None:
         """Say what has no place in any folder of Linux."""
@@ -143,6 +155,8 @@ class Dresser:
                 self._report.lose(f"files are not {flag} again; chattr sets that", path)
             elif flag in ("hidden", "system", "readonly") and not self.ntfs.held:
                 self._report.lose(f"the Windows attribute {flag} was not kept", path)
+            elif flag == "compressed" and self.ntfs.held:
+                self._report.lose("files that NTFS had compressed are not compressed again", path)
 
     def _try(self, path: str, what: str, act: Callable[[], None]) -> None:
         try:

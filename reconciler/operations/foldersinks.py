@@ -152,6 +152,7 @@ class FolderSink:
             # Nothing was asked of a folder that only stands above.
             if level.node is not None and level.node is not filecontents.PLAIN and (not level.old or self._force):
                 self._dresser.dress(level.handle, level.node, level.path, folder=True)
+                self._dresser.seal(level.handle, level.node, level.path)
             elif not level.old:
                 os.fchmod(level.handle, 0o777 & ~self._dresser.mask)
         except OSError as error:
@@ -167,12 +168,16 @@ class FolderSink:
             self._settle(handle)
             crashes.passing("files.before-name")
             given = self._name(name, path, lambda given: self._publish(handle, temporary, given))
-        self._dresser.settle(self._here, given, node, path)
+        self._dresser.settle(self._here, given, node, path, last=not node.streams)
 
     def stream(self, name: str, stream: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
         """As ``filecontents.Sink`` says: of its file where that can have one, else a file beside."""
         if name:
-            self._stream(name, stream, node, content, path)
+            try:
+                self._stream(name, stream, node, content, path)
+            finally:
+                last = stream == node.streams[-1][0]
+                self._dresser.settle(self._here, self._given_name(name), node, path, last=last)
             return
         level, name = self._levels.pop(), self._names.pop()
         try:
@@ -182,13 +187,14 @@ class FolderSink:
             self._names.append(name)
 
     def _stream(self, name: str, stream: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
-        given = self._given.get((*self._names, name), name)
-        if self._dresser.ntfs.stream(self._here, given, stream, content):
-            self._dresser.settle(self._here, given, node, path)
+        if self._dresser.ntfs.stream(self._here, self._given_name(name), stream, content):
             return
         beside = dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=(), created=0)
         self.file(f"{name}:{stream}", beside, content, path)
         self._report.lose(_BESIDE[self._dresser.ntfs.held], path)
+
+    def _given_name(self, name: str) -> str:
+        return self._given.get((*self._names, name), name)
 
     def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> bool:
         """As ``filecontents.Sink`` says."""
@@ -201,7 +207,7 @@ class FolderSink:
                 handle = below
             source = self._given.get(first, first[-1])
             given = self._name(name, path, lambda given: self._over(given, lambda new: self._link(source, handle, new)))
-            self._dresser.settle(self._here, given, node, path)
+            self._dresser.settle(self._here, given, node, path, last=False)
         except OSError as error:
             # A folder that was finished may let nobody in but root.
             if error.errno not in (*_NO_LINKS, errno.EACCES):
@@ -230,7 +236,7 @@ class FolderSink:
             self._dresser.dress_at(here, new, node, path)
 
         given = self._name(name, path, lambda given: self._over(given, make))
-        self._dresser.settle(here, given, node, path)
+        self._dresser.settle(here, given, node, path, last=True)
 
     def special(self, name: str, node: nodes.Node, path: str) -> bool:
         """As ``filecontents.Sink`` says."""
@@ -252,7 +258,7 @@ class FolderSink:
             self._dresser.dress_at(here, new, node, path)
 
         given = self._name(name, path, lambda given: self._over(given, make))
-        self._dresser.settle(here, given, node, path)
+        self._dresser.settle(here, given, node, path, last=True)
         return True
 
     def finish(self) -> None:

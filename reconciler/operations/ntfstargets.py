@@ -54,9 +54,9 @@ def cut(node: nodes.Node) -> bool:
 
 
 def facts(node: nodes.Node) -> Iterator[tuple[str, bytes]]:
-    """What such a folder is to be told of a file at last, in order."""
+    """What such a folder is to be told of a file before its descriptor, in order."""
     for key, value in node.xattrs:
-        if key in (ACCESS, EXTENDED):
+        if key == EXTENDED:
             yield key, value
     yield from changing(node)
 

@@ -250,18 +250,21 @@ def windows(folder: Path) -> None:
     for number, bits in enumerate((0x1, 0x2, 0x4 | 0x20, 0x7, 0x20, 0x80, 0x2000, 0x100, 0x21) * 9):
         path = folder / f"{number:x}"
         path.write_bytes(b"not empty, for that would be a pipe") if number % 4 else path.mkdir()
-        who = [_identity(5, 21, 7, 8, 9, 1000 + one) for one in range(number % 5 + 2)]
-        listed = _entries(
-            *(struct.pack("<BBHI", one % 2, 3, 8 + len(sid), 0x1301BF) + sid for one, sid in enumerate(who))
-        )
-        audited = _entries(struct.pack("<BBHI", 2, 0xC0, 20, 0x1F01FF) + _identity(1, 0)) if number % 3 else b""
-        parts = (who[0], _identity(5, 21, 7, 8, 9, 5000 + number), audited, listed)
-        starts = [20 + sum(map(len, parts[:one])) if part else 0 for one, part in enumerate(parts)]
-        head = struct.pack("<BBHIIII", 1, 0, 0x8414 if audited else 0x9404, *starts)
-        os.setxattr(path, "system.ntfs_acl", head + b"".join(parts))
+        os.setxattr(path, "system.ntfs_acl", descriptor(number))
         moments = (130_000_000_000_000_001 + number, 117_000_000_000_000_003, 131_500_000_000_000_007)
         os.setxattr(path, "system.ntfs_times_be", struct.pack(">QQQ", *moments))
         os.setxattr(path, "system.ntfs_attrib_be", struct.pack(">I", bits))
+
+
+def descriptor(number: int) -> bytes:
+    """A security descriptor of a file whose owner has some right to it, and nobody else all of them."""
+    who = [_identity(5, 21, 7, 8, 9, 1000 + one) for one in range(number % 5 + 2)]
+    listed = _entries(*(struct.pack("<BBHI", one % 2, 3, 8 + len(sid), 0x1301BF) + sid for one, sid in enumerate(who)))
+    audited = _entries(struct.pack("<BBHI", 2, 0xC0, 20, 0x1F01FF) + _identity(1, 0)) if number % 3 else b""
+    parts = (who[0], _identity(5, 21, 7, 8, 9, 5000 + number), audited, listed)
+    starts = [20 + sum(map(len, parts[:one])) if part else 0 for one, part in enumerate(parts)]
+    head = struct.pack("<BBHIIII", 1, 0, 0x8414 if audited else 0x9404, *starts)
+    return head + b"".join(parts)
 
 
 def _identity(authority: int, *numbers: int) -> bytes:

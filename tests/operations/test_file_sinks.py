@@ -6,10 +6,12 @@ import dataclasses
 import errno
 import io
 import os
+import shutil
 import stat
 import struct
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -234,3 +236,33 @@ def test_a_folder_of_ntfs_holds_what_comes_from_elsewhere_and_says_what_it_only_
     with foldersinks.FolderSink(tmp_path / "linux", report, force=False) as sink:
         sink.file("of 1970", files["of 1970"], SMALL, "of 1970")  # type: ignore[arg-type]
     assert (tmp_path / "linux" / "of 1970").stat().st_mtime_ns == 0
+
+
+@builders.needs_root
+def test_a_descriptor_is_set_last_for_it_may_shut_out_who_restores() -> None:
+    anyones = Path(tempfile.mkdtemp())
+    anyones.chmod(0o755)
+    image = builders.blank(anyones / "target.raw", 8 * MIB)
+    builders.run("mkntfs", "-F", "-Q", image)
+    report = filecontents.Report()
+    keys = (("times_be", bytes(range(1, 33))), ("attrib_be", b"\0\0\0\3"), ("acl", features.descriptor(7)))
+    known = tuple((f"system.ntfs_{key}", value) for key, value in keys)
+    one = node(mode=None, uid=None, gid=None, created=1, xattrs=known, streams=(("a", 10), ("b", 10)))
+    with builders.mounted(image, kind="ntfs", options="allow_other,permissions,streams_interface=windows") as root:
+        os.seteuid(65534)
+        try:
+            with foldersinks.FolderSink(root / "to", report, force=False) as sink:
+                sink.directory("folder", dataclasses.replace(one, kind="directory", streams=()), "folder")
+                sink.file("file", one, SMALL, "file")  # type: ignore[arg-type]
+                for stream in "ab":
+                    sink.stream("file", stream, one, SMALL, "file")  # type: ignore[arg-type]
+                sink.leave()
+        finally:
+            os.seteuid(0)
+        seen = trees.windows(root / "to", "times_be", "attrib_be", "acl")
+        assert (root / "to" / "folder" / "file:b").read_bytes() == (root / "to" / "folder" / "file").read_bytes()
+    shutil.rmtree(anyones)
+    assert report.notes == ()
+    for path, bits in (("folder", 0x13), ("folder/file", 0x3)):
+        of = seen[path]
+        assert (of["times_be"][:24], of["attrib_be"][3], of["acl"]) == (known[0][1][:24], bits, known[2][1]), path
