@@ -23,7 +23,7 @@ from typing import Final
 
 from reconciler.base import crashes, errors, files
 from reconciler.guests import nodes
-from reconciler.operations import dressings, filecontents, filenames, fileplaces
+from reconciler.operations import dressings, filecontents, filenames, fileplaces, ntfstargets
 
 #: What a file system says to a name that it cannot hold; exFAT by FUSE the last.
 _UNNAMEABLE: Final = frozenset((errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.ENOENT))
@@ -356,6 +356,8 @@ class FolderSink:
         temporary = filenames.temporary()
         make(temporary)
         try:
+            if self._dresser.ntfs.held and len(given) > ntfstargets.LONGEST:
+                os.unlink(given, dir_fd=self._here)
             os.rename(temporary, given, src_dir_fd=self._here, dst_dir_fd=self._here)
         except OSError as error:
             if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):

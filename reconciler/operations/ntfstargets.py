@@ -27,6 +27,8 @@ CREATED: Final = PREFIX + "crtime_be"
 TIMES: Final = PREFIX + "times_be"
 EXTENDED: Final = PREFIX + "ea"
 LINK: Final = PREFIX + "reparse_data"
+#: Letters of a name that NTFS-3G replaces: it makes it longer by 19 first, and leaves one of over 255 behind, cut.
+LONGEST: Final = 236
 _BITS: Final = {"readonly": 0x1, "hidden": 0x2, "system": 0x4, "archive": 0x20}
 _DIRECTORY: Final = 0x10
 #: Between 1601 and 1970, in the file system's unit of 100 nanoseconds.

@@ -113,7 +113,7 @@ class TarSink:
 
     def stream(self, name: str, stream: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
         """As ``filecontents.Sink`` says: a file beside."""
-        beside = dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=())
+        beside = dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=(), created=0)
         above = self._names
         try:
             if not name:
@@ -125,7 +125,7 @@ class TarSink:
 
     def link(self, name: str, first: tuple[str, ...], node: nodes.Node, path: str) -> bool:
         """As ``filecontents.Sink`` says."""
-        plain = dataclasses.replace(node, xattrs=(), flags=())
+        plain = dataclasses.replace(node, xattrs=(), flags=(), created=0)
         self._member(self._path(name), _LINK, plain, path, link=b"/".join(_raw(filenames.plain(one)) for one in first))
         return True
 
@@ -196,7 +196,12 @@ class TarSink:
         self._write(_header(name, kind, size, mode, uid, gid, seconds, link, node.device))
 
     def _tell(self, node: nodes.Node, path: str) -> None:
-        kept = any(key == ntfstargets.ATTRIBUTES for key, _ in node.xattrs)
+        known = dict(node.xattrs)
+        kept = ntfstargets.ATTRIBUTES in known
+        if ntfstargets.cut(node) and ntfstargets.TIMES not in known:
+            self._report.lose("times after the year 2262 are not read, and not kept", path)
+        if node.created and node.mode is None and ntfstargets.TIMES not in known:
+            self._report.lose("times of creation were not kept, which tar has no place for", path)
         for flag in node.flags:
             if flag in ("immutable", "append") or (flag in ("hidden", "system", "readonly") and not kept):
                 self._report.lose(f"the attribute {flag} was not kept, which tar has no place for", path)

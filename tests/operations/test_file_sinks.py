@@ -224,7 +224,16 @@ def test_a_folder_of_ntfs_holds_what_comes_from_elsewhere_and_says_what_it_only_
         with foldersinks.FolderSink(root, report, force=False) as sink:
             for name, one in files.items():
                 sink.file(name, one, SMALL, name)  # type: ignore[arg-type]
+        for _ in range(3):
+            with foldersinks.FolderSink(root, report, force=True) as sink:
+                sink.file("x" * 255, node(), SMALL, "x" * 255)  # type: ignore[arg-type]
+        # What NTFS-3G does to replace a name of that length would leave another.
+        assert {path.name for path in root.iterdir()} == {*files, "x" * 255}
         seen = trees.windows(root, "attrib_be", "times_be")
+    tar = tarsinks.TarSink(io.BytesIO(), archived := filecontents.Report())
+    for name, one in files.items():
+        tar.file(name, one, SMALL, name)  # type: ignore[arg-type]
+    assert {note.partition("first ")[2] for note in archived.notes} == {"'of fat'", "'of 2400'"}
     moments = {name: [int.from_bytes(of["times_be"][at : at + 8], "big") for at in (0, 8)] for name, of in seen.items()}
     first = builders.NTFS_EPOCH + made // 100
     assert (moments["of fat"], moments["of linux"]) == ([first, first + 1], [first, first + 2])
