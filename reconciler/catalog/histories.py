@@ -206,6 +206,9 @@ def _uses(connection: sa.Connection) -> dict[str, list[_Use]]:
         if image is not None and type in (worktypes.Type.RESTORE, worktypes.MOUNT):
             # Where the copy that it began with fails it reads any other.
             uses.setdefault(image, []).append((None, None))
+        elif image is not None and type == worktypes.Type.DUPLICATE and copy is None:
+            # No copy is good, and it reads them all.
+            uses.setdefault(image, []).append((None, None))
         elif image is not None and type != worktypes.Type.EXPIRE:
             uses.setdefault(image, []).append((copy, source_unit))
         if parent is not None:

@@ -331,6 +331,7 @@ def attempts(db: database.Database) -> dict[str, sightings.Attempts]:
                 last_finished=row.finished_at,
                 last_state="Overrun" if row.error_code == "WindowClosed" else row.state,
                 message=row.error_message or "",
+                code=row.error_code or "",
             )
             for row in connection.execute(query)
         }

@@ -95,7 +95,8 @@ def _backup(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int |
 
 def _duplicate(situation: Situation, start: dispatch.Start) -> tuple[_Runner, int | None, str | None]:
     action = start.action
-    copy = _need(action.copy, action)
+    # Without a good copy all of them are read, and none of them may go.
+    copy = None if action.pieces else _need(action.copy, action)
     order = duplications.DuplicateOrder(
         image=_need(action.image, action),
         operation=_need(action.operation, action),

@@ -67,6 +67,8 @@ class Action:
     #: The unit or group that the lifecycle names; a group's selection chooses among the candidates.
     storage: str | None = None
     source_unit: str | None = None
+    #: Duplicate: numbers of the copies that are read together, because none of them is good; then ``copy`` is None.
+    pieces: tuple[int, ...] = ()
     #: Expected bytes, None where unknown.
     bytes: int | None = None
     #: What it is expected to add to its unit, None where nothing says so.

@@ -1,11 +1,12 @@
 """Duplications: which owed copy can be made now, from which good copy, onto which unit, or what it waits for.
 
 Called by ``planner`` for the images of one series. A child waits for its parent's copy; the nearest good copy is the
-parent's, then any other. A copy never goes onto a unit that holds the image already, and prefers one that does not fail
-together with the image's other copies; on chain units a base goes before what builds on it. Copies of a unit that is
-being drained are made anew elsewhere in the same way. Failed duplications are tried
-again without end, an hour apart at most: a debt does not lapse. One that somebody cancelled rests until the policy's
-next slot.
+parent's, then any other. Where no copy is good, all that hold anything are read together, for one of them only: the
+others follow it. What was found to be on none of them is tried again after a week. A copy never goes onto a unit that
+holds the image already, and prefers one that does not fail together with the image's other copies; on chain units a
+base goes before what builds on it. Copies of a unit that is being drained are made anew elsewhere in the same way.
+Failed duplications are tried again without end, an hour apart at most: a debt does not lapse. One that somebody
+cancelled rests until the policy's next slot.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from reconciler.base import times
 from reconciler.planning import (
@@ -29,6 +31,10 @@ from reconciler.planning import (
     placements,
     retries,
 )
+
+#: The code of an attempt that found bytes which are on no copy, and how long it rests then.
+MISSING: Final = "BlocksMissing"
+REST: Final = dt.timedelta(days=7)
 
 
 def address(image: str, operation: str) -> str:
@@ -58,13 +64,24 @@ class Desk:
             unpaid = debts.unpaid(image)
             root = debts.damaged_root(image)
             missing = {one.name for one in unpaid}
-            for one in (*((root,) if root is not None else ()), *unpaid):
-                action = self._action(history, debts, image, one, one.source in missing, slug)
+            whole = (*((root,) if root is not None else ()), *unpaid)
+            first, sound = None, bool(history.good(image))
+            reading = None if sound else self._reading(image)
+            for one in whole:
+                follows = one.source if one.source in missing else first
+                action = self._action(history, debts, image, one, follows, slug, lost=self._lost(image, whole))
+                if reading is not None and action.address not in self._live:
+                    words = f"its copies are being read together for operation {reading}"
+                    reason = actions.Reason(code="Busy", message=words)
+                    action = dataclasses.replace(action, state=actions.State.WAITING, at=None, reason=reason, after=())
                 made[image.id, one.name] = action = self._in_order(image, action, made)
+                if not sound and action.state is not actions.State.BLOCKED:
+                    # Read once, together: what follows has a good copy then.
+                    first = first or one.name
                 yield action
         for image, copy, one in self.drain.moves(history, debts):
             if (image.id, one.name) not in made:
-                action = self._action(history, debts, image, one, False, slug, moved=copy)
+                action = self._action(history, debts, image, one, None, slug, moved=copy)
                 made[image.id, one.name] = action = self._in_order(image, action, made)
                 yield action
 
@@ -89,21 +106,29 @@ class Desk:
         debts: lifecycles.Debts,
         image: observed.Image,
         one: lifecycles.Owed,
-        follows: bool,
+        follows: str | None,
         slug: str,
         moved: observed.Copy | None = None,
+        lost: observed.Attempts | None = None,
     ) -> actions.Action:
+        """One copy to make. ``follows``: the operation whose copy comes first; ``lost``: what was found to be on no
+        copy of the image, not long ago."""
         place = address(image.id, one.name)
         policy = self._wanted.policies.get(history.series.policy)
         one = self._where(image, one)
         broken = debts.broken_chains(image, one.name) if moved is None else ()
-        source, candidates, refusal = self._ends(history, image, one, broken, moved)
+        good = history.good(image)
+        pieces = () if good else self._pieces(image)
+        source, candidates, refusal = self._ends(history, image, one, broken, moved, good or pieces)
+        if pieces and lost is not None:
+            again = times.show_minutes(lost.last_finished + REST)
+            refusal = actions.Reason(code=MISSING, message=f"{lost.message}; it is tried again at {again}")
         attempts = self._attempts.get(place)
-        if follows:
-            reason = actions.Reason(code="AfterDuplicate", message=f"follows operation {one.source}")
+        if follows is not None:
+            reason = actions.Reason(code="AfterDuplicate", message=f"follows operation {follows}")
             state, at = actions.State.WAITING, None
         else:
-            said = self._said(image, one, moved)
+            said = self._said(image, one, moved, pieces)
             state, at, reason = self._state(history, image, one, refusal, attempts, place, said)
         return actions.Action(
             address=place,
@@ -111,13 +136,14 @@ class Desk:
             state=state,
             at=at,
             reason=reason,
-            after=(address(image.id, one.source or ""),) if follows else (),
+            after=(address(image.id, follows),) if follows is not None else (),
             policy=history.series.policy,
             schedule=image.schedule,
             client=slug,
             client_id=history.series.client,
             image=image.id,
-            copy=source.number if source is not None else None,
+            copy=source.number if source is not None and not pieces else None,
+            pieces=tuple(copy.number for copy in pieces),
             operation=one.name,
             unit=candidates[0] if candidates else None,
             candidates=candidates,
@@ -164,10 +190,16 @@ class Desk:
             return actions.State.WAITING, until, actions.Reason(code="Retry", message=words)
         return actions.State.DUE, image.time, said
 
-    def _said(self, image: observed.Image, one: lifecycles.Owed, moved: observed.Copy | None) -> actions.Reason:
+    def _said(
+        self, image: observed.Image, one: lifecycles.Owed, moved: observed.Copy | None, pieces: Sequence[observed.Copy]
+    ) -> actions.Reason:
         if moved is not None:
             words = f"unit {moved.unit} is being emptied: its copy of {one.name} moves"
             return actions.Reason(code="Draining", message=words)
+        if pieces:
+            places = " and ".join(f"copy {copy.number} on {copy.unit}" for copy in pieces)
+            words = f"no copy is good: that of {one.name} is made of what is whole of {places}, every block proven"
+            return actions.Reason(code="Salvaging", message=words)
         name = self._rules.book.operation
         if any(c.state in ("Damaged", "Lost") and name(image.lifecycle, c.operation) == one.name for c in image.copies):
             return actions.Reason(code="Healing", message=f"the copy of {one.name} is damaged or lost")
@@ -216,20 +248,58 @@ class Desk:
             return None
         return capacities.of_copy(image, source, candidates[0], self._units.standalone)
 
+    def _lost(self, image: observed.Image, owed: Sequence[lifecycles.Owed]) -> observed.Attempts | None:
+        """The last attempt at any copy of an image that found bytes which no copy has, unless that is long ago."""
+        for one in owed:
+            found = self._attempts.get(address(image.id, one.name))
+            if found is not None and found.code == MISSING and found.last_finished + REST > self._now:
+                return found
+        return None
+
+    def _reading(self, image: observed.Image) -> str | None:
+        """The operation for which a live job writes a copy of the image."""
+        for copy in image.copies:
+            name = self._rules.book.operation(image.lifecycle, copy.operation)
+            if copy.state == "Writing" and address(image.id, name) in self._live:
+                return name
+        return None
+
+    def _pieces(self, image: observed.Image) -> tuple[observed.Copy, ...]:
+        """Copies of an image without a good one that together may hold all of it; none where there is but one."""
+        found = [
+            copy
+            for copy in image.copies
+            if copy.state in observed.READABLE and self._units.refuses_read(copy.unit) is None
+        ]
+        return tuple(found) if len(found) > 1 else ()
+
+    def _unreadable(self, image: observed.Image) -> actions.Reason:
+        """Why no copy can be made of an image without a good one, and without pieces."""
+        words = f"no good copy of image {image.id} is left to read"
+        there = [copy for copy in image.copies if copy.state in observed.READABLE]
+        for copy in there if len(there) > 1 else ():
+            away = self._units.refuses_read(copy.unit)
+            if away is not None:
+                words += f", and copy {copy.number} on {copy.unit} may have what is missing: {away.message}"
+                break
+        else:
+            if there:
+                only = "the only one that holds anything of it"
+                words += f": copy {there[0].number} on {there[0].unit} is {only}, and is damaged"
+        if there:
+            words += "; holdfast restore --salvage reads what is whole of it"
+        return actions.Reason(code="NoGoodCopy", message=words)
+
     def _ends(
         self, history: histories.History, image: observed.Image, one: lifecycles.Owed, broken: tuple[str, ...],
-        moved: observed.Copy | None,
+        moved: observed.Copy | None, readable: Sequence[observed.Copy],
     ) -> tuple[observed.Copy | None, tuple[str, ...], actions.Reason | None]:  # fmt: skip
-        """The copy to read, the units that may take the new one in order of preference, and why not, if not."""
+        """The copy to read first, the units that may take the new one in order of preference, and why not, if not."""
         name = self._rules.book.operation
-        good = history.good(image)
-        if not good:
-            words = f"no good copy of image {image.id} is left to read"
-            if any(copy.state in observed.READABLE for copy in image.copies):
-                words += "; holdfast restore reads what is whole of the damaged ones"
-            return None, (), actions.Reason(code="NoGoodCopy", message=words)
+        if not readable:
+            return None, (), self._unreadable(image)
         nearest = one.source if moved is None else one.name
-        good.sort(key=lambda copy: (name(image.lifecycle, copy.operation) != nearest, copy.number))
+        good = sorted(readable, key=lambda copy: (name(image.lifecycle, copy.operation) != nearest, copy.number))
         members = self._free(image, one, moved)
         if not members:
             words = f"{one.storage} has no unit without a copy of the image"

@@ -276,6 +276,19 @@ class Debts:
         """The direct children of an operation that the image still owes."""
         return tuple(one.name for one in self.unpaid(image) if one.source == operation)
 
+    def piecing(self, image: observed.Image, copy: observed.Copy) -> tuple[str, ...]:
+        """The operations for which a copy may be made anew from what is whole of this one and of others.
+
+        None as long as one copy is good, or where this is the only one that holds anything.
+        """
+        readable = [one for one in image.copies if one.state in observed.READABLE]
+        if copy not in readable or len(readable) < 2 or self._history.good(image):
+            return ()
+        if (image.id, copy.number) in self._book.waived:
+            return ()
+        root = self.damaged_root(image)
+        return tuple(one.name for one in (*(() if root is None else (root,)), *self.unpaid(image)))
+
     def settled(self, image: observed.Image) -> set[str]:
         """The operations whose copy is, or was, complete."""
         name = self._book.operation

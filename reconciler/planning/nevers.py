@@ -1,8 +1,9 @@
 """The six nevers: deletions that no manifest can order, as one function.
 
 1 the last good copy of a series' newest complete image, and of its three newest while the newest is older than the
-objective; 2 a copy that still owes a child; 3 a copy in use; 4 a locked one; 5 the last good copy of a held image;
-6 a copy that another copy on its unit needs as base. A retired client has no first never, a waived copy no second.
+objective; 2 a copy that still owes a child, or one of several damaged ones that may make one whole; 3 a copy in use; 4
+a locked one; 5 the last good copy of a held image; 6 a copy that another copy on its unit needs as base. A retired
+client has no first never, a waived copy no second.
 ``expiry`` asks when planning and again, through ``expiry.check_delete``, inside the catalog's deleting transaction.
 The objective is that of the policy's ServiceLevels; without one it is twice the longest gap of the most frequent
 schedule, and nothing is recent enough for a policy that nobody knows. An image that failed a verification is not the
@@ -102,6 +103,10 @@ def forbids(
     owing = debts.owing(image, operation)
     if owing and not _stands_in(rules, history, image, copy, operation, leaving):
         return actions.Reason(code="OwesCopy", message=f"it still owes {', '.join(owing)}")
+    piecing = debts.piecing(image, copy)
+    if piecing:
+        words = f"no copy is whole, and {', '.join(piecing)} may be made anew with what is whole of this one"
+        return actions.Reason(code="OwesCopy", message=words)
     if copy.busy or copy.state == "Writing":
         return actions.Reason(code="Busy", message="a running job reads it or builds on it")
     locked = locked_until(rules.wanted, copy)

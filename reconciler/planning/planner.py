@@ -385,8 +385,9 @@ def _used(history: histories.History, made: list[actions.Action]) -> dict[tuple[
     for action in made:
         if action.state is not actions.State.DUE:
             continue
-        if action.image is not None and action.copy is not None:
-            result[action.image, action.copy] = action.address
+        if action.image is not None:
+            read = action.pieces if action.copy is None else (action.copy,)
+            result.update(((action.image, number), action.address) for number in read)
         parent = history.by_id(action.parent)
         for unit in action.candidates if parent is not None else ():
             copy = history.on_unit(parent, unit) if parent is not None else None

@@ -350,6 +350,8 @@ class Attempts:
     #: State of the last attempt: Failed, Partial, Cancelled, Lost or Overrun.
     last_state: str
     message: str
+    #: Why the last attempt ended so, in CamelCase; empty where nobody says.
+    code: str = ""
     #: Those of the lost whose process was asked to stop, and did.
     stopped: int = 0
     #: Those that a closing window stopped; ``last_state`` is Overrun after one. They do not count against the retries.

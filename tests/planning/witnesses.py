@@ -164,6 +164,7 @@ def _complaints(
         yield "its time is later than now"
     if image.state == "Complete" and not ordered and not _ruled(world, "Waive", f"{image.id}/{copy.number}"):
         yield from _owes(world, image, copy, series)
+        yield from _piece(world, image, copy, series)
     if held(world, series.client, image):
         yield from _last_of(world, series, [image], image, copy)
     if calm(series.images, world.now):
@@ -190,6 +191,20 @@ def _owes(world: worlds.World, image: observed.Image, copy: observed.Copy, serie
     for one in owed(world.owed[image.owed], image.schedule):
         if one.source == copy.operation and one.name not in made:
             yield f"2: owes {one.name}"
+
+
+def _piece(world: worlds.World, image: observed.Image, copy: observed.Copy, series: observed.Series) -> Iterator[str]:
+    """The second never, too: what is whole of damaged copies stays while a copy may be made anew of it."""
+    remains = [one for one in image.copies if one.state in ("Complete", "Damaged")]
+    if copy not in remains or len(remains) < 2 or any(readable(series.images, image, one) for one in remains):
+        return
+    newest = world.effective().lifecycles.get(image.lifecycle)
+    for one in owed(world.owed[image.owed], image.schedule):
+        states = {other.state for other in image.copies if other.operation == one.name}
+        rules = [now.retention.type for now in (newest.spec.operations if newest else ()) if now.name == one.name]
+        made = states & {"Complete", "Expiring", "Expired"}
+        if rules == ["Forever"] and states & {"Damaged", "Lost"} and not made:
+            yield f"2: a piece of {one.name}"
 
 
 def owed(spec: Spec, schedule: str) -> list[lifecycles.Operation]:

@@ -26,6 +26,7 @@ from reconciler.planning import (
     configuration,
     desired,
     dispatch,
+    duplications,
     expiry,
     histories,
     holds,
@@ -196,7 +197,9 @@ class World:
         """One series, with what running jobs use marked busy."""
         images = self.images.get(key, [])
         used = {(job.start.action.image, job.start.action.copy) for job in self.running if not _is_expiry(job)}
-        used |= self.reading
+        used |= self.reading | {
+            (job.start.action.image, number) for job in self.running for number in job.start.action.pieces
+        }
         parents = {(str(job.start.action.parent), self._place(job)) for job in self.running if job.start.action.parent}
         if any(used) or parents:
             images = [
@@ -544,7 +547,8 @@ class World:
             self.unheard.append(job)
         elif outcome == "SourceDamaged" and action.type is actions.Type.DUPLICATE:
             self._discard(job)
-            self.damage(str(action.image), int(str(action.copy)), "Damaged")
+            if action.copy is not None:
+                self.damage(str(action.image), action.copy, "Damaged")
         elif outcome not in _DEATHS:
             self._discard(job)
         if outcome == "Succeeded":
@@ -562,6 +566,8 @@ class World:
             last_finished=self.now,
             last_state=state,
             message="the disk said no",
+            # What is on none of several copies is found by reading all of them.
+            code=duplications.MISSING if outcome == "SourceDamaged" and action.pieces else "",
         )
 
     def _commit(self, job: Job, state: str = "Complete") -> None:
@@ -633,8 +639,11 @@ class World:
     def _begin_copy(self, start: dispatch.Start) -> Job:
         action, unit = start.action, str(start.unit)
         key, index, image = self.find(str(action.image))
-        source = next(copy for copy in image.copies if copy.number == action.copy)
-        assert source.state == "Complete", f"{action.address}: read from a copy that is {source.state}"
+        if action.pieces:
+            self._is_pieced(action, key, image)
+        else:
+            source = next(copy for copy in image.copies if copy.number == action.copy)
+            assert source.state == "Complete", f"{action.address}: read from a copy that is {source.state}"
         held = [c for c in image.copies if c.unit == unit and c.state not in ("Expired", "Lost", "Damaged")]
         assert not held, f"{action.address}: {unit} holds the image already"
         again = next(
@@ -649,6 +658,17 @@ class World:
         fresh = observed.Copy(number, str(action.operation), unit, "Writing", self.now, COPY_BYTES, None)
         self.images[key][index] = image._replace(copies=(*image.copies, fresh))
         return Job(start, key, None, number)
+
+    def _is_pieced(self, action: actions.Action, key: Key, image: observed.Image) -> None:
+        """Damaged copies are read together only where none is good, and then all of them, once at a time."""
+        images = self.series(key).images
+        states = {copy.number: copy.state for copy in image.copies}
+        assert action.copy is None and len(action.pieces) > 1, f"{action.address}: of {action.pieces}"
+        assert {states[number] for number in action.pieces} <= {"Complete", "Damaged"}, f"{action.address}: {states}"
+        good = [copy.number for copy in image.copies if witnesses.readable(images, image, copy)]
+        assert not good or self.struck, f"{action.address}: pieces of {image.id}, of which {good} are good"
+        others = [job for job in self.running if job.start.action.image == image.id and job.start.action.pieces]
+        assert not others, f"{action.address}: read twice at once"
 
     def _commit_copy(self, job: Job) -> None:
         unit, number = self._place(job), int(str(job.number))
