@@ -22,7 +22,8 @@
     │   ├── UnitFull                     no space
     │   ├── ImageMissing                 the unit does not hold this image
     │   └── ImageDamaged                 stored bytes contradict their digests
-    │       └── AttachmentDamaged        … of a document beside the disks; what the disks hold is not concerned
+    │       ├── AttachmentDamaged        … of a document beside the disks; what the disks hold is not concerned
+    │       └── BlocksMissing            … on every copy: nobody has these bytes any more
     ├── TargetError                  1   a restore cannot write where it was told to
     ├── HookFailed                   1   a command around the backup failed
     └── EmulatorFailed               1   no machine could be started here, which says nothing about the image
@@ -166,6 +167,10 @@ class ImageDamaged(UnitError):
 
 class AttachmentDamaged(ImageDamaged):
     """A document that an image carries beside its disks contradicts its digests; its disks may be whole."""
+
+
+class BlocksMissing(ImageDamaged):
+    """No copy of an image has some of its blocks."""
 
 
 class ParentDamaged(UnitError):

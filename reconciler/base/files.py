@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import secrets
@@ -13,6 +14,9 @@ from reconciler.base import errors
 
 #: Names of unfinished files begin with this, so that sweeping and listing know them.
 TEMPORARY_PREFIX = ".tmp-"
+#: Of Linux: names are relative to the working folder; two names change places.
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def sync_folder(folder: Path) -> None:
@@ -27,6 +31,17 @@ def sync_folder(folder: Path) -> None:
 def temporary_name(target: Path) -> Path:
     """A fresh unfinished name beside ``target``."""
     return target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{secrets.token_hex(4)}")
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two names of one file system change places, in one step; their folders are not synced.
+
+    Raises ``OSError``, with ``EINVAL`` or ``ENOSYS`` where the file system knows no such step, as NFS.
+    """
+    system = ctypes.CDLL(None, use_errno=True)
+    if system.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
 def write_atomically(target: Path, data: bytes, *, mode: int = 0o644) -> None:

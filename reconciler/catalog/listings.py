@@ -85,6 +85,13 @@ class CopyRow:
     #: When the state last changed, and why.
     changed_at: dt.datetime
     message: str
+    #: Writing copies: Damaged or Lost where such a copy is made anew.
+    fallback: str | None = None
+
+    @property
+    def readable(self) -> bool:
+        """Whether it may hold something; a damaged one that is made anew does until the new one has its place."""
+        return self.state in sightings.READABLE or (self.state == "Writing" and self.fallback == "Damaged")
 
 
 _PLAIN: Final = tuple(
@@ -134,7 +141,7 @@ def list_copies(
         sa.select(
             copy.image_id.label("image"), copy.number, tables.CLIENTS.c.slug.label("client"), image.client_id,
             image.policy, copy.operation, copy.unit, copy.state, copy.created_at, copy.stored_bytes, copy.base,
-            copy.imported, copy.changed_at, copy.message,
+            copy.imported, copy.changed_at, copy.message, copy.fallback,
         )
         .join_from(tables.COPIES, tables.IMAGES, copy.image_id == image.id)
         .join(tables.CLIENTS, image.client_id == tables.CLIENTS.c.id)

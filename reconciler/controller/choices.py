@@ -26,6 +26,8 @@ from reconciler.operations import failovers
 from reconciler.planning import doubts, preferences, sightings
 from reconciler.storage import opening, units
 
+#: What is known of a copy of which nobody says where it is damaged.
+_UNTOLD: Final = {"Writing": "it is being made anew"}
 #: Restores that an estimate looks through, and takes at most.
 _REMEMBERED: Final = 50
 _JUDGING: Final = 5
@@ -179,8 +181,8 @@ def staying(db: database.Database, choice: Choice) -> Choice:
 
     Raises ``NotFound`` where none is left.
     """
-    states = {one.number: one.state for one in listings.list_copies(db, image_id=choice.image)}
-    copies = tuple(one for one in choice.copies if states.get(one.number) in sightings.READABLE)
+    there = {one.number for one in listings.list_copies(db, image_id=choice.image) if one.readable}
+    copies = tuple(one for one in choice.copies if one.number in there)
     if not copies:
         raise errors.NotFound(
             f"the copies of {choice.image} have begun to expire",
@@ -202,7 +204,7 @@ def _copies(
             refused.append(f"copy {row.number} of {image}: {why}")
             continue
         unit = known[row.unit]
-        damage = "" if row.state in sightings.GOOD else row.message or "nobody wrote down where"
+        damage = "" if row.state in sightings.GOOD else row.message or _UNTOLD.get(row.state, "nobody wrote down where")
         words = "asked for by --copy" if number is not None else _order(unit.type, damage, first=not found)
         found.append(
             Copy(number=row.number, unit=row.unit, type=unit.type, path=Path(unit.path), why=words, damage=damage)
@@ -223,7 +225,7 @@ def _speed(known: dict[str, machines.KnownUnit], name: str) -> int:
 
 
 def _refusal(known: dict[str, machines.KnownUnit], copy: listings.CopyRow) -> str | None:
-    if copy.state not in sightings.READABLE:
+    if not copy.readable:
         way = f"; until its deletion begins holdfast hold {copy.image} brings it back"
         return f"is {copy.state}{way if copy.state == 'Expiring' else ''}"
     if copy.unit not in known:

@@ -1,6 +1,7 @@
 """Duplicate: a stored image, read from its nearest good copy, becomes one more copy on another unit.
 
-A copy counts as paid only once it has been read back and proven equal, block by block.
+A copy counts as paid only once it has been read back and proven equal, block by block. Where no copy is good it is made
+of what is whole of all of them, and one that lies where the new one goes stays until that is proven.
 """
 
 from __future__ import annotations
@@ -8,12 +9,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from pathlib import Path
 
 from reconciler.base import crashes, errors
-from reconciler.catalog import images
+from reconciler.catalog import images, inventories
 from reconciler.catalog.fileindexes import entries
 from reconciler.jobs import engines
-from reconciler.operations import filelessons, guestviews, indexrepairs, parents, sites
+from reconciler.operations import (
+    failovers,
+    filelessons,
+    findings,
+    guestviews,
+    indexrepairs,
+    parents,
+    salvages,
+    sites,
+)
 from reconciler.storage import units
 
 
@@ -24,13 +35,15 @@ class DuplicateOrder:
     image: str
     operation: str
     source_unit: str
-    #: Number of the copy that is read.
-    source_copy: int
+    #: Number of the copy that is read; None where none is good, and all are read together.
+    source_copy: int | None
     unit: str
 
 
 def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobContext) -> engines.Outcome:
     """Make the copy. Raises ``UnitError`` or ``Cancelled``; then nothing is left. A damaged source is recorded."""
+    if order.source_copy is None:
+        return _piece(site, order, context)
     number = images.begin_copy(
         site.db, order.image, operation=order.operation, unit=order.unit, job=context.id, now=site.clock.now()
     )
@@ -54,6 +67,12 @@ def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
     except BaseException:
         images.discard_writing(site.db, order.image, number)
         raise
+    return _record(site, order, number, commit, indexed=indexed)
+
+
+def _record(
+    site: sites.Site, order: DuplicateOrder, number: int, commit: units.Commit, *, indexed: bool
+) -> engines.Outcome:
     crashes.passing("duplicate.after-commit")
     images.commit_copy(
         site.db,
@@ -69,6 +88,63 @@ def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
     return engines.Outcome()
 
 
+def _piece(site: sites.Site, order: DuplicateOrder, context: engines.JobContext) -> engines.Outcome:
+    """Make the copy of what is whole of all there are. Raises ``BlocksMissing`` where that is not all of it."""
+    # What is to be written anew is no longer among them once that has begun.
+    sources = _sources(site, order.image)
+    number = images.begin_copy(
+        site.db, order.image, operation=order.operation, unit=order.unit, job=context.id, now=site.clock.now()
+    )
+    failed = findings.recorder(site.db, site.clock, site.actor, context.log, [])
+    try:
+        opened = salvages.SalvagedImage(failovers.FailoverImage(order.image, sources, failed))
+        with contextlib.closing(opened) as source:
+            target = site.units.get(order.unit)
+            replaces = _learned(target, order.image, context)
+            label = dataclasses.replace(source.label, operation=order.operation, copy=number, disks=())
+            unit = site.units.get(order.source_unit)
+            commit = _written(site, context, unit, source, target, label, replaces=replaces)
+            if not replaces:
+                prove(target, commit.label, context)
+            indexed = entries.ATTACHMENT in source.attachments()
+    except BaseException:
+        images.discard_writing(site.db, order.image, number)
+        raise
+    context.log(f"no copy was good: made of what is whole of {', '.join(f'copy {one.number}' for one in sources)}")
+    return _record(site, order, number, commit, indexed=indexed)
+
+
+def _sources(site: sites.Site, image: str) -> list[failovers.Source]:
+    known = inventories.known_units(site.db)
+    return [
+        failovers.Source(
+            number=row.number,
+            unit=row.unit,
+            path=Path(known[row.unit].path),
+            open=functools.partial(_opened, site, row.unit, image),
+        )
+        for row in images.list_copies(site.db, image_id=image)
+        if row.readable and row.unit in known
+    ]
+
+
+def _opened(site: sites.Site, unit: str, image: str) -> units.StoredImage:
+    return site.units.get(unit).open(image)
+
+
+def _learned(target: units.StorageUnit, image: str, context: engines.JobContext) -> bool:
+    """Whether the target holds the image already, damaged; what is false of it is not taken for stored then."""
+    try:
+        target.open(image).close()
+        if target.standalone:
+            target.verify(image, meter=context.meter.aside())
+    except errors.ImageMissing:
+        return False
+    except errors.ImageDamaged as error:
+        context.log(f"the damaged copy on {target.name} cannot be opened: {error}")
+    return True
+
+
 def _copy(
     site: sites.Site,
     order: DuplicateOrder,
@@ -79,14 +155,27 @@ def _copy(
     target, unit = site.units.get(order.unit), site.units.get(order.source_unit)
     label = dataclasses.replace(source.label, operation=order.operation, copy=number, disks=())
     _make_way(site, order, context, target)
-    parent = parents.find(site.db, target, label.client_id, source.label.parent)
-    try:
-        commit = _write(context, unit, source, target, label, parent)
-    except errors.ParentDamaged as error:
-        context.log(f"written as a whole: {error}")
-        commit = _write(context, unit, source, target, label, parents.NONE)
+    commit = _written(site, context, unit, source, target, label)
     prove(target, commit.label, context)
     return commit
+
+
+def _written(
+    site: sites.Site,
+    context: engines.JobContext,
+    unit: units.StorageUnit,
+    source: units.StoredImage,
+    target: units.StorageUnit,
+    label: units.ImageLabel,
+    *,
+    replaces: bool = False,
+) -> units.Commit:
+    parent = parents.find(site.db, target, label.client_id, source.label.parent)
+    try:
+        return _write(context, unit, source, target, label, parent, replaces=replaces)
+    except errors.ParentDamaged as error:
+        context.log(f"written as a whole: {error}")
+        return _write(context, unit, source, target, label, parents.NONE, replaces=replaces)
 
 
 def _make_way(site: sites.Site, order: DuplicateOrder, context: engines.JobContext, target: units.StorageUnit) -> None:
@@ -94,12 +183,8 @@ def _make_way(site: sites.Site, order: DuplicateOrder, context: engines.JobConte
 
     Until then even a damaged copy may hold bytes that no other copy has.
     """
-    try:
-        target.open(order.image).close()
-    except errors.ImageMissing:
+    if not _learned(target, order.image, context):
         return
-    except errors.ImageDamaged as error:
-        context.log(f"the damaged copy on {order.unit} cannot be opened: {error}")
     # An index of files can be made anew from the disks.
     for damage in indexrepairs.of_disks(
         site.units.get(order.source_unit).verify(order.image, meter=context.meter.aside())
@@ -118,10 +203,13 @@ def _write(
     target: units.StorageUnit,
     label: units.ImageLabel,
     parent: parents.Parent,
+    *,
+    replaces: bool,
 ) -> units.Commit:
     names = [disk.name for disk in source.label.disks]
     context.meter.add(total=sum(disk.size for disk in source.label.disks), streams=1)
-    writer = target.begin(label, names)
+    salvaged = source if isinstance(source, salvages.SalvagedImage) else None
+    writer = target.begin(label, names, replaces=replaces)
     committed = False
     try:
         for record in source.label.disks:
@@ -130,16 +218,19 @@ def _write(
             with contextlib.closing(source.disk(record.name)) as disk:
                 layout = functools.partial(guestviews.GuestView(disk, context.meter).layout, changed)
                 written = writer.write(disk, meter=context.meter, changed=changed, parent=base, layout=layout)
-            if written.record.digest != record.digest:
+            # Of a disk that lacks blocks the others are still to be looked through, so that all is told at once.
+            if written.record.digest != record.digest and not (salvaged and salvaged.missing):
                 raise errors.ImageDamaged(
                     f"image {label.id}, disk {record.name}: what was read has digest"
                     f" {written.record.digest}, its label says {record.digest}"
                 )
             crashes.passing("duplicate.reading")
+        if salvaged is not None:
+            salvages.require_whole(salvaged)
         _attach(context, unit, source, writer, parent)
         context.meter.check()
         crashes.passing("duplicate.before-commit")
-        commit = writer.commit(label)
+        commit = writer.commit(label, meter=context.meter.aside())
         committed = True
         return commit
     finally:

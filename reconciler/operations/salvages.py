@@ -13,12 +13,12 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
-from reconciler.base import digests, disks, errors, extents, quantities
+from reconciler.base import digests, disks, errors, extents
 from reconciler.operations import failovers
 from reconciler.storage import units
 
 #: The code of a job that had to leave something out.
-MISSING: Final = "BlocksMissing"
+MISSING: Final = errors.BlocksMissing.__name__
 #: What says that a copy does not have the bytes; anything else says that it could not be asked.
 _GONE: Final = (errors.ImageDamaged, errors.ImageMissing)
 
@@ -61,8 +61,10 @@ class SalvagedImage:
         return SalvagedDisk(self, self._stored.disk(name))
 
     def changed(self, name: str, parent: str) -> extents.Extents | None:
-        """The ranges of a disk stored relative to ``parent``, or None where that is not known."""
-        return self._stored.changed(name, parent)
+        """The ranges of a disk stored relative to ``parent``, or None where no copy tells."""
+        with contextlib.suppress(*_GONE):
+            return self._stored.changed(name, parent)
+        return None
 
     def block_digests(self, name: str) -> bytes:
         """The disk's list of 32-byte block digests, as ``digests`` has it now."""
@@ -155,10 +157,15 @@ class SalvagedDisk(disks.Closing):
         self._disk.close()
 
 
-def missing_words(missing: Mapping[str, extents.Extents]) -> str:
-    """How much of which disks is on no copy."""
-    show = quantities.show_size
-    return ", ".join(
-        f"{show(extents.total(found))} ({extents.total(found)} bytes in {len(found)} ranges) of disk {name}"
-        for name, found in sorted(missing.items())
-    )
+def require_whole(salvaged: SalvagedImage) -> None:
+    """Raise ``BlocksMissing`` where some of what was read is on no copy."""
+    missing = salvaged.missing
+    if missing:
+        words = ", ".join(
+            f"{extents.total(found)} bytes of disk {name} in {len(found)} {'range' if len(found) == 1 else 'ranges'}"
+            for name, found in sorted(missing.items())
+        )
+        raise errors.BlocksMissing(
+            f"image {salvaged.label.id}: no copy has {words}, the first at {next(iter(missing.values()))[0][0]}",
+            hint="all copies stay; holdfast restore --salvage writes the rest, or back the machine up anew",
+        )

@@ -172,3 +172,14 @@ def _damaged(where: str, cause: object) -> errors.ImageDamaged:
     return errors.ImageDamaged(
         f"{where}: cannot be read as an image's label: {cause}", hint="use another copy of the image"
     )
+
+
+def require_proven(unit: str, found: Sequence[units.Damage]) -> None:
+    """Raise ``UnitError`` where an image that is to take another one's place was not read back as it was written."""
+    if found:
+        first = found[0]
+        raise errors.UnitError(
+            f"storage unit {unit}: the new copy of {first.image} did not read back as written: {first.part} at"
+            f" {first.offset}: {first.message}",
+            hint="check the device under the unit; what was there before is there still",
+        )

@@ -206,9 +206,13 @@ class ImageWriter(Protocol):
         writer may still commit it, or attach it once more.
         """
 
-    def commit(self, label: ImageLabel) -> Commit:
+    def commit(self, label: ImageLabel, *, meter: meters.Meter | None = None) -> Commit:
         """Make the image visible, durably. ``label`` may differ from the one given at ``begin`` in all but id,
-        client and disk names (state, warnings and changes are known only now)."""
+        client and disk names (state, warnings and changes are known only now).
+
+        One that ``replaces`` another is read back before, every byte of it; it takes the other's place in one step.
+        ``meter`` stops that. Raises ``UnitError`` where it does not prove true; the other is as it was then.
+        """
 
     def abort(self) -> None:
         """Remove every trace of the unfinished image. Idempotent."""
@@ -264,9 +268,12 @@ class StorageUnit(Protocol):
         once more before anything is concluded from what was not found.
         """
 
-    def begin(self, label: ImageLabel, disk_names: Collection[str]) -> ImageWriter:
+    def begin(self, label: ImageLabel, disk_names: Collection[str], *, replaces: bool = False) -> ImageWriter:
         """Start an image. What a crash left of an earlier start under the same id is removed first.
-        Raises ``UnitReadOnly``, ``UnitFull``, or ``UnitError`` if the id is committed already."""
+
+        ``replaces``: the id may be committed already, and its image can be read until this one takes its place.
+        Raises ``UnitReadOnly``, ``UnitFull``, or ``UnitError`` if the id is committed already and must not be.
+        """
 
     def open(self, image_id: str) -> StoredImage:
         """Open a committed image. Raises ``ImageMissing``, ``ImageDamaged`` or ``FormatTooNew``."""

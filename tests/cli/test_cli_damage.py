@@ -127,6 +127,48 @@ spec: {{client: alpha, salvage: true, target: {{folder: {tmp_path}/tree}}}}
     assert not [one for one in planned["actions"] if one["type"] == "Restore"]
 
 
+def known_to_be_damaged(estate: Estate, folder: Path) -> None:
+    """Somebody reads each copy alone."""
+    for number in ("1", "2"):
+        estate.command.run("restore", "alpha", "--copy", number, "--to", folder / number, code=1)
+    assert rot.states(estate) == {"fast": "Damaged", "pool": "Damaged"}
+
+
+def test_copies_that_are_damaged_in_different_places_make_each_other_whole_and_what_none_has_is_told(
+    built: tuple[Estate, bytes, str], tmp_path: Path
+) -> None:
+    estate, disk, image = built
+    rot.spoil_file(estate, image, "*.raw", 2 * MIB + 100)
+    rot.spoil_pool_block(estate, image, 3 * MIB + MIB // 2)
+    known_to_be_damaged(estate, tmp_path)
+    planned = {one["address"]: one for one in estate.command.json("plan", estate.folder)["actions"]}
+    land, dedupe = (planned[f"duplicate/{image}/{name}"] for name in ("land", "dedupe"))
+    assert (land["state"], land["reason"]["code"], land["copy"]) == ("Due", "Salvaging", None)
+    assert (dedupe["state"], dedupe["after"]) == ("Waiting", [land["address"]])
+    # Killed where the new one is proven and has no name yet, and where it has its name and nobody heard of it.
+    for point in ("directory.before-rename", "directory.after-rename"):
+        estate.command.crashing(point).run("apply", estate.folder, "--yes", code=-signal.SIGKILL)
+        estate.command.run("restore", "alpha", "--to", tmp_path / point)
+        assert (tmp_path / point / rot.DISK).read_bytes() == disk
+    estate.apply()
+    assert rot.states(estate) == {"fast": "Complete", "pool": "Complete"}
+    assert damage(estate, "fast", image) == damage(estate, "pool", image) == []
+    assert [path.name for path in rot.folder_of(estate, image).parent.iterdir()] == [image]
+
+    # The other way round, with one block that is on neither.
+    spoil_both(estate, image, 3 * MIB + MIB // 2)
+    known_to_be_damaged(estate, tmp_path)
+    estate.apply(code=3)
+    assert rot.states(estate) == {"fast": "Damaged", "pool": "Damaged"}
+    failed = next(one for one in estate.get("jobs") if one["state"] == "Failed" and one["type"] == "Duplicate")
+    assert failed["error"]["code"] == "BlocksMissing"
+    planned = {one["address"]: one for one in estate.command.json("plan", estate.folder)["actions"]}
+    said = planned[land["address"]]
+    assert (said["state"], said["reason"]["code"]) == ("Blocked", "BlocksMissing")
+    assert f"{MIB} bytes of disk {rot.DISK} in 1 range, the first at {3 * MIB}" in said["reason"]["message"]
+    assert "restore --salvage" in said["reason"]["message"]
+
+
 def test_a_folder_that_is_read_from_disks_says_which_copy_could_not_be(built: tuple[Estate, bytes, str]) -> None:
     estate, _, image = built
     # Where the file system begins; whoever does not know the files meets it once the copy is open.

@@ -182,6 +182,38 @@ def test_a_damaged_block_is_found_by_reading_and_by_verifying(unit: units.Storag
     assert len(unit.verify("i0", meter=meters.Meter())) == (1 if where == "full" else 0)
 
 
+def test_what_replaces_a_damaged_image_takes_its_place_when_it_is_committed_and_not_before(
+    unit: units.StorageUnit, root: Path
+) -> None:
+    old = samples.noise(4 * MIB, 9)
+    new = samples.patch(old, 3 * MIB, samples.noise(MIB, 10))
+    samples.store(unit, samples.label("i0"), {"d": old})
+    samples.store(unit, samples.label("i1", parent="i0"), {"d": new}, parent="i0")
+    samples.flip(root, old[MIB + 5000 : MIB + 5064])
+    with pytest.raises(errors.UnitError, match="already"):
+        unit.begin(samples.label("i0"), ["d"])
+    for done in (False, True):
+        assert len(unit.verify("i0", meter=meters.Meter())) == 1
+        reader = unit.open("i0")
+        reading = reader.disk("d")
+        writer = unit.begin(samples.label("i0"), ["d"], replaces=True)
+        writer.write(SampleDisk("d", old), meter=meters.Meter())
+        assert bytes(reading.pread(0, MIB)) == old[:MIB]
+        if done:
+            writer.commit(samples.label("i0"))
+        else:
+            writer.abort()
+        # Who reads the old one meanwhile goes on, what builds on it too.
+        assert bytes(reading.pread(2 * MIB, 2 * MIB)) == old[2 * MIB :]
+        reader.close()
+    for image, data in (("i0", old), ("i1", new)):
+        assert unit.verify(image, meter=meters.Meter()) == ()
+        assert samples.load(unit, image, "d") == data
+    assert set(samples.held(unit)) == {"i0", "i1"} and unit.sweep([]) == 0
+    unit.reclaim(meter=meters.Meter())
+    assert samples.load(unit, "i1", "d") == new
+
+
 def test_an_owner_elsewhere_makes_the_unit_read_only(reopen: Callable[..., units.StorageUnit], root: Path) -> None:
     samples.store(reopen(), samples.label(), {"d": samples.noise(MIB, 11)})
     before = samples.tree(root)

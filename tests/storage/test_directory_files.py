@@ -410,3 +410,18 @@ def test_no_file_of_an_attachment_stays_open(unit: directory.DirectoryUnit, root
     opened.close()
     opened.close()
     assert _open_files() == before
+
+
+def test_what_did_not_reach_the_device_as_written_replaces_nothing(unit: directory.DirectoryUnit, root: Path) -> None:
+    data = samples.noise(2 * MIB, 1)
+    samples.store(unit, samples.label(), {"d": data})
+    samples.flip(root, data[100:164])
+    writer = unit.begin(samples.label(), ["d"], replaces=True)
+    writer.write(SampleDisk("d", data), meter=meters.Meter())
+    samples.flip(root, data[MIB + 100 : MIB + 164])
+    (new,) = (root / "oblvm1").glob(".tmp-*")
+    with pytest.raises(errors.UnitError, match="did not read back as written"):
+        writer.commit(samples.label())
+    writer.abort()
+    assert not new.exists()
+    assert [(one.offset, one.length) for one in unit.verify("img-1", meter=meters.Meter())] == [(0, 2 * MIB)]

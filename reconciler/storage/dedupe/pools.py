@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from reconciler.base import clocks, errors, files, meters
-from reconciler.storage import attachments, blocks, identities, labels, units
+from reconciler.storage import identities, labels, units
 from reconciler.storage.dedupe import (
     condemnations,
     containers,
@@ -24,6 +24,7 @@ from reconciler.storage.dedupe import (
     inspections,
     journals,
     manifests,
+    proofs,
     reattachments,
     reclaims,
     scrubs,
@@ -105,7 +106,9 @@ class DedupePool:
         """Raise ``UnitOffline`` unless the folder still is this pool; see ``units.StorageUnit``."""
         identities.require(self.root, self.name, self._identity.id)
 
-    def begin(self, label: units.ImageLabel, disk_names: Collection[str]) -> writers.PoolWriter:
+    def begin(
+        self, label: units.ImageLabel, disk_names: Collection[str], *, replaces: bool = False
+    ) -> writers.PoolWriter:
         """Start an image. Raises ``UnitReadOnly``, ``UnitFull``, or ``UnitError`` if the id is committed already."""
         self._require_writable()
         labels.require_safe(label, self.name)
@@ -113,7 +116,7 @@ class DedupePool:
         try:
             store.require_room(0)
             store.follow()
-            return writers.PoolWriter(store, label, disk_names)
+            return writers.PoolWriter(store, label, disk_names, replaces=replaces)
         except BaseException:
             stores.release(store)
             raise
@@ -175,24 +178,19 @@ class DedupePool:
         return tuple(sorted(result))
 
     def verify(self, image_id: str, *, meter: meters.Meter) -> tuple[units.Damage, ...]:
-        """Re-read every block of an image, and every page of its attachments, and prove its digest."""
-        found: list[units.Damage] = []
+        """Re-read every block of an image, and every page of its attachments, and prove its digest.
+
+        Segments of its disks that turn out to be false are in no index from then on, where this pool may be written.
+        """
         image = self.open(image_id)
         try:
-            for record in image.label.disks:
-                try:
-                    with image.disk(record.name) as disk:
-                        found += blocks.prove(disk, image=image_id, meter=meter)
-                except errors.ImageDamaged as error:
-                    found.append(
-                        units.Damage(
-                            image=image_id, disk=record.name, offset=0, length=record.size, message=error.message
-                        )
-                    )
-            found += attachments.prove(image, meter)
+            found = proofs.prove(image, meter)
+            if found and not self._refusal:
+                with files.unit_errors(self.name):
+                    proofs.withdraw(self._opened(), image, found, meter)
         finally:
             image.close()
-        return tuple(found)
+        return found
 
     def capacity(self) -> units.Capacity:
         """Space, measured now. Only where images were deleted since the last collection, the recipes are read to see

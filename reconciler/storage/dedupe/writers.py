@@ -22,6 +22,7 @@ from reconciler.storage.dedupe import (
     containers,
     images,
     manifests,
+    proofs,
     recipes,
     registrations,
     segmenters,
@@ -34,8 +35,14 @@ from reconciler.storage.dedupe import attachments as pool_attachments
 class PoolWriter:
     """An image being written. Disks may be written by several threads at once."""
 
-    def __init__(self, store: stores.Store, label: units.ImageLabel, disk_names: Collection[str]) -> None:
-        """Takes over one reference to ``store``; registers. Raises ``UnitError`` kinds, with nothing left behind."""
+    def __init__(
+        self, store: stores.Store, label: units.ImageLabel, disk_names: Collection[str], *, replaces: bool = False
+    ) -> None:
+        """Takes over one reference to ``store``; registers. ``replaces``: the image may be there already.
+
+        Raises ``UnitError`` kinds, with nothing left behind.
+        """
+        self._replaces = replaces
         self._store = store
         self._label = label
         self._names = tuple(disk_names)
@@ -53,8 +60,7 @@ class PoolWriter:
             for entry in registrations.entries(root / "writers"):
                 if entry.image == label.id:
                     registrations.remove(entry.folder)
-            if manifests.path(root / "manifests", label.id).exists():
-                raise errors.UnitError(f"storage unit {store.settings.name} holds image {label.id} already")
+            self._require_free()
             self._registration = registrations.Registration(root / "writers", label.id)
         self._claims.registration = self._registration
         store.join(self._claims)
@@ -170,7 +176,7 @@ class PoolWriter:
             self._registration.pin(folder, parent)
         return manifest
 
-    def commit(self, label: units.ImageLabel) -> units.Commit:
+    def commit(self, label: units.ImageLabel, *, meter: meters.Meter | None = None) -> units.Commit:
         """Make the image visible, durably; see ``units.ImageWriter`` and ``FORMAT.md``."""
         self._require_open()
         with self._lock:
@@ -194,6 +200,8 @@ class PoolWriter:
         manifest = dataclasses.replace(manifest, stored=manifest.stored + len(data))
         data = manifests.encode(manifest)
         store.require_room(len(data))
+        if self._replaces:
+            self._prove(manifest, meter or meters.Meter())
         with store.journal.locked():
             self._require_whole()
             store.journal.append(
@@ -214,9 +222,22 @@ class PoolWriter:
         if not self._registration.stands:
             raise self._lost()
         store = self._store
-        if manifests.path(store.settings.root / "manifests", self._label.id).exists():
-            raise errors.UnitError(f"storage unit {store.settings.name} holds image {self._label.id} already")
+        self._require_free()
         require_in_place(store, self._claims)
+
+    def _require_free(self) -> None:
+        settings = self._store.settings
+        if not self._replaces and manifests.path(settings.root / "manifests", self._label.id).exists():
+            raise errors.UnitError(f"storage unit {settings.name} holds image {self._label.id} already")
+
+    def _prove(self, manifest: manifests.Manifest, meter: meters.Meter) -> None:
+        """Read the image back before it takes another one's place. Raises ``UnitError``."""
+        image = images.StoredPoolImage(stores.share(self._store.settings), manifest)
+        try:
+            found = proofs.prove(image, meter)
+        finally:
+            image.close()
+        labels.require_proven(self._store.settings.name, found)
 
     def abort(self) -> None:
         """Remove every trace of the unfinished image. Idempotent."""

@@ -43,7 +43,9 @@ class DirectoryUnit:
         """Raise ``UnitOffline`` unless the folder still is this unit; see the port."""
         self._places.require_online()
 
-    def begin(self, label: units.ImageLabel, disk_names: Collection[str]) -> writers.DirectoryWriter:
+    def begin(
+        self, label: units.ImageLabel, disk_names: Collection[str], *, replaces: bool = False
+    ) -> writers.DirectoryWriter:
         """Start an image; see the port."""
         self._require_writable("written")
         labels.require_safe(label, self.name)
@@ -52,7 +54,7 @@ class DirectoryUnit:
         with self._lock:
             if label.id in self._writing:
                 raise errors.UnitError(f"storage unit {self.name}: image {label.id} is being written")
-            if self._places.find(label.id) is not None:
+            if not replaces and self._places.find(label.id) is not None:
                 raise errors.UnitError(f"storage unit {self.name}: image {label.id} is committed already")
             target = self._root / label.client_slug / label.id
             folder = formats.temporary_folder(target)
@@ -67,6 +69,7 @@ class DirectoryUnit:
             parent_list=self._parent_list,
             parent_pages=self._parent_pages,
             holds=lambda image_id: self._places.find(image_id) is not None,
+            prove=self._prove if replaces else None,
             ended=lambda: self._ended(label),
         )
         return writers.DirectoryWriter(place=place, label=label, disk_names=disk_names)
@@ -124,7 +127,11 @@ class DirectoryUnit:
     def verify(self, image_id: str, *, meter: meters.Meter) -> tuple[units.Damage, ...]:
         """Re-read and prove every block and page, through the chain. Raises ``Cancelled``, ``ImageMissing`` or
         ``UnitError``."""
-        with self.open(image_id) as image:
+        return self._prove(*self._find(image_id), meter)
+
+    def _prove(self, folder: Path, document: formats.Document, meter: meters.Meter) -> tuple[units.Damage, ...]:
+        """The same of an image that may not have its name yet."""
+        with readers.DirectoryImage(unit=self.name, folder=folder, document=document, find=self._find) as image:
             found = [image.verify(record.name, meter) for record in image.label.disks]
             found.append(attachments.prove(image, meter))
         return tuple(damage for damages in found for damage in damages)

@@ -7,7 +7,9 @@ rename, so abort is the removal of that folder, and a crash leaves nothing but i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -39,6 +41,8 @@ class Place:
     parent_pages: Callable[[str, str], Collection[bytes]]
     #: Whether the unit holds a committed image.
     holds: Callable[[str], bool]
+    #: Reads an image back that may take another one's place; None where it may not.
+    prove: Callable[[Path, formats.Document, meters.Meter], tuple[units.Damage, ...]] | None
     #: Called once when the writer ends either way, after its folder is gone or in place.
     ended: Callable[[], None]
 
@@ -60,6 +64,8 @@ class DirectoryWriter:
         self._base: str | None = None
         #: Where the image's files are now; None once the writer has ended.
         self._folder: Path | None = place.folder
+        #: Whether what had the image's name lies in the unfinished one's place now.
+        self._replaced = False
 
     def write(
         self,
@@ -116,8 +122,8 @@ class DirectoryWriter:
             self._attached[name] = stored
             self._bytes += size
 
-    def commit(self, label: units.ImageLabel) -> units.Commit:
-        """Make the image visible by one rename. Raises ``UnitError``; the writer must then be aborted."""
+    def commit(self, label: units.ImageLabel, *, meter: meters.Meter | None = None) -> units.Commit:
+        """Make the image visible by one rename; see the port. Raises ``UnitError``; the writer must then be aborted."""
         place = self._place
         with self._lock:
             folder = self._require_open()
@@ -138,15 +144,42 @@ class DirectoryWriter:
             )
             with files.unit_errors(place.unit):
                 formats.write(folder, document)
+                if place.prove is not None:
+                    files.sync_folder(folder)
+                    labels.require_proven(place.unit, place.prove(folder, document, meter or meters.Meter()))
                 crashes.passing("directory.before-rename")
-                folder.rename(place.target)
-                self._folder = place.target
-                files.sync_folder(place.target.parent)
-                files.sync_folder(place.target.parent.parent)
+                self._name(folder)
             crashes.passing("directory.after-rename")
             self._folder = None
         place.ended()
         return units.Commit(label=final, stored_bytes=self._bytes, base=self._base)
+
+    def _name(self, folder: Path) -> None:
+        """Give the image its name, durably; what had the name goes then."""
+        place = self._place
+        if place.prove is None or not place.target.exists():
+            folder.rename(place.target)
+        else:
+            self._exchange(folder)
+        self._folder = place.target
+        files.sync_folder(place.target.parent)
+        files.sync_folder(place.target.parent.parent)
+        if self._replaced:
+            with contextlib.suppress(OSError):  # the next sweep takes what is left of it
+                places.remove_folder(place.folder)
+                self._replaced = False
+
+    def _exchange(self, folder: Path) -> None:
+        try:
+            files.exchange(folder, self._place.target)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            raise errors.UnitError(
+                f"storage unit {self._place.unit}: its file system cannot put one image in another one's place at once",
+                hint="give the operation another unit; the damaged copy stays, and restore reads what is whole of it",
+            ) from error
+        self._replaced = True
 
     def abort(self) -> None:
         """Remove what was written. After a commit that succeeded it does nothing."""
@@ -158,7 +191,11 @@ class DirectoryWriter:
                 with files.unit_errors(self._place.unit):
                     if folder == self._place.target:
                         # The rename is done and its fsync failed: nobody was told of the image, so it goes.
-                        self._folder = folder.rename(self._place.folder)
+                        if self._replaced:
+                            files.exchange(self._place.folder, folder)
+                            self._folder = self._place.folder
+                        else:
+                            self._folder = folder.rename(self._place.folder)
                     places.remove_folder(self._place.folder)
                 self._folder = None
             finally:
