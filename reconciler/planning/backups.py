@@ -214,7 +214,7 @@ class Desk:
         second or the clock was set back, in a later one: then the request takes the next second for its own.
         """
         for request in self._requests.get(client, ()):
-            if history is not None and _serves(history, request):
+            if history is not None and _serves(history, record, request):
                 continue
             slot, served = schedules.whole(request.at), record.served[1]
             if served is not None:
@@ -376,10 +376,12 @@ class Desk:
         )
 
 
-def _serves(history: histories.History, request: observed.Request) -> bool:
+def _serves(history: histories.History, record: schedules.Record, request: observed.Request) -> bool:
     """Whether a backup has been made since a request."""
     if request.after is None:
-        return bool(history.sound) and history.sound[-1].time >= request.at
+        served = record.served[1]
+        late = served is not None and served > schedules.whole(request.at)  # the clock may have been set back since
+        return late or (bool(history.sound) and history.sound[-1].time >= request.at)
     newest = next((image for image in reversed(history.images) if image.state == "Complete"), None)
     return newest is not None and newest.sequence > request.after
 

@@ -295,7 +295,7 @@ def test_each_of_many_requests_within_a_second_is_a_backup_of_its_own() -> None:
     made = [samples.image(1, AT("2026-11-22T15:00:00.100Z"), slot=AT("2026-11-22T15:00Z"))]
     for number in range(2, 7):
         now = f"2026-11-22T15:00:00.{number}00Z"
-        ask = observed.Request(id=f"r-{number}", policy="gold", client=samples.CLIENT, at=AT(now))
+        ask = observed.Request(id=f"r-{number}", policy="gold", client=samples.CLIENT, at=AT(now), after=number - 1)
         (due, *_) = backups(wanted, AT(now), *made, requests=(ask,))
         assert (due.state, due.request, due.slot) == ("Due", ask.id, AT(f"2026-11-22T15:00:0{number - 1}Z"))
         made.append(samples.image(number, AT(now), slot=due.slot))

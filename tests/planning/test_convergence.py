@@ -56,8 +56,7 @@ def step(world: worlds.World, word: str, value: Any) -> worlds.Fate:
         if copies:
             world.damage(*copies[value[0] % len(copies)], value[1])
     elif word == "request":
-        asked = {"id": f"r-{len(world.requests)}", "policy": "gold", "client": MACHINES[value].id, "at": world.now}
-        world.requests.append(samples.observed.Request(**asked))
+        world.ask("gold", MACHINES[value].id)
     elif word == "trouble":
         outcomes = list(value)
         return lambda action: _fate(action, outcomes)

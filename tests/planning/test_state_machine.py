@@ -199,9 +199,7 @@ class Life(RuleBasedStateMachine):
     @rule(policy=st.sampled_from(("gold", "silver")), pick=st.integers(0, 2))
     def request(self, policy: str, pick: int) -> None:
         """Somebody asks for a backup."""
-        world = self.world
-        asked = {"id": f"r-{len(world.requests)}", "policy": policy, "client": MACHINES[pick].id, "at": world.now}
-        world.requests.append(samples.observed.Request(**asked))
+        self.world.ask(policy, MACHINES[pick].id)
 
     # -- rulings -------------------------------------------------------------------------------------------------------
 

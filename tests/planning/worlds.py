@@ -302,6 +302,12 @@ class World:
             self.consented.setdefault(place, []).append(consented)
         return len(part.items)
 
+    def ask(self, policy: str, client: str) -> None:
+        """Somebody asks for a backup of a client (its id)."""
+        name = f"r-{len(self.requests)}"
+        asked = observed.Request(id=name, policy=policy, client=client, at=self.now, after=self.sequence)
+        self.requests.append(asked)
+
     def settle(self, fate: Fate = succeed, limit: int = 200) -> int:
         """Turn until nothing starts; how many turns that took."""
         for count in range(limit):
