@@ -38,9 +38,10 @@ _MOST: Final = 64 << 10
 
 
 def held(handle: int) -> bool:
-    """Whether a folder that is open is NTFS, mounted by NTFS-3G."""
+    """Whether a folder that is open is NTFS, mounted by NTFS-3G: the kernel's own driver knows no such times, and would
+    make attributes of a file out of all it does not know."""
     try:
-        return len(os.getxattr(handle, ATTRIBUTES)) == struct.calcsize(">I")
+        return len(os.getxattr(handle, TIMES)) == struct.calcsize(">4Q")
     except OSError:
         return False
 

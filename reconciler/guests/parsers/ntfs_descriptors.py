@@ -73,7 +73,7 @@ class Descriptors:
             self._secure = self._table.gather(_SECURE, self._table.record(_SECURE), wanted)
         entry = ntfs_indexes.numbered(self._table, self._secure, "$SII", identifier)
         if entry is None or len(entry) < _HEAD:
-            raise records.Damaged(f"there is no security descriptor {identifier}")
+            raise records.Damaged("its security descriptor is missing")
         offset, size = struct.unpack_from("<QI", entry, 8)
         own = [one for one in self._secure if one.kind == records.DATA and one.name == "$SDS"]
         resident = [one for one in own if one.value is not None]
@@ -85,7 +85,7 @@ class Descriptors:
                 data = value[place : place + size] if value is not None else self._table.content(one.runs, place, size)
                 if data[:_HEAD] == entry[:_HEAD]:
                     return data[_HEAD:]
-        raise records.Damaged(f"security descriptor {identifier} is not where it should be")
+        raise records.Damaged("its security descriptor is not where it should be")
 
 
 def _trimmed(data: bytes) -> bytes:
