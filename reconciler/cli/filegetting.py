@@ -24,7 +24,7 @@ from reconciler.base import clocks, digests, errors, files, meters, times
 from reconciler.catalog import database, restores
 from reconciler.cli import commands, filelisting, fileoptions, options, outputs, sessions, settings
 from reconciler.controller import choices
-from reconciler.jobs import embedded, engines
+from reconciler.jobs import embedded
 from reconciler.operations import (
     browsedtrees,
     failovers,
@@ -179,15 +179,7 @@ def _from_catalog(
     picked: tuple[filerestores.Pick, ...] | None,
 ) -> int:
     clock, started = clocks.from_environment(), time.monotonic()
-    order = engines.Order(
-        address=f"restore/{choice.client.slug}@{times.show(clock.now())}",
-        type="Restore",
-        client_id=choice.client.id,
-        policy=choice.policy,
-        image=choice.image,
-        copy=choice.copy,
-        source_unit=choice.unit,
-    )
+    order = choice.order("Restore", times.show(clock.now()))
     report = filecontents.Report()
     notes: list[str] = []
     with embedded.foreground(db, order, clock=clock) as context, sessions.cancelling(context.meter):

@@ -21,7 +21,7 @@ from reconciler.base import clocks, errors, meters, quantities, times
 from reconciler.catalog import audits, database
 from reconciler.cli import mountworks, options, outputs, restoreoptions, sessions, settings
 from reconciler.controller import choices
-from reconciler.jobs import embedded, engines
+from reconciler.jobs import embedded
 from reconciler.operations import exports, failovers, findings
 from reconciler.planning import worktypes
 from reconciler.storage import opening
@@ -111,15 +111,7 @@ def _from_catalog(
 ) -> int:
     """Under a job's row, so that no copy can expire meanwhile and ``get jobs`` shows who looks at what."""
     clock = clocks.from_environment()
-    order = engines.Order(
-        address=f"mount/{choice.client.slug}@{times.show_milliseconds(clock.now())}",
-        type=worktypes.MOUNT,
-        client_id=choice.client.id,
-        policy=choice.policy,
-        image=choice.image,
-        copy=choice.copy,
-        source_unit=choice.unit,
-    )
+    order = choice.order(worktypes.MOUNT, times.show_milliseconds(clock.now()))
     with embedded.foreground(db, order, clock=clock) as context:
         # Only now does the row keep the copies that are still there.
         choice = choices.staying(db, choice)

@@ -208,15 +208,7 @@ def _from_catalog(
 ) -> int:
     """Under a job's row, so that the copy cannot expire meanwhile and ``get jobs`` shows the restore."""
     clock, started = clocks.from_environment(), time.monotonic()
-    order = engines.Order(
-        address=f"restore/{choice.client.slug}@{times.show(clock.now())}",
-        type="Restore",
-        client_id=choice.client.id,
-        policy=choice.policy,
-        image=choice.image,
-        copy=choice.copy,
-        source_unit=choice.unit,
-    )
+    order = choice.order("Restore", times.show(clock.now()))
     notes: list[str] = []
     ended = engines.Outcome()
     with (

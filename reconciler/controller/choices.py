@@ -22,6 +22,7 @@ from reconciler.base import errors, times
 
 # Not through images and inventories, which know how to write and so load what decides.
 from reconciler.catalog import database, jobs, listings, machines, standings, verifications
+from reconciler.jobs import engines
 from reconciler.operations import failovers
 from reconciler.planning import doubts, preferences, sightings
 from reconciler.storage import opening, units
@@ -81,6 +82,13 @@ class Choice:
     def unit(self) -> str:
         """The unit it lies on."""
         return self.copies[0].unit
+
+    def order(self, type: str, at: str) -> engines.Order:
+        """What a command that reads it does under a row of its own; ``at`` tells one from the next."""
+        return engines.Order(
+            address=f"{type.lower()}/{self.client.slug}@{at}", type=type, client_id=self.client.id, policy=self.policy,
+            image=self.image, copy=self.copy, source_unit=self.unit,
+        )  # fmt: skip
 
     def open(self, cache: Path | None, failed: Callable[[failovers.Failure], None]) -> failovers.FailoverImage:
         """Open it for reading over all its copies; ``cache`` is the folder of the estate's caches.

@@ -241,7 +241,7 @@ def test_a_rate_is_kept(stored: pools.DedupePool) -> None:
 
 
 def test_a_second_scrub_at_the_same_time_is_refused(stored: pools.DedupePool) -> None:
-    with scrubs._alone(stored._opened()), pytest.raises(errors.UnitError, match="another scrub"):
+    with stored._opened().journal.alone(scrubs.LOCK, "a scrub"), pytest.raises(errors.UnitError, match="another scrub"):
         scrub(stored)
 
 

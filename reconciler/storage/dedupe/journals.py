@@ -128,6 +128,19 @@ class Journal:
             finally:
                 os.close(handle)
 
+    @contextlib.contextmanager
+    def alone(self, name: str, others: str) -> Iterator[None]:
+        """Hold the lock ``name`` of the pool for long work. Raises ``UnitError`` where ``others`` (words) hold it."""
+        handle = os.open(self._root / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise errors.UnitError(f"storage unit {self._unit}: {others} runs", hint="wait for it") from error
+            yield
+        finally:
+            os.close(handle)
+
     def create(self) -> None:
         """Make the lock, and the log with its first line, unless they are there. Raises ``OSError``."""
         (self._root / LOCK_NAME).touch()

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
-import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from reconciler.base import crashes, errors, meters
 from reconciler.storage.dedupe import (
@@ -118,20 +116,9 @@ def reclaim(store: stores.Store, meter: meters.Meter, threshold: int = verdicts.
         return freed + moved
 
 
-@contextlib.contextmanager
-def alone(store: stores.Store) -> Iterator[None]:
+def alone(store: stores.Store) -> contextlib.AbstractContextManager[None]:
     """Keep other collections and scrubs out meanwhile. Raises ``UnitError`` where one runs."""
-    handle = os.open(store.settings.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise errors.UnitError(
-                f"storage unit {store.settings.name}: another collection or scrub runs", hint="wait for it"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
+    return store.journal.alone(_LOCK, "another collection or scrub")
 
 
 def _end_silent(store: stores.Store) -> None:

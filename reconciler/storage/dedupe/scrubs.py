@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-import fcntl
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,7 +34,8 @@ from reconciler.storage.dedupe import (
     wounds,
 )
 
-_LOCK: Final = "scrubbing"
+#: The lock of a pool that a scrub holds.
+LOCK: Final = "scrubbing"
 #: Bytes read at once.
 _STEP: Final = 4 << 20
 
@@ -95,7 +95,7 @@ def scrub(store: stores.Store, meter: meters.Meter, limits: Limits, now: dt.date
 
     Whatever stops it, what was proven stays proven and what was found stays found.
     """
-    with _alone(store):
+    with store.journal.alone(LOCK, "another scrub"):
         store.follow(thorough=True)
         position = dataclasses.replace(rounds.read(store.settings.root) or rounds.begin(store, now), resumed=now)
         waiting = rounds.left(store, position)
@@ -115,21 +115,6 @@ def scrub(store: stores.Store, meter: meters.Meter, limits: Limits, now: dt.date
             waiting = []
             rounds.write(store, dataclasses.replace(position, ended=now))
         return _report(store, meter, tally, position, waiting)
-
-
-@contextlib.contextmanager
-def _alone(store: stores.Store) -> Iterator[None]:
-    handle = os.open(store.settings.root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise errors.UnitError(
-                f"storage unit {store.settings.name}: another scrub runs", hint="wait for it"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 class _Pace:
