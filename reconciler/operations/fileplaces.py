@@ -275,20 +275,34 @@ def _matches(tree: Tree, place: Place, parts: Sequence[str], *, fold: bool) -> I
         yield place
         return
     first, rest = parts[0], parts[1:]
-    try:
-        rows = tree.folder(place)
-    except (errors.NotFound, errors.GuestUnreadable):
-        return
     if first == "**":
-        yield from _matches(tree, place, rest or ("*",), fold=fold)
-        for row in rows:
-            if row.kind == "directory":
-                yield from _matches(tree, Place(place.volume, row.path), parts, fold=fold)
+        for folder in _below(tree, place):
+            yield from _matches(tree, folder, rest or ("*",), fold=fold)
         return
     pattern = _translated(first, fold=fold)
-    for row in rows:
+    for row in _rows(tree, place):
         if pattern.fullmatch(row.name) and (not rest or row.kind == "directory"):
             yield from _matches(tree, Place(place.volume, row.path), rest, fold=fold)
+
+
+def _rows(tree: Tree, place: Place) -> tuple[Row, ...]:
+    """What lies in a folder; nothing where that cannot be read."""
+    try:
+        return tree.folder(place)
+    except (errors.NotFound, errors.GuestUnreadable):
+        return ()
+
+
+def _below(tree: Tree, place: Place) -> Iterator[Place]:
+    """A folder and all below it, each before what it holds, and once, so that no circle of a damaged volume is one."""
+    seen: set[int] = set()
+    waiting = [place]
+    while waiting:
+        folder = waiting.pop()
+        yield folder
+        rows = [row for row in _rows(tree, folder) if row.kind == "directory" and row.inode not in seen]
+        seen.update(row.inode for row in rows if row.inode)
+        waiting += [Place(place.volume, row.path) for row in reversed(rows)]
 
 
 def _translated(part: str, *, fold: bool) -> re.Pattern[str]:

@@ -99,6 +99,8 @@ class _Walk:
         self._browsers, self._sink, self._report, self._meter = browsers, sink, report, meter
         #: Where files with several names were written first.
         self._firsts: dict[tuple[str, int, int], tuple[str, ...]] = {}
+        #: The folders of the pick at hand by their numbers, as they are shown: damage can lead back into one of them.
+        self._entered: dict[int, str] = {}
 
     def run(self, chosen: Sequence[Pick]) -> None:
         """Pick after pick."""
@@ -132,6 +134,7 @@ class _Walk:
 
     def _tree(self, browser: browsing.Browser, disk: str, node: nodes.Node, pick: Pick) -> None:
         levels: list[_Level] = []
+        self._entered = {} if pick.names else {node.inode: pick.shown}
         if not pick.names:
             levels.append(_Level(browser, disk, browser.children(node), (), pick.shown.rstrip("/")))
         else:
@@ -179,8 +182,13 @@ class _Walk:
             if len(levels) >= _DEEPEST:
                 self._report.fail(shown, "TooDeep", f"it lies deeper than {_DEEPEST} folders")
                 return
+            if node.inode in self._entered:
+                again = f"it is {self._entered[node.inode]} once more, as damage alone makes a folder"
+                self._report.fail(shown, "SameFolder", again)
+                return
             if self._enter(names[-1], node, shown):
                 self._report.directories += 1
+                self._entered[node.inode] = shown
                 levels.append(_Level(browser, disk, browser.children(node), names, shown))
                 self._streams(browser, "", node, shown)
             return

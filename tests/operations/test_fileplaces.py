@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import zlib
+
 import pytest
 
 from reconciler.base import errors
@@ -45,7 +48,7 @@ class Tree:
 
     @staticmethod
     def _row(path: str, kind: str) -> Row:
-        return Row(path, kind, 0, 0, 0, 0, 1, 1, (), ())
+        return Row(path, kind, 0, 0, 0, 0, 1, zlib.crc32(os.fsencode(path)), (), ())
 
 
 def shown(tree: Tree, places: list[Place]) -> list[str]:
@@ -121,6 +124,25 @@ def test_what_means_nothing_or_too_much_says_so(text: str, error: type[Exception
 def test_patterns(text: str, meant: list[str]) -> None:
     tree = Tree()
     assert sorted(shown(tree, fileplaces.expand(tree, text))) == sorted(meant)
+
+
+class Turning(Tree):
+    """A tree in which each of two folders leads back to the one above."""
+
+    def folder(self, place: Place) -> tuple[Row, ...]:
+        if not place.path:
+            return (self._row("d", "directory"),)
+        same = self._row("d", "directory")
+        names = ("one", "two")
+        return (
+            self._row(f"{place.path}/file", "file"),
+            *(same._replace(path=f"{place.path}/{name}") for name in names),
+        )
+
+
+def test_folders_that_lead_back_are_looked_into_once() -> None:
+    tree = Turning("root")
+    assert shown(tree, fileplaces.expand(tree, "**/file")) == ["/d/file"]
 
 
 @pytest.mark.parametrize("name", ["plain", "a\nb", "\x1b[31m", "\udcff\udc80x", "e\u0301", "🦄", "\x7f"])
