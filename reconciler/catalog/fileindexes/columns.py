@@ -91,7 +91,7 @@ def integers(data: bytes, count: int) -> array[int]:
 
 
 def encode_names(rows: Sequence[entries.Entry]) -> bytes:
-    """Folders and names of entries that are in order of their keys. ``names_text`` finds the names in it again."""
+    """Folders and names of entries that are in order of their keys. ``split_names`` undoes it."""
     groups: list[str] = []
     names: list[str] = []
     for (disk, volume, folder), members in itertools.groupby(rows, key=_place):

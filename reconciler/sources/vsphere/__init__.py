@@ -7,5 +7,6 @@
 ``transports``   ways to the bytes of a frozen disk; ``transports.ports`` says what each promises
 ``blueprints``   a machine on paper, and as a folder
 ``rebuilding``   a machine made again from its blueprint and an image's disks
-``vmdk``         the form in which leases give and take disks
+
+Leases give and take disks as ``sources.vmdk`` has them.
 """
