@@ -18,6 +18,7 @@ import (
 //
 //	task      the task ends with the fault; with late its effect has come all the same
 //	stuck     the task stays running for seconds (an hour if none are given) before it goes on
+//	forget    the task is done, and forgotten before anybody hears of it
 //	fault     the call is answered with the fault
 //	http503   the call is answered 503
 //	reset     the connection is reset after afterBytes of the body: the answer's, or of a PUT or POST of a file its own
@@ -41,7 +42,7 @@ type Fault struct {
 	Hits       int     `json:"hits"`
 }
 
-var faultKinds = []string{"task", "stuck", "fault", "http503", "reset", "truncate", "slow", "hang", "expire", "crash"}
+var faultKinds = []string{"task", "stuck", "forget", "fault", "http503", "reset", "truncate", "slow", "hang", "expire", "crash"}
 
 func (l *Lab) addFault(one *Fault) (int, error) {
 	if !contains(faultKinds, one.Kind) {
@@ -97,7 +98,7 @@ func (l *Lab) takeAll(on, vm string) []*Fault {
 }
 
 func (f *Fault) meant(on, vm string, task bool) bool {
-	inTask := f.Kind == "task" || f.Kind == "stuck" || f.Kind == "crash" && f.Late
+	inTask := f.Kind == "task" || f.Kind == "stuck" || f.Kind == "forget" || f.Kind == "crash" && f.Late
 	return f.On == on && (f.Vm == "" || f.Vm == vm) && inTask == task
 }
 

@@ -73,6 +73,11 @@ func (c *call) run(t *simulator.Task, m *Machine, fault *Fault, length time.Dura
 		fault.stay()
 		fault = nil
 	}
+	if fault != nil && fault.Kind == "forget" {
+		do()
+		simulator.Map.Remove(t.Self)
+		return
+	}
 	result, failed := types.AnyType(nil), types.BaseMethodFault(nil)
 	message := ""
 	if fault != nil && !fault.Late {

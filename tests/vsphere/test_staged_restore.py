@@ -34,7 +34,7 @@ def _register(world: World, folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         place = datastorefiles.Place(datacenter="DC0", datastore="ds1", path=f"staged/{file.name}")
         data = file.read_bytes()
-        datastorefiles.send(world.session, place, iter([data]), len(data), "test")
+        datastorefiles.send(world.session, place, lambda data=data: [data], len(data), "test")
     vm = world.reference("vm1")
     shown = properties.of(world.session, vm, ("parent", "resourcePool"), "test")
     world.lab.act("vm1", "destroy")

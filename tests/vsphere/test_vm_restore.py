@@ -276,6 +276,17 @@ def test_what_fails_while_replacing_is_taken_back(world: World, on: str) -> None
     assert (found["powerState"], found["instanceUuid"]) == ("poweredOn", f"{UUID}1")
 
 
+def test_what_a_forgotten_task_did_is_seen(world: World) -> None:
+    # The machine's own changes as above, and a service that is busy for a moment.
+    world.lab.fault(on="ReconfigVM_Task", kind="forget", skip=4)
+    world.lab.fault(on="PUT /folder", kind="http503", count=2)
+    world.lab.fault(on="RemoveSnapshot_Task", kind="task", fault="FileLocked")
+    world.restore(replace=True, via="datastore")
+    (aside,) = (name for name in world.names() if name.startswith("vm1.replaced-"))
+    assert world.names() == ["vm1", aside, "vm2"]
+    assert world.lab.machine("vm1")["instanceUuid"] == f"{UUID}1"
+
+
 def test_a_naming_that_fails_brings_the_old_machine_back(world: World) -> None:
     # The machine's own changes: nvram, the mark, then its name.
     world.lab.fault(on="ReconfigVM_Task", kind="task", fault="InsufficientResourcesFault", message="not today", skip=3)
@@ -301,12 +312,16 @@ def test_a_naming_that_fails_brings_the_old_machine_back(world: World) -> None:
             {"on": "CreateVM_Task", "kind": "task", "fault": "FileFault", "late": True},
             "making the machine",
         ),
-        ("datastore", {"on": "PUT /folder", "kind": "http503", "skip": 1}, "upload of Hard disk 1"),
-        ("datastore", {"on": "PUT /folder", "kind": "http503", "skip": 3}, "upload of Hard disk 2"),
+        ("datastore", {"on": "PUT /folder", "kind": "http503", "skip": 1, "count": 3}, "upload of Hard disk 1"),
+        ("datastore", {"on": "PUT /folder", "kind": "http503", "skip": 3, "count": 3}, "upload of Hard disk 2"),
         ("datastore", {"on": "ReconfigVM_Task", "kind": "task", "fault": "FileLocked"}, "attaching disks"),
         ("vddk", {"on": "CreateVM_Task", "kind": "task", "fault": "InsufficientStorageSpace"}, "making the machine"),
         ("import", {"on": "CreateSnapshot_Task", "kind": "task", "fault": "FileFault"}, "reading it back"),
-        ("datastore", {"on": "RemoveSnapshot_Task", "kind": "task", "fault": "FileLocked"}, "removing the snapshot"),
+        (
+            "datastore",
+            {"on": "RemoveSnapshot_Task", "kind": "task", "fault": "InsufficientResourcesFault"},
+            "removing the snapshot",
+        ),
     ],
 )
 def test_a_fault_leaves_nothing(world: World, via: Any, fault: dict[str, Any], words: str) -> None:

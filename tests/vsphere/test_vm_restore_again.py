@@ -11,7 +11,7 @@ from reconciler.sources import machinetargets, opening
 
 def test_what_could_not_be_removed_is_swept_while_its_process_lives(world: World) -> None:
     for on in ("RemoveSnapshot_Task", "Destroy_Task"):
-        world.lab.fault(on=on, kind="task", fault="FileLocked")
+        world.lab.fault(on=on, kind="task", fault="InsufficientResourcesFault")
     with pytest.raises(errors.HoldfastError, match="removing the snapshot"):
         world.restore(via="datastore", name="back")
     assert len(world.halfmade()) == 1

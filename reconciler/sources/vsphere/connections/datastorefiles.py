@@ -10,7 +10,7 @@ import dataclasses
 import http.client
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from reconciler.base import errors
@@ -18,8 +18,10 @@ from reconciler.sources.vsphere.connections import faults, sessions
 
 #: Seconds that one answer may take; a file that was sent is made durable before it is acknowledged.
 _PATIENCE: Final = 300.0
-#: Pauses before a small file is asked for again, in seconds.
+#: Pauses before a file is asked for or sent again, in seconds.
 _PAUSES: Final = (0.2, 1.0)
+#: Refusals of a file that is sent which may be none the next time: the session ended, the service is busy.
+_PASSING: Final = (401, 408, 429, 502, 503, 504)
 
 
 class Refused(errors.SourceError):
@@ -81,13 +83,28 @@ def _fetched(session: sessions.Session, place: Place, most: int, doing: str) -> 
         return content
 
 
-def send(session: sessions.Session, place: Place, content: Iterable[bytes], size: int, doing: str) -> None:
-    """Make or replace a file by the pieces of ``content``, ``size`` bytes together. Raises ``Refused`` or
-    ``SourceError``, and whatever ``content`` raises.
+def send(session: sessions.Session, place: Place, give: Callable[[], Iterable[bytes]], size: int, doing: str) -> None:
+    """Make or replace a file by the pieces that ``give`` returns, ``size`` bytes together; where the wire breaks or the
+    service is busy, from the first one again. Raises ``Refused`` or ``SourceError``, and whatever ``give`` raises.
 
     The session is proven before anything is sent: a refusal after a terabyte would be a pity.
     """
-    session.renew()
+    for pause in (*_PAUSES, None):
+        session.renew()
+        try:
+            return _sent(session, place, give(), size, doing)
+        except Refused as error:
+            if pause is None or error.status not in _PASSING:
+                raise
+        except errors.SourceError as error:
+            broke = isinstance(error.__cause__, faults.BROKEN) and not isinstance(error.__cause__, TimeoutError)
+            if pause is None or not broke:
+                raise
+        time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def _sent(session: sessions.Session, place: Place, content: Iterable[bytes], size: int, doing: str) -> None:
     with _connection(session, place, doing) as connection:
         connection.putrequest("PUT", place.request)
         connection.putheader("Cookie", session.cookie())

@@ -119,7 +119,14 @@ class Lease:
     def complete(self) -> None:
         """Everything was transferred. Raises ``SourceError``."""
         self._still()
-        self._session.act(f"{self._doing}: completing", self._lease.HttpNfcLeaseComplete)
+        try:
+            self._session.act(f"{self._doing}: completing", self._lease.HttpNfcLeaseComplete)
+        except faults.VSphereFault:
+            raise
+        except errors.SourceError:
+            # The answer was lost: the lease itself says what became of it.
+            if str(properties.of(self._session, self._lease, ("state",), self._doing).get("state")) != "done":
+                raise
         self._ended = True
 
     def abort(self) -> None:

@@ -21,6 +21,10 @@ PAGE: Final = 250
 #: Seconds between two looks at a task, at first and at most.
 _FIRST: Final = 0.05
 _MOST: Final = 2.0
+#: Seconds that a vCenter which is away is waited for, those that a task nobody sees may take, and between two looks.
+_OUTAGE: Final = 300.0
+_UNSEEN: Final = 15.0
+_LOOK: Final = 0.25
 
 _Collector = vmodl.query.PropertyCollector
 
@@ -176,7 +180,13 @@ def wait(session: sessions.Session, task: Any, doing: str, meter: meters.Meter |
     while True:
         if meter is not None:
             meter.check()
-        shown = of(session, task, ("info.state", "info.error", "info.result"), doing)
+        try:
+            shown = of(session, task, ("info.state", "info.error", "info.result"), doing)
+        except faults.Vanished as gone:
+            # Not a word on what it was to do, which may have come about.
+            raise errors.SourceError(
+                f"{doing}: the vCenter has forgotten the task", hint="look whether it came about; was it restarted?"
+            ) from gone
         state = shown.get("info.state")
         if state == "success":
             return shown.get("info.result")
@@ -187,3 +197,40 @@ def wait(session: sessions.Session, task: Any, doing: str, meter: meters.Meter |
             raise faults.VSphereFault(f"{doing}: the task is in no state", hint="the vCenter's own task list says more")
         time.sleep(pause)
         pause = min(_MOST, pause * 1.5)
+
+
+def change(session: sessions.Session, doing: str, call: Callable[[], Any], done: Callable[[], bool]) -> None:
+    """Have something changed by the task of ``call``. Where an answer was lost, or the task with a vCenter that began
+    anew, ``done`` says whether it came about. Raises ``SourceError``."""
+    try:
+        wait(session, session.act(doing, call), doing)
+    except faults.VSphereFault:
+        raise
+    except errors.SourceError:
+        if not _comes(done):
+            raise
+
+
+def _comes(done: Callable[[], bool]) -> bool:
+    """Whether ``done`` becomes true: a task that nobody sees may be under way, and a vCenter be about to come back."""
+    until, known = time.monotonic() + _OUTAGE, False
+    while time.monotonic() < until:
+        try:
+            if done():
+                return True
+            if not known:
+                until, known = time.monotonic() + _UNSEEN, True
+        except errors.SourceError as error:
+            if not error.retryable or isinstance(error, faults.VSphereFault):
+                return False
+        time.sleep(_LOOK)
+    return False
+
+
+def exists(session: sessions.Session, object: Any, doing: str) -> bool:
+    """Whether a managed entity is there. Raises ``SourceError``."""
+    try:
+        of(session, object, ("name",), doing)
+    except faults.Vanished:
+        return False
+    return True

@@ -20,7 +20,7 @@ from reconciler.sources.vsphere.connections import faults, properties, sessions
 from reconciler.sources.vsphere.inventory import lookups, marks
 
 #: Pauses before a removal is tried again that somebody else's work kept from being done, in seconds.
-_PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
+PAUSES: Final = (0.5, 1.0, 2.0, 4.0)
 #: Faults that pass: another task of the machine runs, or something else holds its files.
 _BUSY: Final = frozenset(
     {
@@ -288,7 +288,7 @@ def remove(
     """
     doing = f"VM {noted.machine_name}: snapshot removal"
     begun = False
-    for pause in (*_PAUSES, None):
+    for pause in (*PAUSES, None):
         if stop is not None:
             stop()
         # A question is repeated where the wire breaks: a vCenter that is down now is not waited for.

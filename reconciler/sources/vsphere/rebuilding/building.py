@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import datetime as dt
 import posixpath
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -41,11 +40,6 @@ _WAYS: Final[Mapping[machinetargets.Via, Callable[[orders.Order], orders.Way]]] 
     "datastore": uploading.Upload,
     "vddk": vddkwriting.Vddk,
 }
-
-
-#: How long a change that nobody confirmed may still be under way, and how often is asked; seconds.
-_PATIENCE: Final = 15.0
-_PAUSE: Final = 0.25
 
 
 def plan(
@@ -259,8 +253,9 @@ class Build:
             path = posixpath.join(posixpath.dirname(vmx), name)
             where = datastorefiles.Place(datacenter=order.place.datacenter, datastore=store, path=path)
             content = packed.content()
-            datastorefiles.send(order.session, where, iter([content]), len(content), doing)
-            self._reconfigure(vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key="nvram", value=name)]), doing)
+            datastorefiles.send(order.session, where, lambda: [content], len(content), doing)
+            spec = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key="nvram", value=name)])
+            self._reconfigure(spec, doing, lambda: self._setting("nvram") == name)
         except (errors.SourceError, blueprints.Damaged) as error:
             self.notes.append(f"the machine starts with fresh settings of its firmware: {error.message}")
 
@@ -309,7 +304,7 @@ class Build:
         named = dataclasses.replace(order.mark, state="Named").text if order.mark.order is not None else ""
         try:
             spec = specs.naming(order.blueprint, order.mark.name, order.identity, (halfmade.KEY, named))
-            self._reconfigure(spec, doing)
+            self._reconfigure(spec, doing, self._named)
         except faults.VSphereFault as error:
             if error.fault != "DuplicateName":
                 raise
@@ -317,28 +312,24 @@ class Build:
                 f"{order.doing}: meanwhile there is something of this name in {order.place.folder_path}",
                 hint="restore it under another --name",
             ) from error
-        except errors.SourceError:
-            if not self._is_named(doing):
-                raise
 
-    def _is_named(self, doing: str) -> bool:
-        """Whether the machine comes to its name although an answer was lost. Raises ``SourceError``."""
-        until = time.monotonic() + _PATIENCE
-        while True:
-            called = properties.of(self._order.session, self._machine, ("name",), doing).get("name")
-            if listings.unescaped(str(called)) == self._order.mark.name:
-                return True
-            if time.monotonic() > until:
-                return False
-            time.sleep(_PAUSE)
+    def _named(self) -> bool:
+        shown = properties.of(self._order.session, self._machine, ("name",), self._order.doing)
+        return listings.unescaped(str(shown.get("name"))) == self._order.mark.name
 
     def _mark(self, text: str, what: str) -> None:
         option = vim.option.OptionValue(key=halfmade.KEY, value=text)
-        self._reconfigure(vim.vm.ConfigSpec(extraConfig=[option]), f"{self._order.doing}: {what}")
+        spec = vim.vm.ConfigSpec(extraConfig=[option])
+        self._reconfigure(spec, f"{self._order.doing}: {what}", lambda: self._setting(halfmade.KEY) == text)
 
-    def _reconfigure(self, spec: Any, doing: str) -> None:
-        session, machine = self._order.session, self._machine
-        properties.wait(session, session.act(doing, lambda: machine.ReconfigVM_Task(spec)), doing)
+    def _setting(self, key: str) -> str:
+        shown = properties.of(self._order.session, self._machine, ("config.extraConfig",), self._order.doing)
+        found = {str(one.key): str(one.value) for one in shown.get("config.extraConfig") or ()}
+        return found.get(key, "")
+
+    def _reconfigure(self, spec: Any, doing: str, done: Callable[[], bool]) -> None:
+        machine = self._machine
+        properties.change(self._order.session, doing, lambda: machine.ReconfigVM_Task(spec), done)
 
     def _belongings(self) -> None:
         self.notes.extend(belongings.give(self._order, self._machine))
@@ -346,9 +337,13 @@ class Build:
     def start(self) -> None:
         """Switch it on, unless it is."""
         session, machine, doing = self._order.session, self._machine, f"{self._order.doing}: switching it on"
-        shown = properties.of(session, machine, ("runtime.powerState",), doing)
-        if shown.get("runtime.powerState") != "poweredOn":
-            properties.wait(session, session.act(doing, machine.PowerOnVM_Task), doing)
+
+        def runs() -> bool:
+            shown = properties.of(session, machine, ("runtime.powerState",), doing)
+            return bool(shown.get("runtime.powerState") == "poweredOn")
+
+        if not runs():
+            properties.change(session, doing, machine.PowerOnVM_Task, runs)
 
     def release(self) -> None:
         """Take the mark off."""

@@ -195,8 +195,10 @@ def remove(session: sessions.Session, machine: Any, vmx: str, doing: str) -> Non
     Raises ``SourceError``.
     """
     center = ancestry.nearest(ancestry.above(session, machine, doing), vim.Datacenter)
-    task = session.act(f"{doing}: removing", machine.Destroy_Task)
-    properties.wait(session, task, f"{doing}: removing")
+    removing = f"{doing}: removing"
+    properties.change(
+        session, removing, machine.Destroy_Task, lambda: not properties.exists(session, machine, removing)
+    )
     folder = vmx.rpartition("/")[0]
     # Nothing but a folder that carries a temporary name is ours.
     if center is None or not _TEMPORARY.search(folder):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pyVmomi import vim
 
 from reconciler.base import disks, errors, meters
-from reconciler.sources.vsphere.connections import properties
+from reconciler.sources.vsphere.connections import properties, sessions
 from reconciler.sources.vsphere.inventory import devices
 from reconciler.sources.vsphere.reading import snapshots
 from reconciler.sources.vsphere.rebuilding import orders
@@ -26,13 +27,8 @@ def read_back(order: orders.Order, machine: Any, meter: meters.Meter) -> Iterato
     for left in snapshots.tree(session, str(machine._moId), doing).nodes:
         # Of an attempt that was killed while it read a machine that an earlier one had proven.
         if (left.name, left.description) == (_NAME, words):
-            _remove(order, session.object(vim.vm.Snapshot, left.reference))
-    task = session.act(
-        doing, lambda: machine.CreateSnapshot_Task(name=_NAME, description=words, memory=False, quiesce=False)
-    )
-    snapshot = properties.wait(session, task, doing)
-    if snapshot is None:
-        raise errors.SourceError(f"{doing}: the vCenter does not say which snapshot it made")
+            _remove(order, machine, session.object(vim.vm.Snapshot, left.reference))
+    snapshot = _taken(session, machine, words, doing)
     try:
         with contextlib.ExitStack() as stack:
             found = {}
@@ -42,13 +38,41 @@ def read_back(order: orders.Order, machine: Any, meter: meters.Meter) -> Iterato
                 found[label] = disk
             yield found
     finally:
-        _remove(order, snapshot)
+        _remove(order, machine, snapshot)
 
 
-def _remove(order: orders.Order, snapshot: Any) -> None:
+def _taken(session: sessions.Session, machine: Any, words: str, doing: str) -> Any:
+    """The ``vim.vm.Snapshot``, which is the machine's only one. Raises ``SourceError``."""
+    reference = str(machine._moId)
+    properties.change(
+        session,
+        doing,
+        lambda: machine.CreateSnapshot_Task(name=_NAME, description=words, memory=False, quiesce=False),
+        lambda: bool(snapshots.tree(session, reference, doing).nodes),
+    )
+    for node in snapshots.tree(session, reference, doing).nodes:
+        if (node.name, node.description) == (_NAME, words):
+            return session.object(vim.vm.Snapshot, node.reference)
+    raise errors.SourceError(f"{doing}: the snapshot was made and is not in the machine's tree")
+
+
+def _remove(order: orders.Order, machine: Any, snapshot: Any) -> None:
     removal = f"{order.doing}: removing the snapshot of the proof"
-    task = order.session.act(removal, lambda: snapshot.RemoveSnapshot_Task(removeChildren=False))
-    properties.wait(order.session, task, removal)
+    session, reference, of = order.session, str(snapshot._moId), str(machine._moId)
+    for pause in (*snapshots.PAUSES, None):
+        try:
+            return properties.change(
+                session,
+                removal,
+                lambda: snapshot.RemoveSnapshot_Task(removeChildren=False),
+                lambda: reference not in {node.reference for node in snapshots.tree(session, of, removal).nodes},
+            )
+        except errors.SourceError as error:
+            # Hours of writing and proving are not given up for a file that is locked for a moment.
+            if pause is None or not snapshots.passing(error):
+                raise
+        time.sleep(pause)
+    raise AssertionError("unreachable")
 
 
 def _open(frozen: ports.Frozen) -> disks.Disk:

@@ -84,7 +84,7 @@ class Succession:
     def __init__(self, session: sessions.Session, old: Old, folder: Any, now: dt.datetime, doing: str) -> None:
         self._session, self._old, self._folder, self._now = session, old, folder, now
         self._doing = f"{doing}: replacing {old.name}"
-        self._undo: list[tuple[str, Callable[[], Any]]] = []
+        self._undo: list[tuple[str, Callable[[], Any], Callable[[], bool]]] = []
         #: What the old machine is called from now on.
         self.name = ""
 
@@ -92,8 +92,8 @@ class Succession:
         """Switch the old machine off and rename it. Raises ``SourceError``: ``take_back`` then."""
         old, machine = self._old, self._old.machine
         if old.running:
-            self._undo.append(("switched on", machine.PowerOnVM_Task))
-            self._task("switching it off", machine.PowerOffVM_Task)
+            self._undo.append(("switched on", machine.PowerOnVM_Task, lambda: self._is("poweredOn")))
+            self._task("switching it off", machine.PowerOffVM_Task, lambda: self._is("poweredOff"))
         taken = [one.name for one in _within(self._session, self._folder, self._doing)]
         self.name = replaced_name(old.name, taken, self._now)
         change = vim.vm.ConfigSpec(name=listings.escaped(self.name))
@@ -101,21 +101,31 @@ class Succession:
         if give_up_identity:
             # The bios uuid stays: the guest of the old machine would notice, and licences with it.
             change.instanceUuid, back.instanceUuid = str(uuid.uuid4()), old.instance_uuid
-        self._undo.append(("renamed back", lambda: machine.ReconfigVM_Task(back)))
-        self._task("renaming it", lambda: machine.ReconfigVM_Task(change))
+        self._undo.append(("renamed back", lambda: machine.ReconfigVM_Task(back), lambda: self._called(old.name)))
+        self._task("renaming it", lambda: machine.ReconfigVM_Task(change), lambda: self._called(self.name))
         crashes.passing("machine.old-renamed")
 
-    def _task(self, what: str, call: Callable[[], Any]) -> None:
-        doing = f"{self._doing}: {what}"
-        properties.wait(self._session, self._session.act(doing, call), doing)
+    def _task(self, what: str, call: Callable[[], Any], done: Callable[[], bool]) -> None:
+        properties.change(self._session, f"{self._doing}: {what}", call, done)
+
+    def _is(self, power: str) -> bool:
+        return bool(self._shown("runtime.powerState") == power)
+
+    def _called(self, name: str) -> bool:
+        return listings.unescaped(str(self._shown("name"))) == name
+
+    def _shown(self, path: str) -> Any:
+        return properties.of(self._session, self._old.machine, (path,), self._doing).get(path)
 
     def take_back(self) -> list[str]:
         """Undo what was done, the last first; a sentence on everything that could not be undone."""
         said = []
         while self._undo:
-            what, call = self._undo.pop()
+            what, call, done = self._undo.pop()
             try:
-                self._task(f"having it {what}", call)
+                # A step that failed may not have been made.
+                if not done():
+                    self._task(f"having it {what}", call, done)
             except errors.SourceError as error:
                 said.append(f"the old machine {self._old.name} was not {what}: {error.message}")
         return said

@@ -7,7 +7,7 @@ Every byte of a flat file is sent, zeros too: the service knows no holes. Datast
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from pyVmomi import vim
@@ -15,7 +15,7 @@ from pyVmomi import vim
 from reconciler.base import disks, errors, extents, meters, quantities
 from reconciler.sources.vmdk import descriptions
 from reconciler.sources.vsphere.connections import datastorefiles, properties
-from reconciler.sources.vsphere.inventory import listings
+from reconciler.sources.vsphere.inventory import devices, listings
 from reconciler.sources.vsphere.rebuilding import orders, specs
 
 _OBJECTS: Final = {"VSAN": "vSAN", "VVOL": "vVol", "PMEM": "PMem"}
@@ -74,26 +74,30 @@ class Upload:
         stem = f"{listings.escaped(order.mark.temporary)}_{order.disks.index(wanted) + 1}"
         controller = next((one.type for one in order.blueprint.controllers if one.key == wanted.controller), "")
         text = descriptions.flat(f"{stem}-flat.vmdk", disk.size, controller, vmfs=True)
-        self._send(f"{folder}/{stem}.vmdk", iter([text]), len(text), doing)
-        self._send(f"{folder}/{stem}-flat.vmdk", _flat(disk, meter), disk.size, doing)
+        self._send(f"{folder}/{stem}.vmdk", lambda: [text], len(text), doing)
+        self._send(f"{folder}/{stem}-flat.vmdk", lambda: _flat(disk, meter), disk.size, doing)
         self._files[disk.name] = f"[{store}] {folder}/{stem}.vmdk"
         return disk.size + len(text)
 
-    def _send(self, path: str, content: Iterator[bytes], size: int, doing: str) -> None:
+    def _send(self, path: str, give: Callable[[], Iterable[bytes]], size: int, doing: str) -> None:
         order = self._order
         place = datastorefiles.Place(datacenter=order.place.datacenter, datastore=self._folder[0], path=path)
-        datastorefiles.send(order.session, place, content, size, doing)
+        datastorefiles.send(order.session, place, give, size, doing)
 
     def seal(self, meter: meters.Meter) -> None:
         """Hang the disks on their controllers."""
         order, machine = self._order, self._machine
         meter.check()
         doing = f"{order.doing}: attaching disks"
-        devices = properties.of(order.session, machine, ("config.hardware.device",), doing)["config.hardware.device"]
-        keys = specs.controller_keys(devices, order.blueprint)
+        shown = properties.of(order.session, machine, ("config.hardware.device",), doing)["config.hardware.device"]
+        keys = specs.controller_keys(shown, order.blueprint)
         change = vim.vm.ConfigSpec(deviceChange=order.there_disks(keys, self._files))
-        task = order.session.act(doing, lambda: machine.ReconfigVM_Task(change))
-        properties.wait(order.session, task, doing)
+        properties.change(order.session, doing, lambda: machine.ReconfigVM_Task(change), lambda: self._hung(doing))
+
+    def _hung(self, doing: str) -> bool:
+        path = "config.hardware.device"
+        shown = properties.of(self._order.session, self._machine, (path,), doing).get(path) or ()
+        return {*self._files.values()} <= {one.file for one in devices.disks(shown)}
 
     def abort(self) -> None:
         """Nothing is held: a file that was not sent whole lies in the machine's folder and goes with it."""
