@@ -21,6 +21,8 @@ from reconciler.operations import browsedtrees, filecontents, fileplaces
 _DEEPEST: Final = 800
 #: What is said of a volume that was in use and whose journal or log was read all the same.
 _READ: Final = frozenset((scans.JOURNAL, scans.LOG))
+#: What a file system, or a copy, lacks of one file or folder.
+_UNREADABLE: Final = (errors.GuestUnreadable, errors.NotFound, errors.ImageDamaged)
 #: What one file meets, all the others will meet, too.
 _FATAL: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EPIPE))
 
@@ -109,7 +111,7 @@ class _Walk:
             try:
                 browser = self._browsers.of(volume.disk)
                 node = browser.find(volume.number, pick.place.path)
-            except (errors.GuestUnreadable, errors.NotFound) as error:
+            except _UNREADABLE as error:
                 self._report.fail(pick.shown, error.code, error.message)
                 continue
             self._report_state(browser, volume, pick.shown)
@@ -158,7 +160,7 @@ class _Walk:
     def _next(self, level: _Level) -> tuple[str, nodes.Node] | None:
         try:
             return next(level.children, None)
-        except (errors.GuestUnreadable, errors.NotFound) as error:
+        except _UNREADABLE as error:
             self._report.fail(level.shown, error.code, f"not all that lies in it can be read: {error.message}")
             return None
 

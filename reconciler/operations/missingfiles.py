@@ -61,7 +61,11 @@ def _of_disk(
     disk: disks.Disk, missing: extents.Extents, meter: meters.Meter, *, several: bool
 ) -> tuple[list[documents.MissingFile], list[str]]:
     if not listings.plausible(disk):
-        return [], ["no file system is found on it"]
+        # What marks a file system lies at the begin of its disk.
+        lost = missing[0][0] == 0
+        return [], [
+            "its begin is missing, and with it what is known of its files" if lost else "it holds no file system"
+        ]
     with listings.list_files(disk, meter=meter) as listing:
         hit = list(_hit(listing, missing))
         volumes, warnings = listing.volumes, listing.warnings

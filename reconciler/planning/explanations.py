@@ -82,14 +82,30 @@ def image(
 ) -> tuple[Sentence, ...]:
     """Each copy of one image of ``series``: why it is there, until when, and what would release it.
 
-    With ``plan``, also what goes because its unit is too full, which is decided over all series.
+    With ``plan``, also what goes because its unit is too full, which is decided over all series, and what becomes of
+    copies that are to be made.
     """
     foresight = _Foresight(wanted, seen, series, now)
     found = next(one for one in foresight.series.images if one.id == image_id)
     leaving = evicted(plan) if plan is not None else {}
-    return tuple(
+    told = tuple(
         _making_room(foresight.copy(found, copy), leaving.get((image_id, copy.number)), now) for copy in found.copies
     )
+    broken = plan is not None and any(copy.state in sieves.MISSING for copy in found.copies)
+    made = (one for one in plan.actions if _makes(one, image_id)) if plan is not None and broken else ()
+    return (*told, *(_made(one) for one in made))
+
+
+def _makes(action: actions.Action, image_id: str) -> bool:
+    return action.type is actions.Type.DUPLICATE and action.image == image_id
+
+
+def _made(action: actions.Action) -> Sentence:
+    """A copy that is to be made, or made anew."""
+    return Sentence(
+        about=f"copy of {action.operation} on {action.unit or action.storage}", state=action.state.value,
+        code=action.reason.code, message=action.reason.message,
+    )  # fmt: skip
 
 
 def evicted(plan: actions.Plan) -> dict[tuple[str, int], actions.Action]:

@@ -145,6 +145,8 @@ def test_copies_that_are_damaged_in_different_places_make_each_other_whole_and_w
     land, dedupe = (planned[f"duplicate/{image}/{name}"] for name in ("land", "dedupe"))
     assert (land["state"], land["reason"]["code"], land["copy"]) == ("Due", "Salvaging", None)
     assert (dedupe["state"], dedupe["after"]) == ("Waiting", [land["address"]])
+    told = estate.command.run("explain", "image", image).stdout
+    assert "copy of land on fast: no copy is good" in told and "copy of dedupe on pool" in told
     # Killed where the new one is proven and has no name yet, and where it has its name and nobody heard of it.
     for point in ("directory.before-rename", "directory.after-rename"):
         estate.command.crashing(point).run("apply", estate.folder, "--yes", code=-signal.SIGKILL)
