@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final
 
 import sqlalchemy as sa
 
 from reconciler.catalog import database, tables
+
+#: Events of whoever keeps the estate; commands may come from hosts with other clocks.
+_CONTROLLERS: Final = ("LeaseTaken", "ImageCommitted", "CopyCommitted", "CopyExpired")
+#: Lines that are read at once.
+_PORTION: Final = 500
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +59,22 @@ def entries(db: database.Database, limit: int | None = None) -> tuple[Entry, ...
     with db.reading() as connection:
         rows = connection.execute(newest).all()
     return tuple(Entry(**row._mapping) for row in reversed(rows))
+
+
+def times_back(db: database.Database) -> Iterator[dt.datetime]:
+    """When controllers did what they did, the newest line first; read in portions, as who asks seldom asks far."""
+    line = tables.AUDIT.c
+    last: int | None = None
+    while True:
+        query = sa.select(line.number, line.at).where(line.event.in_(_CONTROLLERS)).order_by(line.number.desc())
+        if last is not None:
+            query = query.where(line.number < last)
+        with db.reading() as connection:
+            rows = connection.execute(query.limit(_PORTION)).all()
+        yield from (row.at for row in rows)
+        if len(rows) < _PORTION:
+            return
+        last = rows[-1].number
 
 
 def newest(connection: sa.Connection, *, beside: Collection[str] = ()) -> int:

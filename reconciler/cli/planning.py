@@ -152,7 +152,7 @@ def _compute_once(
     surveyed = observations.survey(effective, inventories.inventories(db) if db else {}, now, db.id if db else None)
     with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
         units.declare(observations.declared_units(effective))
-        jump = jumps.at_start(now, jumps.newest(db)) if db else None
+        jump = jumps.at_start(db, now) if db else None
         seen = observations.gather(db, effective, surveyed, observations.look(db, effective, units), jump)
         seen = dataclasses.replace(seen, approvals=(*seen.approvals, *given))
         made = passes.decide(tree, seen, now, horizon)

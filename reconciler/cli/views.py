@@ -53,7 +53,7 @@ def look(chosen: settings.Settings, function: Callable[[View], _T]) -> _T:
         wanted = passes.effective_now(passes.read_tree(None, db).wanted, db, now)
         with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
             units.declare(observations.declared_units(wanted))
-            jump = jumps.at_start(now, jumps.newest(db))
+            jump = jumps.at_start(db, now)
             seen = observations.gather(
                 db, wanted, inventories.inventories(db), observations.look(db, wanted, units), jump
             )

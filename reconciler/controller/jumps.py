@@ -1,63 +1,102 @@
-"""Has the wall clock jumped? While running it is held against the boot clock, at start against the newest catalog time.
+"""Has the wall clock jumped? While running it is held against the boot clock, at start against what the catalog noted.
 
-A jump holds expiry only: a wrong clock must never make restore points look old.
+A jump holds expiry only: a wrong clock must never make restore points look old. A clock that was believed too early
+destroys them for good, one that is believed a day late costs a day's space: so what was noted since a leap counts for
+nothing until a day has passed, in which somebody may see that the clock is wrong.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import time
 
 from reconciler.base import clocks, times
-from reconciler.catalog import database, images
+from reconciler.catalog import audits, database, images
+from reconciler.planning import schedules
 
 #: How far the two clocks may drift apart between two looks.
 TOLERANCE = dt.timedelta(minutes=5)
-#: How far the wall clock may be ahead of everything the catalog knows, at start.
+#: How far the wall clock may be ahead of what was noted before, at start.
 AHEAD = dt.timedelta(days=14)
 #: How far it may be behind, at start: small steps back are what time servers do.
 BEHIND = dt.timedelta(hours=1)
+#: How long a clock that leapt must have gone on before it is believed.
+SETTLED = dt.timedelta(days=1)
 
 
 class JumpWatch:
     """Remembers the last look at both clocks. Not thread-safe."""
 
-    def __init__(self, clock: clocks.Clock, newest_known: dt.datetime | None) -> None:
+    def __init__(self, clock: clocks.Clock, db: database.Database) -> None:
         self._clock = clock
+        self._db = db
         self._boot = clock.boot()
         self._wall = clock.now()
-        self._held = at_start(self._wall, newest_known)
+        #: Whether the start was still in doubt at the last look.
+        self._doubted = True
 
     def message(self, now: dt.datetime) -> str | None:
-        """Why expiry waits, or None. Once held, it stays held until the wall clock is back where it should be."""
+        """Why expiry waits, or None. A jump holds it until the wall clock is back where it should be."""
         boot = self._clock.boot()
         expected = self._wall + dt.timedelta(seconds=boot - self._boot)
         if abs(now - expected) > TOLERANCE:
-            self._held = (
+            return (
                 f"the clock jumped from {times.show_minutes(expected)} to {times.show_minutes(now)};"
                 " expiry waits until it is right again or the controller is started anew"
             )
-            return self._held
         self._boot, self._wall = boot, now
-        if self._held and self._held.startswith("the clock jumped"):
-            self._held = None
-        return self._held
+        doubt = at_start(self._db, now) if self._doubted else None
+        self._doubted = doubt is not None
+        return doubt
 
 
-def at_start(now: dt.datetime, newest_known: dt.datetime | None) -> str | None:
-    """Why expiry waits at start, judged by the newest time the catalog knows."""
-    if newest_known is None:
-        return None
-    if now > newest_known + AHEAD:
+class Vigil:
+    """Since when somebody has been looking without a gap, so that no slot has passed unseen. Not thread-safe.
+
+    While a machine is suspended, or where its clock leaps ahead, time passes in which nobody looks: the monotonic clock
+    stands still then.
+    """
+
+    def __init__(self, clock: clocks.Clock) -> None:
+        self._since = self._wall = clock.now()
+        self._passed = time.monotonic()
+
+    def since(self, now: dt.datetime) -> dt.datetime:
+        """The answer as of this look."""
+        passed = time.monotonic()
+        unseen = now - self._wall - dt.timedelta(seconds=passed - self._passed)
+        self._wall, self._passed = now, passed
+        self._since = now if unseen > schedules.GRACE else min(self._since, now)
+        return self._since
+
+
+def at_start(db: database.Database, now: dt.datetime) -> str | None:
+    """Why expiry waits at start: the clock is far from the newest image, or leapt within the last day."""
+    newest = images.newest_time(db)
+    if newest is not None and now > newest + AHEAD:
         return (
-            f"the clock says {times.show_minutes(now)}, {(now - newest_known).days} days after the newest image;"
-            " expiry waits until a backup has succeeded and Holdfast was started again"
+            f"the newest image is of {times.show_minutes(newest)}, more than {AHEAD.days} days ago; in case the clock"
+            " is wrong, expiry waits until a day after the next backup"
         )
-    if now < newest_known - BEHIND:
-        known = times.show_minutes(newest_known)
-        return f"the clock says {times.show_minutes(now)}, before the newest image ({known}); expiry waits"
+    leap = _leap(db, now)
+    if leap is None:
+        return None
+    before, after = leap
+    way = "ahead" if after > before else "back"
+    return (
+        f"the clock went {way} from {times.show_minutes(before)} to {times.show_minutes(after)}; in case it is wrong,"
+        f" expiry waits until {times.show_minutes(after + SETTLED)}"
+    )
+
+
+def _leap(db: database.Database, now: dt.datetime) -> tuple[dt.datetime, dt.datetime] | None:
+    """The last leap of the times that controllers noted, one after the other, if the clock has not gone on for a day
+    since: what was noted before it and, as the clock said it, when it was met first."""
+    after = now
+    for before in audits.times_back(db):
+        if not -BEHIND <= after - before <= AHEAD:
+            return before, after
+        if before <= now - SETTLED:
+            break
+        after = min(after, before)
     return None
-
-
-def newest(db: database.Database) -> dt.datetime | None:
-    """The newest image time of the catalog."""
-    return images.newest_time(db)

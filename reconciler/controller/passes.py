@@ -70,8 +70,7 @@ class Controller:
         self.tally = Tally()
         #: How many jobs the last turn started.
         self.started = 0
-        #: Since when no slot can have passed unseen.
-        self._since = site.clock.now()
+        self._vigil = jumps.Vigil(site.clock)
         #: Units on their way down to their low water mark.
         self._emptying: Mapping[str, int] = {}
         self._lease = lease
@@ -85,7 +84,7 @@ class Controller:
         self._surveyed: dict[str, observed.Inventory] = {}
         #: Whether the catalog has not been told of the last survey yet.
         self._unseen = True
-        self._jumps = jumps.JumpWatch(site.clock, jumps.newest(site.db))
+        self._jumps = jumps.JumpWatch(site.clock, site.db)
         #: By unit: the mark of the dump that this process wrote onto it.
         self._dumped: dict[str, int] = {}
         self._checked: set[str] = set()
@@ -115,7 +114,7 @@ class Controller:
         # Units that only the catalog still holds are looked at too: what lies on them goes on living.
         wanted = effective_now(tree.wanted, self.site.db, now)
         # Asked before anything is read: what is written while this plan is made is news to the next one.
-        changes, jump = self.site.db.changes(), self._jumps.message(now)
+        changes, jump, watching = self.site.db.changes(), self._jumps.message(now), self._vigil.since(now)
         units = observations.look(self.site.db, wanted, self.site.units)
         glance = standing.glance(
             catalog=changes, tree=tree, jump=jump, emptying=self._emptying, surveyed=self._surveyed, units=units
@@ -123,7 +122,7 @@ class Controller:
         if horizon is None and self._standing is not None and self._standing.holds(glance, now):
             return self._standing.at(now)
         seen = observations.gather(self.site.db, wanted, self._surveyed, units, jump)
-        seen = dataclasses.replace(seen, watching=self._since, emptying=self._emptying)
+        seen = dataclasses.replace(seen, watching=watching, emptying=self._emptying)
         plan = decide(tree, seen, now, horizon)
         if horizon is None:
             glance = dataclasses.replace(glance, emptying=plan.emptying)

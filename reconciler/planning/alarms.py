@@ -3,7 +3,7 @@
 ``controller.notifications`` sends them, ``holdfast status`` shows them; ``tellings`` says who has heard of which one.
 An alarm goes by what is no longer safe (the age of the last success, expiry that a brake holds), not by each failure on
 the way. Keys: ``Overdue``, ``Failing``, ``LostCopies``, ``DamagedCopies``, ``CopyOverdue``, ``ExpiryHeld``,
-``UnitFull``, ``SelectionShrunk``, ``SnapshotOld``, ``ServiceLevelMissed``, ``VerificationFailed``,
+``ClockDoubtful``, ``UnitFull``, ``SelectionShrunk``, ``SnapshotOld``, ``ServiceLevelMissed``, ``VerificationFailed``,
 ``ConfigurationFrozen``, each followed by what it is about.
 """
 
@@ -49,6 +49,7 @@ def alarms(
         *_drift(plan),
         *_late(plan),
         *_held(plan, seen),
+        *_doubted(plan, seen),
         *_full(plan, wanted, seen),
     )
     return tuple(sorted(found, key=lambda alarm: alarm.key))
@@ -189,6 +190,19 @@ def _held(plan: actions.Plan, seen: observed.Observed) -> Iterator[Alarm]:
             message=f"They take {about}{size}; {_fill(unit, seen)}. A brake that nobody answers fills the unit. "
             f"Next: review holdfast plan, then holdfast approve {plan.destruction.digest}, or take the change back.",
         )
+
+
+def _doubted(plan: actions.Plan, seen: observed.Observed) -> Iterator[Alarm]:
+    count = sum(one.reason.code == "ClockJump" for one in plan.actions)
+    if seen.clock_jump is None or not count:
+        return
+    yield Alarm(
+        key="ClockDoubtful/expiry",
+        severity=WARNING,
+        title=f"the clock may be wrong, and {count} {'copy waits' if count == 1 else 'copies wait'} to expire",
+        message=f"{seen.clock_jump}. A wrong clock makes restore points look old."
+        " Next: compare the machine's clock with one that is right.",
+    )
 
 
 def _full(plan: actions.Plan, wanted: desired.Desired, seen: observed.Observed) -> Iterator[Alarm]:
