@@ -304,9 +304,10 @@ def _local_day(spec: policies.BackupWindowSpec, at: dt.datetime) -> dt.date:
 @functools.lru_cache(maxsize=1024)
 def _spans(spec: policies.BackupWindowSpec, day: dt.date) -> tuple[tuple[dt.datetime, dt.datetime], ...]:
     """The open spans around ``day``, UTC, merged, ordered, denied parts cut out."""
-    cuts = _merged(_placed(spec.deny, spec.time_zone, day))
+    # What denies is placed as far as the last span that allows can last, or its end would seem to open.
+    cuts = _merged(_placed(spec.deny, spec.time_zone, day, _AHEAD + _WEEK + 1))
     result = []
-    for begin, end in _merged(_placed(spec.allow, spec.time_zone, day)):
+    for begin, end in _merged(_placed(spec.allow, spec.time_zone, day, _AHEAD)):
         for cut_begin, cut_end in cuts:
             if cut_end <= begin or cut_begin >= end:
                 continue
@@ -319,12 +320,12 @@ def _spans(spec: policies.BackupWindowSpec, day: dt.date) -> tuple[tuple[dt.date
 
 
 def _placed(
-    spans: tuple[policies.WindowSpan, ...], zone_name: str, day: dt.date
+    spans: tuple[policies.WindowSpan, ...], zone_name: str, day: dt.date, ahead: int
 ) -> list[tuple[dt.datetime, dt.datetime]]:
     place = zone(zone_name)
     result = []
     # A span of a week that began up to eight days ago may still be open.
-    for offset in range(-_WEEK - 1, _AHEAD + 1):
+    for offset in range(-_WEEK - 1, ahead + 1):
         date = day + offset * _DAY
         for span in spans:
             if _DAYS[date.weekday()] in span.days:

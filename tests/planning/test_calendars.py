@@ -15,6 +15,7 @@ from reconciler.planning import calendars
 
 BERLIN = "Europe/Berlin"
 AT = samples.at
+DAYS = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,7 @@ def test_a_window_that_is_always_open_never_closes() -> None:
         ("8d", [], "at most a week"),
         ("0s", [], "longer than nothing"),
         ("2h", [{"days": ["Mon"], "start": "19:00", "duration": "4h"}], "never opens"),
+        ("7d", [{"days": DAYS, "start": "19:00", "duration": "24h"}], "never opens"),
     ],
 )
 def test_impossible_windows_are_told(duration: str, deny: list[dict[str, object]], words: str | None) -> None:
