@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 
 from reconciler.base import errors, meters
-from reconciler.catalog import audits, database, fences, tables, workers
+from reconciler.catalog import audits, database, fences, servers, tables, workers
 from reconciler.planning import sightings, worktypes
 
 #: Silence after which a worker on another host counts as dead.
@@ -119,7 +119,7 @@ def enqueue(
         "client_id": client_id, "policy": policy, "image": image, "copy_number": copy, "unit": unit,
         "source_unit": source_unit, "media_server": media_server, "parent": parent, "queued_at": now,
         "expected_bytes": expected_bytes, "batch": batch,
-        "reading": {}, "cancel_requested": False, "heartbeat": now,
+        "reading": {}, "cancel_requested": False,
     }  # fmt: skip
     with db.writing() as connection:
         fences.check(connection, fence)
@@ -134,7 +134,8 @@ def enqueue(
             _require_staying(connection, image, one)
         if parent is not None and unit is not None:
             _require_staying(connection, parent, tables.COPIES.c.unit == unit)
-        created = connection.execute(tables.JOBS.insert().values(**row)).inserted_primary_key
+        beat = _beat(db, connection, now)
+        created = connection.execute(tables.JOBS.insert().values(**row, heartbeat=beat)).inserted_primary_key
     if created is None:
         raise errors.CatalogError(f"{address}: the catalog gave no number to a new job")
     return job_id(created[0])
@@ -143,7 +144,8 @@ def enqueue(
 def start(db: database.Database, id: str, now: dt.datetime) -> bool:
     """Queued becomes Running. False if the job is no longer Queued, such as after it was cancelled or lost."""
     with db.writing() as connection:
-        return _change(connection, id, ("Queued",), state="Running", started_at=now, heartbeat=now)
+        beat = _beat(db, connection, now)
+        return _change(connection, id, ("Queued",), state="Running", started_at=now, heartbeat=beat)
 
 
 class Beat(NamedTuple):
@@ -159,8 +161,9 @@ def progress(db: database.Database, rows: Iterable[tuple[str, meters.Reading]], 
     """Write counters and heartbeat of live jobs in one transaction; what was heard of them."""
     wanted, ended = [], set()
     with db.writing() as connection:
+        beat = _beat(db, connection, now)
         for id, reading in rows:
-            if not _change(connection, id, tables.LIVE, reading=dataclasses.asdict(reading), heartbeat=now):
+            if not _change(connection, id, tables.LIVE, reading=dataclasses.asdict(reading), heartbeat=beat):
                 ended.add(id)
             wanted.append(job_number(id))
         flagged = sa.select(tables.JOBS.c.number).where(
@@ -346,10 +349,11 @@ def lose_dead(
     """
     query = sa.select(tables.JOBS).where(tables.JOBS.c.state.in_(tables.LIVE)).order_by(tables.JOBS.c.number)
     with db.writing() as connection:
+        beat = _beat(db, connection, now)
         dead = [
             job_id(row.number)
             for row in connection.execute(query).all()
-            if (not alive(row.worker) if workers.local(row.worker) else now - row.heartbeat > SILENCE)
+            if (not alive(row.worker) if workers.local(row.worker) else beat - row.heartbeat > SILENCE)
         ]
         for id in dead:
             _change(
@@ -357,6 +361,11 @@ def lose_dead(
                 error_message="the process that ran it ended without a word",
             )  # fmt: skip
         return tuple(_one(connection, id) for id in dead)
+
+
+def _beat(db: database.Database, connection: sa.Connection, now: dt.datetime) -> dt.datetime:
+    """Now, as heartbeats tell it: by the clock of the server, where hosts share it and their own clocks differ."""
+    return servers.clock(connection) if db.shared else now
 
 
 def log(db: database.Database, id: str, line: str, now: dt.datetime) -> None:
