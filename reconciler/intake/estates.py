@@ -65,6 +65,7 @@ def judge(tree: trees.Tree, now: dt.datetime | None = None, *, revision: str | N
         folder = os.path.dirname(os.path.join(tree.root, file.path))  # noqa: PTH118, PTH120  ten times faster
         objects += (dataclasses.replace(item, object=_placed(item.object, folder)) for item in manifest.objects)
     problems += _check(objects, references.Names(objects, broken, unread), now)
+    problems += _closed(tree, objects)
     if not tree.files and not problems:
         problems.append(_nothing(tree))
     problems.sort(key=_place)
@@ -76,6 +77,27 @@ def judge(tree: trees.Tree, now: dt.datetime | None = None, *, revision: str | N
         revision=revision,
         objects=len(objects),
     )
+
+
+def _closed(tree: trees.Tree, objects: Sequence[findings.Located]) -> Iterable[diagnostics.Diagnostic]:
+    """What is said of folders that could not be listed. Where a manifest says that data lies there, such as a unit on a
+    disk that died, it is no error: the unit is offline, and all else goes on."""
+    data = [path for item in objects for path in _data(item.object)]
+    for folder, why in tree.closed:
+        found = trees.unreadable(folder, f"the folder cannot be read: {why}")
+        place = os.path.join(tree.root, folder)  # noqa: PTH118  a text in, a text out
+        if any(place == path or place.startswith(path.rstrip("/") + "/") for path in data):
+            found = dataclasses.replace(found, severity=diagnostics.Severity.WARNING)
+        yield found
+
+
+def _data(item: models.Object) -> Iterable[str]:
+    """Folders of an object, as placed, that hold data and no manifests."""
+    match item:
+        case storage.StorageUnit(spec=unit):
+            yield unit.path
+        case policies.BackupPolicy(spec=policy) if policy.source.disk_images is not None:
+            yield policy.source.disk_images.path
 
 
 def _check(

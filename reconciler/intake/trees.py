@@ -3,7 +3,7 @@
 ``estates`` reads the tree, judges the bytes and names their revision, all over the same bytes, so that a file that is
 edited meanwhile cannot be judged in one version and stamped in another. Names that begin with a dot are not read. A
 file whose first lines are comments and hold ``# holdfast: ignore`` is no manifest. Links are followed, each folder is
-entered once, and what cannot be read is a diagnostic.
+entered once. A file that cannot be read is a diagnostic; what a folder that cannot be listed means, ``estates`` says.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class Tree:
     #: Files that say they are no manifests, ordered by path; not all bytes of large ones.
     ignored: tuple[File, ...]
     diagnostics: tuple[diagnostics.Diagnostic, ...]
+    #: Folders that could not be listed, by path, and why.
+    closed: tuple[tuple[str, str], ...] = ()
 
 
 def read_tree(root: Path) -> Tree:
@@ -62,7 +64,7 @@ def read_tree(root: Path) -> Tree:
     walk = _Walk(place)
     read = ((path, _read(place / path, path)) for path in sorted(walk.paths()))
     tree = gather(place, read)
-    return dataclasses.replace(tree, diagnostics=(*walk.problems, *tree.diagnostics))
+    return dataclasses.replace(tree, closed=tuple(walk.closed))
 
 
 def gather(root: Path, found: Iterable[tuple[str, bytes | diagnostics.Diagnostic]]) -> Tree:
@@ -95,7 +97,7 @@ class _Walk:
     """Finds manifest files. Real folders go before linked ones, so that a file is found under its real path."""
 
     def __init__(self, root: Path) -> None:
-        self.problems: list[diagnostics.Diagnostic] = []
+        self.closed: list[tuple[str, str]] = []
         self._root = root
         self._entered: set[tuple[int, int]] = set()
         self._links: list[str] = []
@@ -121,7 +123,7 @@ class _Walk:
         except OSError as error:
             if not folder:
                 raise errors.UsageError(f"{where}: {error.strerror}", hint="check the permissions") from error
-            self.problems.append(unreadable(folder, f"the folder cannot be read: {error.strerror}"))
+            self.closed.append((folder, error.strerror or str(error)))
             return
         for entry in listed:
             path = f"{folder}/{entry.name}" if folder else entry.name

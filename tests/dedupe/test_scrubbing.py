@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pool_samples as samples
@@ -171,6 +174,55 @@ def test_of_a_broken_container_everything_that_proves_true_is_moved(
     for image, data in (("a", A), ("again", A), ("b", B)):
         assert samples.load(stored, image) == data
     assert scrub(stored).wounded == {}
+
+
+@contextlib.contextmanager
+def losing(path: Path, offset: int, folder: Path) -> Iterator[None]:
+    """``path`` lies on a device that cannot read the sector of 4 KiB around ``offset`` any more."""
+    kept, mounted, begin = folder / "kept", folder / "device", offset - offset % 4096
+    mounted.mkdir()
+    shutil.move(path, kept)
+    good = f"[ $(($3 + $4)) -le {begin} ] || [ $4 -ge {begin + 4096} ] || {{ echo EIO >&2; exit 1; }}"
+    read = f"dd if={kept} iflag=skip_bytes,count_bytes bs=64k skip=$4 count=$3 status=none"
+    server = ["nbdkit", "--exit-with-parent", "eval", f"get_size=stat -c %s {kept}", f"pread={good}; {read}"]
+    with subprocess.Popen(["nbdfuse", "-r", mounted / "file", "[", *server, "]"]) as process:
+        deadline = time.monotonic() + 10
+        while not (mounted / "file").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        path.symlink_to(mounted / "file")
+        yield
+        subprocess.run(["fusermount3", "-u", mounted], check=True)
+        process.wait()
+
+
+def test_a_record_on_a_sector_that_cannot_be_read_is_false_and_the_others_are_not(
+    stored: pools.DedupePool, tmp_path: Path
+) -> None:
+    path, record = samples.locate(stored, A[2 * MIB : 2 * MIB + SEGMENT])
+    with losing(path, record.offset + record.stored // 2, tmp_path):
+        report = scrub(stored)
+        assert (report.complete, report.false, report.lost) == (True, 1, 1)
+        assert [(one.offset, one.length) for one in report.wounded["a"]] == [(2 * MIB, SEGMENT)]
+        with pytest.raises(errors.ImageDamaged, match="offset 2097152"):
+            samples.load(stored, "a")
+        samples.store(stored, "next", A)
+        assert samples.load(stored, "a") == A
+        stored.delete("b")
+        stored.reclaim(meter=meters.Meter())
+    assert stored.check(meter=meters.Meter()) == ()
+
+
+def test_a_container_whose_end_cannot_be_read_is_salvaged_and_set_aside(
+    stored: pools.DedupePool, root: Path, tmp_path: Path
+) -> None:
+    path, _ = samples.locate(stored, A[2 * MIB : 2 * MIB + SEGMENT])
+    with losing(path, path.stat().st_size - 1, tmp_path):
+        report = scrub(stored)
+    # The sector may have the end of the last segment, too.
+    assert (report.complete, report.broken, report.lost <= 1) == (True, 1, True)
+    assert [one.name for one in root.rglob("*.broken")] == [f"{path.name}.broken"]
+    assert samples.store(stored, "again", A).reading.sent <= SEGMENT
+    assert samples.load(stored, "a") == A
 
 
 def test_a_container_that_is_gone_is_lost_and_mapped(stored: pools.DedupePool) -> None:

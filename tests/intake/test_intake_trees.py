@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterator
@@ -112,7 +113,18 @@ def test_files_without_permission_are_named(public_folder: Path) -> None:
         os.seteuid(was)
         (public_folder / "closed").chmod(0o755)
     assert [file.path for file in tree.files] == ["open.yaml"]
-    assert {one.position.file for one in tree.diagnostics if one.position} == {"locked.yaml", "closed"}
+    assert [one.position.file for one in tree.diagnostics if one.position] == ["locked.yaml"]
+    assert tree.closed == (("closed", "Permission denied"),)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_unless_it_holds_data(tmp_path: Path) -> None:
+    unit = "apiVersion: holdfast/v1alpha1\nkind: StorageUnit\nmetadata: {name: fast}\n"
+    write(tmp_path, "unit.yaml", text=unit + "spec: {type: Directory, path: ./storage/fast}\n")
+    tree = trees.read_tree(tmp_path)
+    for folder, severity in (("storage/fast/vm", "Warning"), ("storage/faster", "Error"), ("rules", "Error")):
+        loaded = estates.judge(dataclasses.replace(tree, closed=((folder, "Input/output error"),)))
+        assert [(one.code, one.severity.value) for one in loaded.diagnostics] == [(codes.UNREADABLE, severity)]
+        assert (loaded.desired is None) == (severity == "Error")
 
 
 def test_a_file_beyond_the_limit_is_refused_unless_it_is_no_manifest(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ container's footer while its records are written elsewhere, ``read_footer`` prov
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import mmap
+import io
 import os
 import struct
 import threading
@@ -21,6 +22,7 @@ import zstandard
 from blake3 import blake3
 
 from reconciler.base import disks, errors, files
+from reconciler.storage import blocks
 
 VERSION: Final = 1
 #: Bytes at which a container is closed.
@@ -36,7 +38,7 @@ META: Final = (META_A, META_B)
 SUFFIXES: Final = {DATA: "data", META_A: "meta-a", META_B: "meta-b"}
 KINDS: Final = {suffix: kind for kind, suffix in SUFFIXES.items()}
 CONDEMNED: Final = ".condemned"
-#: Out of use like a condemned one, and never deleted: nothing in it could be proven.
+#: Out of use like a condemned one, and never deleted: nothing in it could be proven, or not all of it be read.
 BROKEN: Final = ".broken"
 RAW: Final = 0
 ZSTD: Final = 1
@@ -54,6 +56,8 @@ OVERHEAD: Final = RECORD.size + ENTRY.size
 #: What a container costs beside its records.
 FRAME: Final = HEADER.size + TRAILER.size
 _PROVE_STEP: Final = 4 << 20
+#: The smallest part of a file that a device loses.
+_PAGE: Final = 4096
 
 _local = threading.local()
 _decompressors: list[zstandard.ZstdDecompressor] = []
@@ -191,15 +195,40 @@ def _trailer(head: bytes, footer: bytes, offset: int, count: int, content: bytes
     return TRAILER.pack(offset, count, VERSION, content, digest, TRAILER_MAGIC)
 
 
+def pread(handle: int, length: int, offset: int) -> bytes:
+    """``os.pread`` that ends before a part which the device lost, so that what lies there is cut off."""
+    try:
+        return os.pread(handle, length, offset)
+    except OSError as error:
+        if not blocks.is_damage(error):
+            raise
+        return b""
+
+
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[io.FileIO]:
+    """The file. Raises ``Damaged`` where the device lost the way to it, and ``OSError``."""
+    try:
+        handle = file.open("rb", buffering=0)
+    except OSError as error:
+        if not blocks.is_damage(error):
+            raise
+        raise Damaged(f"{file}: {error.strerror}") from error
+    with handle:
+        yield handle
+
+
 def read_footer(file: Path, pool: uuid.UUID) -> Footer:
     """The proven footer of a container. Raises ``Damaged``, ``FormatTooNew``, or ``OSError``."""
-    with file.open("rb", buffering=0) as handle:
+    with opened(file) as handle:
         size = os.fstat(handle.fileno()).st_size
         if size < FRAME:
             raise Damaged(f"{file}: {size} bytes are too few for a container")
-        head = os.pread(handle.fileno(), HEADER.size, 0)
-        tail = os.pread(handle.fileno(), TRAILER.size, size - TRAILER.size)
+        head = pread(handle.fileno(), HEADER.size, 0)
+        tail = pread(handle.fileno(), TRAILER.size, size - TRAILER.size)
         kind, container = _check_header(head, file, pool)
+        if len(tail) != TRAILER.size:
+            raise Damaged(f"{file}: its end cannot be read")
         offset, count, version, content, digest, magic = TRAILER.unpack(tail)
         if magic != TRAILER_MAGIC:
             raise Damaged(f"{file}: its end is missing")
@@ -209,7 +238,7 @@ def read_footer(file: Path, pool: uuid.UUID) -> Footer:
             )
         if offset < HEADER.size or offset + count * ENTRY.size + TRAILER.size != size:
             raise Damaged(f"{file}: its footer does not fit its size")
-        footer = os.pread(handle.fileno(), count * ENTRY.size, offset)
+        footer = pread(handle.fileno(), count * ENTRY.size, offset)
     if blake3(head + footer + tail[: TRAILER.size - 40]).digest() != digest:
         raise Damaged(f"{file}: its footer contradicts its digest")
     records = tuple(map(Record._make, ENTRY.iter_unpack(footer)))
@@ -285,12 +314,12 @@ def prove(file: Path, pool: uuid.UUID) -> Footer:
     footer = read_footer(file, pool)
     rest = footer.size - TRAILER.size - len(footer.records) * ENTRY.size
     content = blake3()
-    with file.open("rb", buffering=0) as handle:
+    with opened(file) as handle:
         position = 0
         while position < rest:
-            data = os.pread(handle.fileno(), min(_PROVE_STEP, rest - position), position)
+            data = pread(handle.fileno(), min(_PROVE_STEP, rest - position), position)
             if not data:
-                raise Damaged(f"{file}: cut off at {position}")
+                raise Damaged(f"{file}: what follows {position} cannot be read")
             content.update(data)
             position += len(data)
     if content.digest() != footer.content_digest:
@@ -298,24 +327,37 @@ def prove(file: Path, pool: uuid.UUID) -> Footer:
     return footer
 
 
-def walk(file: Path, key: bytes) -> Iterator[tuple[bytes, int, bytes, int]]:
+def walk(data: bytes | bytearray, key: bytes) -> Iterator[tuple[bytes, int, bytes, int]]:
     """The records (fingerprint, encoding, payload, raw length) that prove true in a file whose footer does not.
 
     Nothing else of the file is believed: ``key`` is the pool's, so a record of another pool proves false.
-    Raises ``OSError``.
     """
-    with file.open("rb") as handle:
-        if os.fstat(handle.fileno()).st_size < HEADER.size + RECORD.size:
-            return
-        with mmap.mmap(handle.fileno(), 0, prot=mmap.PROT_READ) as data:
-            at = data.find(RECORD_MAGIC)
-            while 0 <= at <= len(data) - RECORD.size:
-                _, encoding, stored, raw, fingerprint = RECORD.unpack_from(data, at)
-                end = at + RECORD.size + stored
-                try:
-                    decode(data[at:end] if stored <= MAX_RAW else b"", fingerprint, key)
-                except Damaged:
-                    end = at + 1
-                else:
-                    yield fingerprint, encoding, data[at + RECORD.size : end], raw
-                at = data.find(RECORD_MAGIC, end)
+    at = data.find(RECORD_MAGIC)
+    while 0 <= at <= len(data) - RECORD.size:
+        _, encoding, stored, raw, fingerprint = RECORD.unpack_from(data, at)
+        end = at + RECORD.size + stored
+        try:
+            decode(data[at:end] if stored <= MAX_RAW else b"", fingerprint, key)
+        except Damaged:
+            end = at + 1
+        else:
+            yield fingerprint, encoding, bytes(data[at + RECORD.size : end]), raw
+        at = data.find(RECORD_MAGIC, end)
+
+
+def content(file: Path) -> tuple[bytearray, bool]:
+    """All bytes of a container, zeros where the device lost them, and whether it lost none.
+
+    Raises ``Damaged`` where the file cannot be opened for that reason, and ``OSError``.
+    """
+    with opened(file) as handle:
+        data = bytearray(os.fstat(handle.fileno()).st_size)
+        position, whole = 0, True
+        while position < len(data):
+            found = pread(handle.fileno(), min(_PROVE_STEP, len(data) - position), position)
+            data[position : position + len(found)] = found
+            position += len(found)
+            if not found:
+                whole = False
+                position += _PAGE - position % _PAGE
+        return data, whole

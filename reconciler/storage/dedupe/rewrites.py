@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from reconciler.base import crashes, meters
@@ -100,7 +99,7 @@ def _copy(
     false: list[int] = []
     batch: list[appenders.NewRecord] = []
     size = 0
-    with path.open("rb", buffering=0) as file:
+    with containers.opened(path) as file:
         for number in mark.numbers(container):
             meter.check()
             record = _proven(store, file.fileno(), target.kind, footer.records[number])
@@ -139,7 +138,7 @@ def listed(footer: containers.Footer, numbers: Iterable[int]) -> list[damages.Re
 
 def _proven(store: stores.Store, handle: int, kind: int, record: containers.Record) -> appenders.NewRecord | None:
     """A record as it is to be written again, None if it is false. A page that is false here is taken from its twin."""
-    stored = os.pread(handle, containers.RECORD.size + record.stored, record.offset)
+    stored = containers.pread(handle, containers.RECORD.size + record.stored, record.offset)
     try:
         containers.decode(stored, record.fingerprint, store.header.key)
     except containers.Damaged:

@@ -35,10 +35,13 @@ def read(
             os.posix_fadvise(handle, run[0][1], _length(run), os.POSIX_FADV_WILLNEED)
         for run in runs:
             start = run[0][1]
-            data = memoryview(os.pread(handle, _length(run), start))
+            data = memoryview(containers.pread(handle, _length(run), start))
             for _, offset, length, fingerprint in run:
                 try:
                     record = data[offset - start : offset - start + length]
+                    if len(record) != length:
+                        # The device lost a part before it, which may be none of what is wanted.
+                        record = memoryview(containers.pread(handle, length, offset))
                     yield fingerprint, containers.decode(record, fingerprint, key, places.get(fingerprint))
                 except containers.Damaged as error:
                     raise containers.Damaged(f"container {path.name} at {offset}: {error}") from error
@@ -46,13 +49,10 @@ def read(
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with containers.opened(path) as file:
         # What is wanted is known to the byte: reading ahead by guess would read what nobody asks for.
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
-        yield handle
-    finally:
-        os.close(handle)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        yield file.fileno()
 
 
 def _length(run: list[Located]) -> int:

@@ -16,11 +16,12 @@ _STEP = 4 << 20
 def salvage(store: stores.Store, container: int, kind: int) -> int:
     """Move every record that proves true into a new container and take the broken one out of use; records moved.
 
-    A container of which nothing can be proven is set aside, not deleted. Raises ``OSError``, ``UnitError``.
+    A container of which nothing can be proven, or that the device did not give whole, is set aside, not deleted: what
+    could not be read once may be read another time. Raises ``OSError``, ``UnitError``.
     """
     target = appenders.OpenContainer(store.folder, store.header.id, kind)
     try:
-        moved = _copy(store, target, container, kind)
+        moved, whole = _copy(store, target, container, kind)
         if moved:
             footer = target.seal()
             crashes.passing("pool.rewrite-sealed")
@@ -31,7 +32,7 @@ def salvage(store: stores.Store, container: int, kind: int) -> int:
         with store.mutex:
             if not containers.path(store.folder, container, kind).exists():
                 return 0
-            suffix = containers.CONDEMNED if moved else containers.BROKEN
+            suffix = containers.CONDEMNED if moved and whole else containers.BROKEN
             condemnations.rename(store, {container: kind}, suffix)
             crashes.passing("pool.rewrite-condemned")
             if moved:
@@ -44,10 +45,15 @@ def salvage(store: stores.Store, container: int, kind: int) -> int:
     return moved
 
 
-def _copy(store: stores.Store, target: appenders.OpenContainer, container: int, kind: int) -> int:
+def _copy(store: stores.Store, target: appenders.OpenContainer, container: int, kind: int) -> tuple[int, bool]:
+    """The records moved, a count, and whether all of the container could be read."""
+    try:
+        data, whole = containers.content(containers.path(store.folder, container, kind))
+    except containers.Damaged:
+        return 0, False
     batch: list[appenders.NewRecord] = []
     size = moved = 0
-    for record in containers.walk(containers.path(store.folder, container, kind), store.header.key):
+    for record in containers.walk(data, store.header.key):
         batch.append(record)
         moved += 1
         size += len(record[2])
@@ -56,4 +62,4 @@ def _copy(store: stores.Store, target: appenders.OpenContainer, container: int, 
             batch, size = [], 0
     if batch:
         target.append(batch)
-    return moved
+    return moved, whole

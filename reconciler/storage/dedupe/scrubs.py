@@ -181,15 +181,15 @@ def _read(store: stores.Store, footer: containers.Footer, pace: _Pace) -> tuple[
     path = containers.path(store.folder, footer.container, footer.kind)
     false: set[int] = set()
     content = blake3()
-    with path.open("rb", buffering=0) as file:
+    with containers.opened(path) as file:
         handle = file.fileno()
         # The device is asked, not what memory still holds of the file.
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        content.update(os.pread(handle, containers.HEADER.size, 0))
+        content.update(containers.pread(handle, containers.HEADER.size, 0))
         for run in _runs(footer):
             start = run[0][1].offset
             length = run[-1][1].offset + containers.RECORD.size + run[-1][1].stored - start
-            data = memoryview(os.pread(handle, length, start))
+            data = memoryview(containers.pread(handle, length, start))
             content.update(data)
             for number, record in run:
                 at = record.offset - start
@@ -202,7 +202,7 @@ def _read(store: stores.Store, footer: containers.Footer, pace: _Pace) -> tuple[
 
 def _again(handle: int, record: containers.Record) -> bytes:
     os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    return os.pread(handle, containers.RECORD.size + record.stored, record.offset)
+    return containers.pread(handle, containers.RECORD.size + record.stored, record.offset)
 
 
 def _true(store: stores.Store, data: bytes | memoryview, record: containers.Record) -> bool:
@@ -250,7 +250,7 @@ def withdraw_false(store: stores.Store, kinds: Iterable[int], fingerprints: Sequ
             with contextlib.suppress(containers.Damaged, FileNotFoundError):
                 path = containers.path(store.folder, container, kind)
                 footer = containers.read_footer(path, store.header.id)
-                with path.open("rb", buffering=0) as file:
+                with containers.opened(path) as file:
                     false = {
                         number
                         for number in wanted

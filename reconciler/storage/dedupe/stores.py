@@ -167,7 +167,7 @@ class Store:
             self.damaged[path.name] = str(error)
             self.newer.append(path.name)
             return
-        except (containers.Damaged, OSError) as error:
+        except containers.Damaged as error:
             self.damaged[path.name] = str(error)
             return
         self.index.add(footer, self.present, without=self.damages.numbers(number))
