@@ -22,6 +22,8 @@ from reconciler.jobs import engines, heartbeats, rows, runs
 _LOGGER = logging.getLogger(__name__)
 _UNRECORDED = "job %s (%s) ended %s, which its row does not say: %s"
 
+#: Seconds that a command waits for a catalog that refuses, before it goes on without it.
+_AT_ONCE = 5.0
 #: Seconds that leaving ``with Engine(...)`` gives its jobs.
 GRACE = 30.0
 
@@ -237,18 +239,21 @@ def foreground(
     who took this process for dead, and succeeds without it:
     a restore needs the catalog least when it is needed most. Raises ``CatalogError`` where the row cannot be made.
     """
-    job_rows = rows.Rows(db, clock=clock, patience=patience)
-    heartbeat = heartbeats.Heartbeat(
-        job_rows,
-        lambda reason: _LOGGER.error("%s goes on without its row in the catalog: %s", order.address, reason),
-        interval=interval,
-        obeys=False,
-    )
+    job_rows = rows.Rows(db, clock=clock, patience=patience, wait=min(patience, _AT_ONCE))
+
+    def alone(reason: errors.CatalogError) -> None:
+        _LOGGER.error("%s goes on without its row in the catalog: %s", order.address, reason)
+
+    heartbeat = heartbeats.Heartbeat(job_rows, alone, interval=interval, obeys=False)
     run = runs.Run(job_rows.enqueue(order), order, job_rows)
     ending = runs.Ending(state=engines.State.SUCCEEDED)
     try:
-        run.begin()
-        heartbeat.watch(run)
+        try:
+            run.begin()
+        except errors.CatalogError as error:
+            alone(error)
+        else:
+            heartbeat.watch(run)
         yield run
         done = outcome()
         ending = runs.Ending(state=done.state, failure=done.failure)

@@ -56,19 +56,21 @@ class Heartbeat:
             self._changed.notify_all()
 
     def _beat(self) -> None:
-        last_good = time.monotonic()
+        last_good, telling = time.monotonic(), 0.0
         while (watched := self._next()) is not None:
             try:
                 heard = self._rows.beat([(run.id, run.meter.reading()) for run in watched])
             except Exception as error:
                 silent = time.monotonic() - last_good
                 surprise = None if isinstance(error, errors.CatalogError) else error
-                _LOGGER.warning("heartbeat: none written for %.0f s: %s", silent, error, exc_info=surprise)
+                if silent >= telling:
+                    _LOGGER.warning("heartbeat: none written for %.0f s: %s", silent, error, exc_info=surprise)
+                    telling = 2 * silent
                 if silent > self._rows.patience or self._rows.gone() is not None:
                     self._give_up(error)
                     return
                 continue
-            last_good = time.monotonic()
+            last_good, telling = time.monotonic(), 0.0
             for run in watched:
                 if run.id in heard.cancelled:
                     run.ask(runs.CANCELLED)

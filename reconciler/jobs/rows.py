@@ -26,10 +26,14 @@ _Value = TypeVar("_Value")
 class Rows:
     """The rows of this process's jobs. Thread-safe."""
 
-    def __init__(self, db: database.Database, *, clock: clocks.Clock, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, db: database.Database, *, clock: clocks.Clock, patience: float = PATIENCE, wait: float | None = None
+    ) -> None:
+        """``wait``: seconds that one write is tried again, as long as the patience by default."""
         self.clock = clock
         #: Seconds.
         self.patience = patience
+        self._wait = patience if wait is None else wait
         self._db = db
         self._file = None if "://" in db.location else Path(db.location)
         self._inode = self._look()
@@ -128,7 +132,7 @@ class Rows:
         )
 
     def _patiently(self, write: Callable[[], _Value]) -> _Value:
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self._wait
         while True:
             if (reason := self.gone()) is not None:
                 raise reason

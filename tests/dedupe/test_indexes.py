@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -253,3 +254,14 @@ def _footer(container: int) -> containers.Footer:
 
 def _id(root: Path) -> uuid.UUID:
     return headers.read(root, "pool").id
+
+
+def test_a_full_file_system_is_an_error_and_no_bus_error(small: Path) -> None:
+    (small / "index").mkdir()
+    with (small / "fill").open("wb") as file, contextlib.suppress(OSError):
+        while file.write(bytes(MIB)):
+            file.flush()
+    os.truncate(small / "fill", (small / "fill").stat().st_size - 4096)  # what the marker takes
+    code = "import sys, pathlib as p; from reconciler.storage.dedupe import indexes as i; i.Index(p.Path(sys.argv[1]), '', 'u')"
+    done = subprocess.run([sys.executable, "-c", code, small / "index"], check=False, capture_output=True, text=True)
+    assert (done.returncode, "UnitFull: storage unit u: no space left for the index" in done.stderr) == (1, True)

@@ -225,3 +225,15 @@ def test_foreground_work_outlives_its_catalog(db: database.Database, caplog: pyt
         until(lambda: any("goes on without its row" in message for message in caplog.messages))
         context.meter.check()
     assert any("its row does not say" in message for message in caplog.messages)
+
+
+def test_foreground_work_needs_no_row_that_can_be_written(
+    db: database.Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sqlite3.connect(db.location) as catalog:
+        full = "select raise(fail, 'database or disk is full')"
+        catalog.execute(f"create trigger full before update on jobs begin {full}; end")
+    order = engines.Order(address="restore/c@1", type="Restore")
+    with embedded.foreground(db, order, clock=clocks.SystemClock(), interval=0.05, patience=0.2) as context:
+        context.meter.check()
+    assert any("goes on without its row" in message for message in caplog.messages)

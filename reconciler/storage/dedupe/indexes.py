@@ -9,6 +9,7 @@ a power cut may have torn it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -39,6 +40,7 @@ _MARKER: Final = "marker.json"
 _USERS: Final = "users"
 _OPENING: Final = "opening"
 _FILES: Final = ("data.mdb", "lock.mdb")
+_MOST_READERS: Final = 1024
 _FLEETING: Final = "holdfast-index-"
 #: Seconds after which a temporary index that nobody uses was left by a process that died.
 _LEFT: Final = 3600.0
@@ -69,6 +71,15 @@ class Known(NamedTuple):
     shadowed: int
 
 
+def _reserve(readers: Path) -> None:
+    """Give lmdb's table of readers its room: it is mapped, and a page of it that finds none would be a bus error."""
+    handle = os.open(readers, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.posix_fallocate(handle, 0, 64 * _MOST_READERS + 128)
+    finally:
+        os.close(handle)
+
+
 def _read_ahead(data: Path) -> None:
     """Look-ups jump about: a small file is read in one go faster than page by page."""
     handle = os.open(data, os.O_RDONLY | os.O_CLOEXEC)
@@ -90,6 +101,15 @@ class Index:
         #: Whether the marker is known to say that the index is not clean, as it must before anything is written.
         self._soiled = False
         self.references = 0
+        try:
+            self._begin(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # Not the unit is full: the index lies elsewhere.
+            raise self._full() from error
+
+    def _begin(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with _alone(folder):
             self._users = os.open(folder / _USERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -106,6 +126,11 @@ class Index:
             except BaseException:
                 os.close(self._users)
                 raise
+
+    def _full(self) -> errors.UnitFull:
+        return errors.UnitFull(
+            f"storage unit {self._unit}: no space left for the index {self._folder}", hint="free space there"
+        )
 
     def _trusted(self) -> bool:
         marker = self._read_marker()
@@ -145,17 +170,27 @@ class Index:
         try:
             return self._open_environment(data)
         except lmdb.Error as error:
-            if not self._sole:
-                raise errors.UnitError(
-                    f"storage unit {self._unit}: index {self._folder}: {error}", hint="delete the folder"
-                ) from error
+            if not self._sole or isinstance(error, lmdb.DiskError):
+                raise self._refused(error) from error
         self._wipe()
-        return self._open_environment(data)
+        try:
+            return self._open_environment(data)
+        except lmdb.Error as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> errors.UnitError:
+        if isinstance(error, lmdb.DiskError):
+            return self._full()
+        return errors.UnitError(
+            f"storage unit {self._unit}: index {self._folder}: {error}",
+            hint="stop Holdfast and delete the folder: it is a cache",
+        )
 
     def _open_environment(self, data: Path) -> Any:
         size = data.stat().st_size if data.exists() else 0
         if 0 < size <= _READ_WHOLE:
             _read_ahead(data)
+        _reserve(self._folder / _FILES[1])
         environment = lmdb.open(
             str(self._folder),
             map_size=max(_FIRST_MAP, 2 * size),
@@ -163,7 +198,7 @@ class Index:
             sync=False,
             metasync=False,
             readahead=False,
-            max_readers=1024,
+            max_readers=_MOST_READERS,
         )
         try:
             # Pages beyond the end of the file would be a bus error, not an exception.
@@ -317,16 +352,8 @@ class Index:
                     self._environment.set_mapsize(2 * self._environment.info()["map_size"])
                 except lmdb.MapResizedError:
                     self._environment.set_mapsize(0)
-                except lmdb.DiskError as error:
-                    raise errors.UnitFull(
-                        f"storage unit {self._unit}: no space left for the index {self._folder}",
-                        hint="free space there",
-                    ) from error
                 except lmdb.Error as error:
-                    raise errors.UnitError(
-                        f"storage unit {self._unit}: index {self._folder}: {error}",
-                        hint="stop Holdfast and delete the folder: it is a cache",
-                    ) from error
+                    raise self._refused(error) from error
 
 
 _shared: dict[str, Index] = {}
