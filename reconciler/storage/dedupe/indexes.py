@@ -107,7 +107,7 @@ class Index:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             # Not the unit is full: the index lies elsewhere.
-            raise self._full() from error
+            raise self._refused(error) from error
 
     def _begin(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,11 +126,6 @@ class Index:
             except BaseException:
                 os.close(self._users)
                 raise
-
-    def _full(self) -> errors.UnitFull:
-        return errors.UnitFull(
-            f"storage unit {self._unit}: no space left for the index {self._folder}", hint="free space there"
-        )
 
     def _trusted(self) -> bool:
         marker = self._read_marker()
@@ -179,8 +174,10 @@ class Index:
             raise self._refused(error) from error
 
     def _refused(self, error: Exception) -> errors.UnitError:
-        if isinstance(error, lmdb.DiskError):
-            return self._full()
+        if isinstance(error, (lmdb.DiskError, OSError)):
+            return errors.UnitFull(
+                f"storage unit {self._unit}: no space left for the index {self._folder}", hint="free space there"
+            )
         return errors.UnitError(
             f"storage unit {self._unit}: index {self._folder}: {error}",
             hint="stop Holdfast and delete the folder: it is a cache",
