@@ -73,11 +73,8 @@ class Known(NamedTuple):
 
 def _reserve(readers: Path) -> None:
     """Give lmdb's table of readers its room: it is mapped, and a page of it that finds none would be a bus error."""
-    handle = os.open(readers, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        os.posix_fallocate(handle, 0, 64 * _MOST_READERS + 128)
-    finally:
-        os.close(handle)
+    with readers.open("ab") as file:
+        os.posix_fallocate(file.fileno(), 0, 64 * _MOST_READERS + 128)
 
 
 def _read_ahead(data: Path) -> None:
