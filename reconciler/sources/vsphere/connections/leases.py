@@ -43,6 +43,10 @@ class Url:
     size: int
 
 
+class Ended(errors.SourceError):
+    """A lease ended by itself; another one may be had."""
+
+
 class Lease:
     """One open lease; a context manager that aborts it unless ``complete`` was called."""
 
@@ -164,16 +168,17 @@ class Lease:
         except errors.HoldfastError:
             raise
         except faults.BROKEN as error:
-            raise self._why() or _broken(f"{self._doing}: {host}:{port}", error) from error
+            raise self.why() or _broken(f"{self._doing}: {host}:{port}", error) from error
         finally:
             connection.close()
 
-    def _why(self) -> errors.HoldfastError | None:
+    def why(self) -> errors.HoldfastError | None:
         """What the lease itself says of its end, if it ended."""
         with contextlib.suppress(errors.SourceError):
             error = properties.of(self._session, self._lease, ("error",), self._doing).get("error")
             if error is not None:
-                return faults.translated(self._session.spec, error, self._doing)
+                told = faults.translated(self._session.spec, error, self._doing)
+                return Ended(told.message, hint=told.hint)
         return self._broken
 
     def _trust(self, host: str, port: int, url: Url) -> ssl.SSLContext:

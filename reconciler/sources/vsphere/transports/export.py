@@ -60,6 +60,13 @@ class Export:
         reason = self.refuses(frozen)
         if reason is not None:
             raise errors.SourceError(f"{frozen.words}: {reason}", hint="name another transport")
+        try:
+            return self._leased(frozen)
+        except leases.Ended:
+            # Whoever ended it, or let it run out, need not do so again.
+            return self._leased(frozen)
+
+    def _leased(self, frozen: ports.Frozen) -> disks.Disk:
         doing = f"{frozen.words}: export"
         snapshot = frozen.session.object(vim.vm.Snapshot, frozen.snapshot)
         lease = frozen.session.act(doing, snapshot.ExportSnapshot)
@@ -83,11 +90,12 @@ class Export:
             try:
                 self._unpack(lease, url, frozen, disk)
                 return
-            except _NoRoom:
+            except (_NoRoom, leases.Ended):
                 raise
-            except errors.SourceError:
-                if pause is None:
-                    raise
+            except errors.SourceError as error:
+                ended = lease.why()
+                if ended is not None or pause is None:
+                    raise ended or error from error
                 lease.progress(0.0)
             end = time.monotonic() + pause
             while (left := end - time.monotonic()) > 0:
