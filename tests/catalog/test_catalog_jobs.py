@@ -134,11 +134,13 @@ def test_attempts_count_what_failed_since_the_last_success(db: database.Database
     found = jobs.attempts(db)
     assert set(found) == {"again", "never"}
     assert found["again"] == observed.Attempts(
-        failed=2, lost=1, last_finished=samples.later(minutes=3), last_state="Failed", message="Failed 3"
-    )
+        failed=2, lost=1, last_finished=samples.later(minutes=3), last_state="Failed", message="Failed 3",
+        code="SourceError",
+    )  # fmt: skip
     assert found["never"] == observed.Attempts(
-        failed=4, lost=1, last_finished=samples.later(minutes=3), last_state="Lost", message="Lost 3"
-    )
+        failed=4, lost=1, last_finished=samples.later(minutes=3), last_state="Lost", message="Lost 3",
+        code="SourceError",
+    )  # fmt: skip
 
 
 def test_attempts_that_were_stopped_in_order_are_told_apart(db: database.Database) -> None:
