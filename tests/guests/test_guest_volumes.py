@@ -217,6 +217,19 @@ def test_what_is_not_read_is_called_by_its_name(tmp_path: Path, offset: int, mar
         assert mark.startswith(b"ReIs") or listings.plausible(disk) == named
 
 
+def test_a_gpt_without_a_copy_that_can_be_read_is_told(tmp_path: Path) -> None:
+    image = builders.blank(tmp_path / "disk.raw", 4 * builders.MIB)
+
+    def told() -> list[str]:
+        with builders.opened(image) as disk:
+            return [code for code, _ in scanning.scan(disk).warnings]
+
+    builders.run("sfdisk", "-q", image, input="label: gpt\n")
+    assert told() == []
+    place(image, (512, b"spoiled"), (4 * builders.MIB - 512, b"spoiled"))
+    assert told() == ["PartitionTableDamaged"]
+
+
 def test_two_volumes_over_each_other_keep_their_free_space(tmp_path: Path, parts: tuple[Path, Path]) -> None:
     image = Path(shutil.copyfile(parts[0], tmp_path / "disk.raw"))
     data = bytearray(image.read_bytes())

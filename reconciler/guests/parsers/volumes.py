@@ -42,6 +42,9 @@ def find(disk: stretches.Disk, sector: int) -> tuple[list[Found], list[scans.War
         scheme = table.scheme
         warnings += [("PartitionTableDamaged", problem) for problem in table.problems]
         parts = [stretches.Stretch(disk, [place]) for place in table.partitions]
+    if scheme != "gpt" and _lacks_its_table(disk, sizes) and (table or filesystems.recognise(whole) is None):
+        told = "the master boot record points to a GPT, of which neither copy can be read"
+        warnings.append(("PartitionTableDamaged", told))
     physical = [(part, label) for part in parts if (label := logicals.label(part)) is not None]
     taken = {id(part) for part, _ in physical}
     volumes = [(scheme, part, "") for part in parts if id(part) not in taken]
@@ -74,6 +77,11 @@ def _table(disk: stretches.Disk, whole: stretches.Stretch, sizes: list[int]) -> 
     if filesystems.recognise(whole) is not None or logicals.label(whole) is not None or not tables:
         return None
     return tables[0]
+
+
+def _lacks_its_table(disk: stretches.Disk, sizes: list[int]) -> bool:
+    """Whether there should be a GPT and is none, not even an empty one."""
+    return partitions.protective(disk) is True and all(partitions.gpt(disk, size) is None for size in sizes)
 
 
 def _known(disk: stretches.Disk, table: partitions.Table) -> int:
