@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("ci" if CI else "dev")
 #: Files with tests of half a minute and more: they begin first, so that no core is left waiting for the last of them.
 LONGEST = (
     "test_bench_slice.py", "test_cli_year.py", "test_vsphere_faults.py", "test_crowds.py", "test_random_kills.py",
-    "test_state_machine.py", "test_retention_restic.py",
+    "test_state_machine.py",
 )  # fmt: skip
 
 
