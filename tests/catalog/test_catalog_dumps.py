@@ -135,12 +135,7 @@ def test_a_catalog_in_use_is_not_overwritten(full: database.Database) -> None:
     assert contents(full) == before
 
 
-@pytest.mark.parametrize(
-    "damage", ["cut", "flipped", "empty", "text", "headless", "footless", "short", "foreign", "more"]
-)
-def test_a_damaged_dump_fills_nothing(
-    full: database.Database, tmp_path: Path, damage: str, places: Callable[[], str]
-) -> None:
+def test_a_damaged_dump_fills_nothing(full: database.Database, places: Callable[[], str]) -> None:
     data = dumps.dump(full)
     lines = zstandard.ZstdDecompressor().stream_reader(data).readall().splitlines(keepends=True)
     pack = zstandard.ZstdCompressor().compress
@@ -154,13 +149,14 @@ def test_a_damaged_dump_fills_nothing(
         "short": pack(b"".join(lines[:-2] + lines[-1:])),
         "foreign": pack(lines[0] + b'{"table":"theirs","columns":[]}\n' + lines[-1]),
         "more": pack(b"".join(lines) + b"[]\n"),
-    }[damage]
+    }
     again = database.open_writing(places())
-    id = again.id
-    with pytest.raises(errors.CatalogError, match="another unit's"):
-        dumps.load_dump(again, spoiled)
-    again.forget_id()
-    assert again.id == id
+    id, empty = again.id, contents(again)
+    for damage, spoilt in spoiled.items():
+        with pytest.raises(errors.CatalogError, match="another unit's"):
+            dumps.load_dump(again, spoilt)
+        again.forget_id()
+        assert (again.id, contents(again)) == (id, empty), damage
     assert not contents(again)["images"]
     again.close()
 
