@@ -11,7 +11,8 @@ import estate_samples
 import pytest
 from estate_samples import Estate
 
-DAYS = [f"2026-03-{day:02d}T12:30:00Z" for day in range(2, 12)]
+#: A minute later each day: the slots of a policy are a day after the moment that put it in force.
+DAYS = [f"2026-03-{day:02d}T12:{28 + day}:00Z" for day in range(2, 12)]
 #: Hours after the third day's backup, before the fourth.
 LATE = "2026-03-04T20:00:00Z"
 SHORT = "{type: Fixed, period: 1d}"

@@ -9,7 +9,8 @@ import estate_samples
 import pytest
 from estate_samples import START, Estate
 
-DAYS = [f"2026-03-{day:02d}T12:30:00Z" for day in range(2, 10)]
+#: A minute later each day, so that the slot of that day has come however long the first pass took to put it in force.
+DAYS = [f"2026-03-{day:02d}T12:{28 + day}:00Z" for day in range(2, 10)]
 
 #: Hours after the third day's backup, before the fourth.
 LATE = "2026-03-04T20:00:00Z"

@@ -11,7 +11,8 @@ import pytest
 
 from reconciler.catalog import database, dumps, standings
 
-DAYS = [f"2026-03-{day:02}T12:30:00Z" for day in range(2, 30)]
+#: A minute later each day: the slots of a policy are a day after the moment that put it in force.
+DAYS = [f"2026-03-{day:02}T12:{28 + day}:00Z" for day in range(2, 30)]
 
 LEGAL_HOLD = """
 apiVersion: holdfast/v1alpha1

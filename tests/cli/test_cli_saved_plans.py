@@ -107,7 +107,7 @@ def test_an_image_that_destroys_one_more_is_named(empty: Estate, tmp_path: Path)
     file = tmp_path / "plan.json"
     empty.write(retention="{type: Keep, last: 5}")
     for day in range(2, 6):
-        empty.apply(clock=f"2026-03-0{day}T12:00:00Z")
+        empty.apply(clock=f"2026-03-0{day}T12:0{day}:00Z")
     empty.write(retention="{type: Keep, last: 2}")
     empty.at("2026-03-05T13:00:00Z").run("plan", "--out", file)
     assert json.loads(file.read_text())["destruction"]["copies"] == 2
