@@ -22,6 +22,7 @@ def document(
     notes: Sequence[str] = (),
     rate: float | None = None,
     dry_run: bool,
+    salvage: bool = False,
 ) -> documents.RestoreResult:
     """What is printed. ``seconds``: how long it took; ``rate``: bytes of data a second, by earlier restores."""
     expected = None if rate is None or outcome.bytes is None else round(outcome.bytes / rate, 1)
@@ -50,6 +51,7 @@ def document(
         via=outcome.via,
         identity=outcome.identity,
         phases=outcome.phases,
+        salvage=salvage,
         missing_bytes=outcome.missing,
         missing_files=outcome.missing_files,
         notes=(*choice.notes, *outcome.notes, *notes),

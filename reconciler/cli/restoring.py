@@ -94,7 +94,9 @@ def restore(
         notes: list[str] = []
         with contextlib.closing(choice.open(chosen.caches, lambda failure: notes.append(str(failure)))) as stored:
             work.plan(stored)
-            found_document = restoredocuments.document(choice, work.outcome(), notes=notes, rate=rate, dry_run=True)
+            found_document = restoredocuments.document(
+                choice, work.outcome(), notes=notes, rate=rate, dry_run=True, salvage=asked.salvage
+            )
             outputs.emit(found_document, output, restoredocuments.text)
         return 0
     with sessions.writing(chosen) as db:
@@ -232,7 +234,9 @@ def _from_catalog(
         work.release()
         work.then()
     seconds = time.monotonic() - started
-    found = restoredocuments.document(choice, outcome, seconds=seconds, notes=notes, rate=rate, dry_run=False)
+    found = restoredocuments.document(
+        choice, outcome, seconds=seconds, notes=notes, rate=rate, dry_run=False, salvage=asked.salvage
+    )
     return _emit(found, asked)
 
 
@@ -256,7 +260,9 @@ def _from_folder(folder: Path, asked: _Asked, work: restoreworks.Work) -> int:
                 work.then()
         outcome = asked.came(work, stored, meter.aside())
     seconds = time.monotonic() - started
-    document = restoredocuments.document(choice, outcome, seconds=seconds, notes=notes, dry_run=asked.dry_run)
+    document = restoredocuments.document(
+        choice, outcome, seconds=seconds, notes=notes, dry_run=asked.dry_run, salvage=asked.salvage
+    )
     return _emit(document, asked)
 
 

@@ -94,14 +94,21 @@ class RestoreResult(shapes.Document):
     via: str | None = None
     identity: str | None = None
     phases: tuple[RestorePhase, ...] = ()
+    #: Whether it was asked for what can be had of damaged copies.
+    salvage: bool = False
     #: With ``--salvage``: bytes that no copy could give, and the files that are known to lie there, the first of them.
     missing_bytes: int = 0
     missing_files: tuple[MissingFile, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form; what only machines have is left out for disks, as readers of disks have known it so far."""
+        """The JSON form; what only machines, or a salvage, have is left out for others, as their readers know it."""
         found = super().to_json()
+        if not self.salvage:
+            for key in ("salvage", "missingBytes", "missingFiles"):
+                del found[key]
+            for disk in found["disks"]:
+                del disk["missing"]
         if self.format not in ("machine", "staged"):
             for key in ("via", "identity", "phases"):
                 del found[key]
