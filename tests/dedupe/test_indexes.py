@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import lmdb
 import pool_samples as samples
 import pytest
 from pool_samples import MIB
@@ -265,3 +268,23 @@ def test_a_full_file_system_is_an_error_and_no_bus_error(small: Path) -> None:
     code = "import sys, pathlib as p; from reconciler.storage.dedupe import indexes as i; i.Index(p.Path(sys.argv[1]), '', 'u')"
     done = subprocess.run([sys.executable, "-c", code, small / "index"], check=False, capture_output=True, text=True)
     assert (done.returncode, "UnitFull: storage unit u: no space left for the index" in done.stderr) == (1, True)
+
+
+def test_an_index_in_use_is_not_doubted_for_pages_at_its_end_that_lmdb_never_wrote(tmp_path: Path) -> None:
+    dice, data = random.Random(2), tmp_path / "data.mdb"
+    with lmdb.open(str(tmp_path), max_dbs=8, map_size=64 * MIB) as environment:
+        table = environment.open_db(b"data")
+        for _ in range(200):
+            with environment.begin(write=True) as transaction:
+                keys = [dice.randbytes(8) for _ in range(dice.choice((30, 60, 100, 300)))]
+                for key in keys:
+                    transaction.put(key, bytes(60), db=table)
+                for key in keys:
+                    transaction.delete(key, db=table)
+            if (environment.info()["last_pgno"] + 1) * environment.stat()["psize"] > data.stat().st_size:
+                break
+        else:
+            raise AssertionError("lmdb wrote every page")
+    with (tmp_path / "users").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        indexes.Index(tmp_path, "pool", "unit").close()

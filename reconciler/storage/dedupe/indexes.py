@@ -195,8 +195,8 @@ class Index:
             max_readers=_MOST_READERS,
         )
         try:
-            # Pages beyond the end of the file would be a bus error, not an exception.
-            if size and (environment.info()["last_pgno"] + 1) * environment.stat()["psize"] > data.stat().st_size:
+            # Pages beyond the end would be a bus error. Whole files may lack some, too: those in use need no doubt.
+            if self._sole and 0 < size < (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]:
                 raise lmdb.CorruptedError(f"{data} is cut off")
             self._tables = {kind: environment.open_db(name.encode()) for kind, name in containers.SUFFIXES.items()}
             self._containers = environment.open_db(b"containers")
