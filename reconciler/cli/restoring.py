@@ -94,11 +94,10 @@ def restore(
         notes: list[str] = []
         with contextlib.closing(choice.open(chosen.caches, lambda failure: notes.append(str(failure)))) as stored:
             work.plan(stored)
-            found_document = restoredocuments.document(
+            said = restoredocuments.document(
                 choice, work.outcome(), notes=notes, rate=rate, dry_run=True, salvage=asked.salvage
             )
-            outputs.emit(found_document, output, restoredocuments.text)
-        return 0
+            return _emit(said, asked)
     with sessions.writing(chosen) as db:
         return _from_catalog(db, chosen, choice, asked, work, rate)
 
