@@ -17,7 +17,8 @@ import estate_samples
 import pytest
 from estate_samples import MIB, START, Estate
 
-LATE = "2026-03-20T12:00:00Z"
+#: Hours from any slot.
+LATE = "2026-03-20T18:00:00Z"
 
 
 def _run(*words: object, code: int = 0) -> str:
