@@ -3,7 +3,7 @@
 Leases, heartbeats, timeouts and rates use ``time.monotonic`` directly, never these.
 With ``HOLDFAST_TEST=1``, ``HOLDFAST_CLOCK`` moves both: a time at which the wall clock starts with the process, or
 ``@FILE``, whose one line is the time as of the file's mtime (followed while running; ``jump `` before the time leaves
-the boot clock where it is).
+the boot clock where it is, and says that it may be wrong).
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from reconciler.base import errors, times
 class Clock(Protocol):
     """Where ``now`` comes from, at the edge; pure code gets the value."""
 
+    @property
+    def steps_are_time(self) -> bool:
+        """Whether a step between two processes is surely the passing of time, as only a test can say."""
+
     def now(self) -> dt.datetime:
         """The wall clock, UTC."""
 
@@ -30,6 +34,8 @@ class Clock(Protocol):
 
 class SystemClock:
     """The machine's clocks."""
+
+    steps_are_time = False
 
     def now(self) -> dt.datetime:
         """The wall clock, UTC."""
@@ -42,6 +48,8 @@ class SystemClock:
 
 class ShiftedClock:
     """A wall clock that started at a given time and runs on at normal speed."""
+
+    steps_are_time = True
 
     def __init__(self, start: dt.datetime) -> None:
         self._system = SystemClock()
@@ -66,7 +74,15 @@ class FileClock:
         self._stamp: tuple[int, int, int] | None = None
         self._wall_shift = dt.timedelta()
         self._boot_shift = 0.0
+        self._jumped = False
         self._follow()
+
+    @property
+    def steps_are_time(self) -> bool:
+        """Whether the file says no other."""
+        with self._lock:
+            self._follow()
+            return not self._jumped
 
     def _follow(self) -> None:
         try:
@@ -89,7 +105,7 @@ class FileClock:
         shift = moment - dt.datetime.fromtimestamp(found.st_mtime, times.UTC)
         if not jump and self._stamp is not None:
             self._boot_shift += (shift - self._wall_shift).total_seconds()
-        self._wall_shift, self._stamp = shift, stamp
+        self._wall_shift, self._stamp, self._jumped = shift, stamp, jump
 
     def now(self) -> dt.datetime:
         """The time of the file plus what passed since it was written."""

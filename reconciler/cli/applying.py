@@ -109,8 +109,8 @@ def _saved(path: Path, clock: clocks.Clock, catalog: str | None) -> settings.Set
         ) from error
     chosen = _where(saved, catalog)
     read = functools.partial(savedplans.facts, also=saved.facts)
-    then = _Then(times.aware(saved.now), clock)
-    fresh, _, facts = _migrating(chosen, lambda: planning.computed(chosen, then, None, facts=read))
+    then = times.aware(saved.now)  # at the plan's own now, so that only what moved differs
+    fresh, _, facts = _migrating(chosen, lambda: planning.computed(chosen, clock, None, at=then, facts=read))
     reasons = planfile.compare(saved, planfile.document(fresh))
     if reasons:
         found = [*(savedplans.moved(saved.facts, facts) if facts is not None else ()), *reasons]
@@ -134,21 +134,6 @@ def _where(saved: documents.SavedPlan, catalog: str | None) -> settings.Settings
             f"the plan was made over the catalog {saved.catalog}", hint="name it with --catalog, or in holdfast.toml"
         )
     return estate
-
-
-class _Then:
-    """A clock that stands at the saved plan's own now, so that only what moved differs."""
-
-    def __init__(self, moment: Any, clock: clocks.Clock) -> None:
-        self._moment, self._clock = moment, clock
-
-    def now(self) -> Any:
-        """The saved plan's now."""
-        return self._moment
-
-    def boot(self) -> float:
-        """The real boot clock."""
-        return self._clock.boot()
 
 
 def _pass(

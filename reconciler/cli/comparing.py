@@ -116,7 +116,8 @@ def _over_catalog(
 
 
 def _once(db: database.Database | None, before: _Read | None, after: _Read, listed: int) -> documents.PlanComparison:
-    now = clocks.from_environment().now()
+    clock = clocks.from_environment()
+    now = clock.now()
     applied = inventories.applied(db) if db else {}
     known = inventories.inventories(db) if db else {}
     if before is None:
@@ -134,7 +135,7 @@ def _once(db: database.Database | None, before: _Read | None, after: _Read, list
     with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
         everything = _together(first.effective, second.effective, applied)
         units.declare(observations.declared_units(everything))
-        jump = jumps.at_start(db, now) if db else None
+        jump = jumps.at_start(db, clock, now) if db else None
         seen = observations.gather(db, everything, second.inventories, observations.look(db, everything, units), jump)
         found = comparisons.compare(first, second, seen, now, listed=listed)
         return comparisonfile.document(found, _measured(found.freed, units), _measured(found.kept, units))

@@ -123,15 +123,16 @@ def computed(
     *,
     measure: bool = False,
     given: tuple[observed.Approval, ...] = (),
+    at: dt.datetime | None = None,
     facts: Facts | None = None,
 ) -> Computed:
-    """``compute``, with the facts that the plan was made from."""
+    """``compute``, with the facts that the plan was made from. ``at``: a moment that has passed, instead of now."""
     while True:
         with contextlib.ExitStack() as stack:
             db = database.open_reading(chosen.catalog)
             if db is not None:
                 stack.callback(db.close)
-            made = _compute_once(chosen, clock, horizon, db, measure=measure, given=given, facts=facts)
+            made = _compute_once(chosen, clock, horizon, db, measure=measure, given=given, at=at, facts=facts)
             if db is None or db.still_valid():
                 return made
 
@@ -144,17 +145,19 @@ def _compute_once(
     *,
     measure: bool,
     given: tuple[observed.Approval, ...],
+    at: dt.datetime | None,
     facts: Facts | None,
 ) -> Computed:
     tree = passes.read_tree(chosen.estate, db)
-    now = clock.now()
+    present = clock.now()
+    now = at or present
     effective = passes.effective_now(tree.wanted, db, now)
     surveyed = observations.survey(effective, inventories.inventories(db) if db else {}, now, db.id if db else None)
     with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
         units.declare(observations.declared_units(effective))
-        jump = jumps.at_start(db, now) if db else None
+        jump = jumps.at_start(db, clock, present) if db else None
         seen = observations.gather(db, effective, surveyed, observations.look(db, effective, units), jump)
-        seen = dataclasses.replace(seen, approvals=(*seen.approvals, *given))
+        seen = dataclasses.replace(seen, approvals=(*seen.approvals, *given), present=present)
         made = passes.decide(tree, seen, now, horizon)
         read = facts(made, effective, seen) if facts is not None else None
         if measure:

@@ -47,13 +47,14 @@ def look(chosen: settings.Settings, function: Callable[[View], _T]) -> _T:
 
     Raises ``NotFound`` where there is no catalog.
     """
-    now = clocks.from_environment().now()
+    clock = clocks.from_environment()
+    now = clock.now()
 
     def read(db: database.Database) -> _T:
         wanted = passes.effective_now(passes.read_tree(None, db).wanted, db, now)
         with contextlib.closing(opening.OpenUnits(owner=None, cache=None)) as units:
             units.declare(observations.declared_units(wanted))
-            jump = jumps.at_start(db, now)
+            jump = jumps.at_start(db, clock, now)
             seen = observations.gather(
                 db, wanted, inventories.inventories(db), observations.look(db, wanted, units), jump
             )

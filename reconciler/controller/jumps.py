@@ -32,8 +32,9 @@ class JumpWatch:
         self._db = db
         self._boot = clock.boot()
         self._wall = clock.now()
-        #: Whether the start was still in doubt at the last look.
-        self._doubted = True
+        #: Why the start is in doubt, and until when at least.
+        self._doubt: tuple[str, dt.datetime] | None = None
+        self._believed = False
 
     def message(self, now: dt.datetime) -> str | None:
         """Why expiry waits, or None. A jump holds it until the wall clock is back where it should be."""
@@ -45,9 +46,19 @@ class JumpWatch:
                 " expiry waits until it is right again or the controller is started anew"
             )
         self._boot, self._wall = boot, now
-        doubt = at_start(self._db, now) if self._doubted else None
-        self._doubted = doubt is not None
-        return doubt
+        return self._of_start(now)
+
+    def _of_start(self, now: dt.datetime) -> str | None:
+        """Images that this process makes at a doubtful time are no proof of it, whatever clock it is."""
+        if self._believed:
+            return None
+        said = at_start(self._db, self._clock, now)
+        if said is not None:
+            self._doubt = said, self._doubt[1] if self._doubt is not None else now + SETTLED
+        elif self._doubt is None or now >= self._doubt[1]:
+            self._believed = True
+            return None
+        return self._doubt[0] if self._doubt is not None else None
 
 
 class Vigil:
@@ -70,15 +81,18 @@ class Vigil:
         return self._since
 
 
-def at_start(db: database.Database, now: dt.datetime) -> str | None:
-    """Why expiry waits at start: the clock is far from the newest image, or leapt within the last day."""
+def at_start(db: database.Database, clock: clocks.Clock, now: dt.datetime) -> str | None:
+    """Why expiry waits at start: the clock is far from the newest image, or leapt within the last day.
+
+    ``now``: what ``clock`` said.
+    """
     newest = images.newest_time(db)
     if newest is not None and now > newest + AHEAD:
         return (
             f"the newest image is of {times.show_minutes(newest)}, more than {AHEAD.days} days ago; in case the clock"
             " is wrong, expiry waits until a day after the next backup"
         )
-    leap = _leap(db, now)
+    leap = None if clock.steps_are_time else _leap(db, now)
     if leap is None:
         return None
     before, after = leap

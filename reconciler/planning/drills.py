@@ -13,7 +13,7 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Final
 
-from reconciler.planning import actions, desired, histories, nevers, observed, retries, sightings, verifications
+from reconciler.planning import actions, desired, histories, nevers, observed, retries, verifications
 
 _WORDS: Final = {
     verifications.CONTENT: "every digest is read again",
@@ -73,7 +73,7 @@ class Desk:
             return
         image, copy = chosen
         result = verifications.last(history, self._seen, asked.kind, asked.operation)
-        made = sightings.believed(copy.created_at, self._now)
+        made = self._seen.believed(copy.created_at, self._now)
         at = verifications.due(asked, result.at) if result is not None else made
         if result is not None and result.state == "Failed" and _later(history, image, result):
             # Where the clock was set back, the failure may seem to be the later one.

@@ -103,3 +103,9 @@ class Observed:
     emptying: Mapping[str, int] = dataclasses.field(default_factory=dict)
     #: Since when somebody has been planning without a gap; under ``catchUp: None`` slots since then are not missed.
     watching: dt.datetime | None = None
+    #: What the clock says, where a plan is worked out for a moment that has passed; None for now.
+    present: dt.datetime | None = None
+
+    def believed(self, moment: dt.datetime, now: dt.datetime) -> dt.datetime:
+        """A time that was written down, as ``sightings.believed`` has it: no clock was wrong for being past ``now``."""
+        return sightings.believed(moment, max(now, self.present or now))

@@ -41,7 +41,6 @@ from reconciler.planning import (
     schedules,
     scrubs,
     servicelevels,
-    sightings,
     snapshots,
     verifications,
 )
@@ -280,7 +279,7 @@ class _Pass:
             return
         if delays.suspended(self.wanted, policy, self.now):
             return
-        begun = max(sightings.believed(known.first_seen, self.now), min(table.anchor for table in tables))
+        begun = max(self.seen.believed(known.first_seen, self.now), min(table.anchor for table in tables))
         found = delays.overdue(self.judge, history, policy, self.slugs[client], begun, self.now)
         if found is not None:
             self.overdue.append(found)

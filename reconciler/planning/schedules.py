@@ -40,8 +40,8 @@ class Timetable:
     place: int
     anchor: dt.datetime
     window: policies.BackupWindowSpec | None
-    #: When it was worked out.
-    now: dt.datetime
+    #: What the clock says.
+    present: dt.datetime
 
     @property
     def strength(self) -> int:
@@ -69,9 +69,11 @@ def timetables(
     result = []
     for place, schedule in enumerate(policy.spec.schedules):
         window = wanted.windows.get(schedule.window) if schedule.window is not None else None
-        anchor = whole(sightings.believed(configuration.anchor(policy, schedule, seen, now), now))
+        anchor = whole(seen.believed(configuration.anchor(policy, schedule, seen, now), now))
         spec = window.spec if window is not None else None
-        result.append(Timetable(schedule=schedule, place=place, anchor=anchor, window=spec, now=now))
+        result.append(
+            Timetable(schedule=schedule, place=place, anchor=anchor, window=spec, present=seen.present or now)
+        )
     return tuple(result)
 
 
@@ -126,7 +128,7 @@ def _start(table: Timetable, record: Record) -> tuple[dt.datetime, bool]:
         return served, False
     if record.begun:
         return table.anchor, False
-    start = max(table.anchor, sightings.believed(record.seen, table.now))
+    start = max(table.anchor, sightings.believed(record.seen, table.present))
     default = "Immediately" if table.schedule.every is not None else "NextSlot"
     return start, (table.schedule.initial_backup or default) == "Immediately"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from reconciler.base import quantities, times
-from reconciler.planning import actions, desired, observed, placements, retries, sightings
+from reconciler.planning import actions, desired, observed, placements, retries
 
 #: From the beginning of one slice to that of the next.
 PAUSE: Final = dt.timedelta(hours=1)
@@ -33,7 +33,7 @@ def scrubs(
         if declared.spec.type != "DedupePool" or unit is None or unit.proven is None:
             continue
         every = declared.spec.scrub.every if declared.spec.scrub is not None else DEFAULT
-        proven = sightings.believed(unit.proven, now)
+        proven = seen.believed(unit.proven, now)
         due = proven + PAUSE if unit.proving else every.after(proven)
         if due > horizon:
             continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 
+import catalog_samples as samples
 import pytest
 
-from reconciler.base import times
+from reconciler.base import clocks, times
 from reconciler.catalog import audits, database
 from reconciler.controller import jumps
 
@@ -41,7 +42,7 @@ def test_a_clock_that_leapt_is_believed_after_a_day(
         note(times.parse(at), "LeaseTaken")
         # Who only asks may do so from a host with any clock.
         note(times.parse("2015-01-01T00:00Z"), "Requested")
-    found = jumps.at_start(db, times.parse(now))
+    found = jumps.at_start(db, FixedClock(now), times.parse(now))
     assert said in found if said is not None and found is not None else found is said
 
 
@@ -50,7 +51,9 @@ def test_a_long_day_is_read_to_its_beginning(db: database.Database) -> None:
     with db.writing() as connection:
         for at in (begin - dt.timedelta(days=400), *(begin + dt.timedelta(minutes=n) for n in range(1200))):
             audits.record(connection, now=at, actor="me", event="LeaseTaken", object="controller")
-    assert "ahead" in (jumps.at_start(db, begin + dt.timedelta(minutes=1200)) or "")
+    now = begin + dt.timedelta(minutes=1200)
+    assert "ahead" in (jumps.at_start(db, clocks.SystemClock(), now) or "")
+    assert jumps.at_start(db, clocks.ShiftedClock(now), now) is None, "a test's steps are time that passed"
 
 
 def test_while_a_machine_sleeps_nobody_looks() -> None:
@@ -63,8 +66,40 @@ def test_while_a_machine_sleeps_nobody_looks() -> None:
     assert vigil.since(woken - dt.timedelta(days=1)) == woken - dt.timedelta(days=1), "the clock was set back"
 
 
+def test_what_a_process_makes_at_a_doubtful_time_is_no_proof_of_it(db: database.Database) -> None:
+    samples.see(db, "oblVM1")
+    samples.image(db, "img-1")
+    clock = MovedClock(samples.NOW + dt.timedelta(days=20))
+    watch = jumps.JumpWatch(clock, db)
+    assert "more than 14 days ago" in (watch.message(clock.now()) or "")
+    samples.image(db, "img-2", time=clock.now())
+    assert watch.message(clock.now()) is not None
+    assert jumps.JumpWatch(clock, db).message(clock.now()) is None
+    clock.moment += dt.timedelta(days=1, minutes=1)
+    assert watch.message(clock.now()) is None
+
+
+class MovedClock:
+    """A clock that a test moves, the boot clock with it."""
+
+    steps_are_time = True
+
+    def __init__(self, moment: dt.datetime) -> None:
+        self.moment = moment
+
+    def now(self) -> dt.datetime:
+        """What was set."""
+        return self.moment
+
+    def boot(self) -> float:
+        """Moved along."""
+        return self.moment.timestamp()
+
+
 class FixedClock:
     """A clock that stands."""
+
+    steps_are_time = False
 
     def __init__(self, at: str) -> None:
         self._at = times.parse(at)

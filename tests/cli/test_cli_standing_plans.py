@@ -19,6 +19,8 @@ from reconciler.controller import passes
 class Clock(clocks.Clock):
     """A clock that a test sets; the boot clock moves along."""
 
+    steps_are_time = True
+
     def __init__(self, moment: dt.datetime) -> None:
         self.moment = moment
 
