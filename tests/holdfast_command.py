@@ -24,7 +24,9 @@ ROOT = Path(__file__).parents[1]
 _INSTALLED = Path(sys.executable).with_name("holdfast")
 #: The installed script, or the same entry point from the source tree where nothing is installed.
 PROGRAM = (
-    [str(_INSTALLED)] if _INSTALLED.exists() else [sys.executable, "-c", "from reconciler.cli.main import main; main()"]
+    [str(_INSTALLED)]
+    if _INSTALLED.exists()
+    else [sys.executable, "-c", "from reconciler.cli.entries import main; main()"]
 )
 
 

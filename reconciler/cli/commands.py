@@ -1,7 +1,7 @@
 """The table of commands: one line of help each, and the module that holds it.
 
 A module is loaded only when its command is called or completed, so that ``--help`` and ``version`` need neither the
-catalog's libraries nor the schema's. This is the one file that imports ``reconciler`` modules late.
+catalog's libraries nor the schema's. Of this package only it and ``entries`` import ``reconciler`` modules late.
 """
 
 from __future__ import annotations

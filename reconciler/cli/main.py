@@ -10,7 +10,7 @@ from typing import Final
 import typer
 
 from reconciler.base import errors
-from reconciler.cli import commands
+from reconciler.cli import commands, entries
 
 #: Control characters, but for those that lay out a message, as ``\xNN``.
 _UNSEEN: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
@@ -19,6 +19,7 @@ _UNSEEN: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 16
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     code = run(sys.argv[1:])
+    entries.interrupts_end()
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -32,7 +33,9 @@ def run(arguments: Sequence[str]) -> int:
     # A thread that hashed or packed a block waits this long for its turn to go on; the default is 5 ms.
     sys.setswitchinterval(0.0005)
     try:
-        result = commands.application(arguments)(args=list(arguments), prog_name="holdfast", standalone_mode=False)
+        application = commands.application(arguments)
+        entries.interrupts_raise()
+        result = application(args=list(arguments), prog_name="holdfast", standalone_mode=False)
     except errors.ConfigurationError as error:
         for found in error.diagnostics:
             complain(str(found), label="")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import time
 from pathlib import Path
 
+import holdfast_command
 import pytest
 from estate_samples import Estate
 
@@ -35,6 +37,20 @@ def test_start_up(converged: Estate, arguments: tuple[str, ...]) -> None:
         # Nothing waits for the network or a timer, so on an idle machine both agree.
         spent.append(min(wall, cpu))
     assert min(spent) <= BUDGETS[arguments], spent
+
+
+def test_an_interrupt_while_modules_are_loaded_is_quiet(tmp_path: Path) -> None:
+    """Ctrl-C at once after Enter; Python tells of each module, so the moment is the same on every machine."""
+    command = holdfast_command.Command(folder=tmp_path, variables={"PYTHONPROFILEIMPORTTIME": "1"})
+    process = command.start("plan", ".", "-o", "json")
+    assert process.stderr is not None
+    while "reconciler.base.errors" not in (line := process.stderr.readline()):
+        assert line, "it ended before"
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [line for line in said[1].splitlines() if not line.startswith("import time:")] == []
+    assert said[0] == ""
 
 
 def test_shell_completion_lists_commands_and_options(converged: Estate, tmp_path: Path) -> None:
