@@ -117,13 +117,16 @@ class Browser:
         """Names and numbers in a directory, in no particular order; cheaper than ``children``. Raises as it does."""
         return self._rows(node, "names", receipts.named)
 
-    def children(self, node: nodes.Node) -> Iterator[tuple[str, nodes.Node]]:
+    def children(
+        self, node: nodes.Node, nameless: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[str, nodes.Node]]:
         """Names and nodes in a directory, in no particular order. A file that is damaged has a ``problem``.
 
+        ``nameless`` is told at the end how many entries were left out, since no file can bear their names.
         Raises ``GuestUnreadable``, also behind those entries that could be read, and ``NotFound``.
         """
         volume = node.volume
-        return filter(None, self._rows(node, "children", lambda row: receipts.child(row, volume)))
+        return filter(None, self._rows(node, "children", lambda row: receipts.child(row, volume), nameless))
 
     def walk(self, node: nodes.Node) -> Iterator[tuple[str, nodes.Node]]:
         """Everything below a directory with its path from there, directories before what they hold.
@@ -285,7 +288,13 @@ class Browser:
                 raise wires.Broken("not one node came")
             return receipts.node(rows[0], volume)
 
-    def _rows(self, node: nodes.Node, what: str, take: Callable[[list[object]], _T]) -> Iterator[_T]:
+    def _rows(
+        self,
+        node: nodes.Node,
+        what: str,
+        take: Callable[[list[object]], _T],
+        nameless: Callable[[int], None] | None = None,
+    ) -> Iterator[_T]:
         """Every row of a directory, taken; asked for batch by batch up to an empty one."""
         if node.problem:
             raise errors.GuestUnreadable(f"{self._words(node)} cannot be read: {node.problem}")
@@ -298,6 +307,11 @@ class Browser:
                 count += len(rows)
                 if count > self._limits.files:
                     raise wires.Broken("a directory holds more files than the limits allow")
+                left = sum(
+                    receipts.number(wires.unpack_json(payload)) for kind, payload in frames if kind == wires.NAMELESS
+                )
+            if left and nameless is not None:
+                nameless(left)
             if not taken:
                 return
             yield from taken

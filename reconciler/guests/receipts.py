@@ -185,7 +185,7 @@ def rows(payload: bytes) -> list[list[object]]:
 
 def name(value: object) -> str:
     """The name of a file in its directory. Raises ``Broken``."""
-    if not isinstance(value, str) or not value or "/" in value or not wires.proper(value):
+    if not isinstance(value, str) or not wires.bearable(value):
         raise wires.Broken("a file has no proper name")
     return value
 

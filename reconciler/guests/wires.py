@@ -59,6 +59,8 @@ EXTENTS = 15
 BYTES = 16
 #: The request cannot be answered; a JSON pair: ``missing``, ``refused`` or ``damaged``, and why.
 FAULT = 17
+#: Behind the last name of a directory: how many names in it no file can bear, a JSON number; absent where none.
+NAMELESS = 18
 
 
 class Broken(Exception):
@@ -70,6 +72,11 @@ def proper(path: str) -> bool:
     if len(path) > MOST_PATH or "\x00" in path:
         return False
     return not path or _CLIMBING.isdisjoint(path.split("/"))
+
+
+def bearable(name: str) -> bool:
+    """Whether a file can have this name in its directory."""
+    return bool(name) and "/" not in name and proper(name)
 
 
 def pack(kind: int, payload: bytes = b"") -> bytes:

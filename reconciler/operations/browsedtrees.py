@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from typing import Self
 
 from reconciler.base import errors, meters
@@ -35,6 +36,10 @@ class Browsers:
     def disks(self) -> tuple[str, ...]:
         """The image's disks."""
         return tuple(record.name for record in self._stored.label.disks)
+
+    def opened(self) -> Sequence[tuple[str, browsing.Browser]]:
+        """The browsers that are open, with the names of their disks."""
+        return tuple(self._open.items())
 
     def of(self, disk: str) -> browsing.Browser:
         """The browser of one disk. Raises ``NotFound``, ``GuestUnreadable`` or ``UnitError``."""
@@ -65,6 +70,11 @@ class BrowsedTree:
             found += [(disk, number, one.filesystem, one.label, one.length) for number, one in enumerate(known)]
         return fileplaces.named(found)
 
+    def unread(self) -> Sequence[str]:
+        """As ``fileplaces.Tree`` says."""
+        opened = self._browsers.opened()
+        return [*self.notes, *(f"{disk}: {message}" for disk, one in opened for _, message in one.warnings)]
+
     def row(self, place: fileplaces.Place) -> fileplaces.Row:
         """As ``fileplaces.Tree`` says."""
         browser = self._browsers.of(place.volume.disk)
@@ -77,7 +87,14 @@ class BrowsedTree:
         if node.kind != "directory":
             raise errors.NotFound(f"/{place.path} on {place.volume.name} is no folder")
         above = f"{place.path}/" if place.path else ""
-        return tuple(row_of(f"{above}{name}", one) for name, one in sorted(browser.children(node), key=_name))
+        shown = fileplaces.show(self.volumes, place)
+        found = browser.children(node, lambda count: self._note_nameless(shown, count))
+        return tuple(row_of(f"{above}{name}", one) for name, one in sorted(found, key=_name))
+
+    def _note_nameless(self, shown: str, count: int) -> None:
+        note = f"{shown} holds {count} more, by names that no file can bear"
+        if note not in self.notes:
+            self.notes.append(note)
 
 
 def _name(child: tuple[str, nodes.Node]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Sequence
 
 from reconciler.base import errors
 from reconciler.catalog.fileindexes import answers, entries, pages
@@ -22,6 +23,11 @@ class CachedTree:
         self.volumes = volumes(head)
         self._files = files
         self._image = image
+        self._head = head
+
+    def unread(self) -> Sequence[str]:
+        """As ``fileplaces.Tree`` says."""
+        return [f"{disk.name}: {message}" for disk in self._head.disks for _, message in disk.warnings]
 
     def row(self, place: fileplaces.Place) -> fileplaces.Row:
         """As ``fileplaces.Tree`` says."""

@@ -89,6 +89,9 @@ class Tree(Protocol):
     def volumes(self) -> tuple[Volume, ...]:
         """Its file systems, in order of disks."""
 
+    def unread(self) -> Sequence[str]:
+        """What is wrong with its disks, or lies there and is not read, such as an encrypted volume; a sentence each."""
+
     def row(self, place: Place) -> Row:
         """One file. Raises ``NotFound``, or what reading raises."""
 
@@ -118,7 +121,8 @@ def show(volumes: Sequence[Volume], place: Place) -> str:
 def resolve(tree: Tree, text: str) -> Place | None:
     """The place that a path means; None for the list of volumes. Raises ``NotFound`` and ``UsageError``."""
     if not tree.volumes:
-        raise errors.NotFound("the image holds no file system that can be read")
+        why = "; ".join(tree.unread()[:_SHOWN])
+        raise errors.NotFound(f"the image holds no file system that can be read{f': {why}' if why else ''}")
     try:
         found = places(tree.volumes, text, lambda place: _found(tree, place))
     except errors.NotFound as error:

@@ -138,7 +138,8 @@ class _Walk:
         levels: list[_Level] = []
         self._entered = {} if pick.names else {node.inode: pick.shown}
         if not pick.names:
-            levels.append(_Level(browser, disk, browser.children(node), (), pick.shown.rstrip("/")))
+            shown = pick.shown.rstrip("/")
+            levels.append(_Level(browser, disk, self._children(browser, node, shown), (), shown))
         else:
             self._one(browser, disk, pick.names, node, pick.shown, levels)
         roots = 0 if pick.names else 1
@@ -156,6 +157,16 @@ class _Walk:
         finally:
             for _ in levels[roots:]:
                 self._sink.leave()
+
+    def _children(self, browser: browsing.Browser, node: nodes.Node, shown: str) -> Iterator[tuple[str, nodes.Node]]:
+        return browser.children(
+            node,
+            lambda count: self._report.fail(
+                shown or "/",
+                "NamelessFiles",
+                f"of what lies in it, {count} cannot be restored: no file can bear such names",
+            ),
+        )
 
     def _next(self, level: _Level) -> tuple[str, nodes.Node] | None:
         try:
@@ -191,7 +202,7 @@ class _Walk:
             if self._enter(names[-1], node, shown):
                 self._report.directories += 1
                 self._entered[node.inode] = shown
-                levels.append(_Level(browser, disk, browser.children(node), names, shown))
+                levels.append(_Level(browser, disk, self._children(browser, node, shown), names, shown))
                 self._streams(browser, "", node, shown)
             return
         key = (disk, node.volume, node.inode)

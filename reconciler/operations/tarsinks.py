@@ -22,7 +22,7 @@ _BLOCK: Final = 512
 _RECORD: Final = 10_240
 #: Files of at most so many bytes are read before their header is written, so that an unreadable one leaves nothing.
 _AT_ONCE: Final = 4 << 20
-#: Bytes of holes that are worth a map, and the gap between two extents that is one.
+#: Bytes of holes that are worth a map, and the least gap between two extents that is one: a block of most targets.
 _HOLES, _GAP = 64 << 10, 4 << 10
 _FILE, _LINK, _SYMLINK, _FOLDER = b"0", b"1", b"2", b"5"
 _SPECIAL: Final = {stat.S_IFCHR: b"3", stat.S_IFBLK: b"4", stat.S_IFIFO: b"6"}
@@ -276,15 +276,15 @@ def _spans(content: filecontents.Content) -> Iterator[tuple[int, int]]:
     """Extents, those with little between them as one."""
     start = end = 0
     for offset, length in content.extents():
-        if end > start and offset - end > _GAP:
+        if end > start and offset - end >= _GAP:
             yield start, end - start
             start = offset
         elif end == start:
-            start = offset if offset > _GAP else 0
+            start = offset if offset >= _GAP else 0
         end = offset + length
     rest = content.size - end
     if end > start or rest:
-        if rest <= _GAP:
+        if rest < _GAP:
             end = content.size
         if end > start:
             yield start, end - start

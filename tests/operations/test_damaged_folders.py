@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
+
 from reconciler.base import disks, errors, meters
 from reconciler.operations import browsedtrees, filecontents, fileplaces, filerestores, foldersinks
 
@@ -62,3 +64,11 @@ def test_a_folder_that_lacks_a_block_is_told_and_what_lies_elsewhere_goes_on(tmp
     assert failed["/last"] == "ImageDamaged" and len(failed) < 4
     whole = [path for path in sorted((tree / "docs").iterdir()) if f"/docs/{path.name}" not in failed]
     assert whole and all((tmp_path / "out" / "docs" / path.name).read_bytes() == path.read_bytes() for path in whole)
+
+
+def test_a_disk_that_is_encrypted_as_a_whole_says_so() -> None:
+    rotten = Rotten(b"LUKS\xba\xbe\0\2".ljust(2 * MIB, b"\xa5"), 9)
+    with browsedtrees.Browsers(cast("Any", Stored(rotten)), meters.Meter()) as browsers:
+        found = browsedtrees.BrowsedTree(browsers)
+        with pytest.raises(errors.NotFound, match="d: volume at byte 0 holds an encrypted LUKS volume"):
+            fileplaces.resolve(found, "/")

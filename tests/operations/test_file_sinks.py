@@ -145,6 +145,17 @@ def test_a_large_file_that_ends_early_leaves_an_archive_that_can_be_read(spans: 
         assert found["cut"] != expected
 
 
+def test_a_hole_of_one_block_is_a_hole_in_an_archive() -> None:
+    archive, holes = io.BytesIO(), Content(MIB, [(place, 4096) for place in range(4096, MIB, 8192)])
+    sink = tarsinks.TarSink(archive, filecontents.Report())
+    sink.file("holes", node(), holes, "holes")  # type: ignore[arg-type]
+    archive.seek(0)
+    with tarfile.open(fileobj=archive) as opened:
+        assert opened.extractfile("holes").read() == b"".join(holes.at(0, MIB))  # type: ignore[union-attr]
+    # Its data, a header, its records and the map; with the holes it would be twice as long.
+    assert len(archive.getvalue()) < MIB // 2 + 8192
+
+
 def test_a_file_that_ends_early_is_not_in_the_folder(tmp_path: Path) -> None:
     report = filecontents.Report()
     with foldersinks.FolderSink(tmp_path, report, force=False) as sink:

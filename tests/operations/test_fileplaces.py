@@ -33,6 +33,9 @@ class Tree:
     def __init__(self, *names: str) -> None:
         self.volumes = tuple(one for one in fileplaces.named(DISKS) if not names or one.name in names)
 
+    def unread(self) -> tuple[str, ...]:
+        return ("e.img: volume at byte 0 holds an encrypted LUKS volume, which is not read",)
+
     def row(self, place: Place) -> Row:
         paths = FILES[place.volume.name]
         if place.path in paths:
@@ -107,6 +110,13 @@ def test_the_root_of_one_volume_or_the_list_of_several() -> None:
 def test_what_means_nothing_or_too_much_says_so(text: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         fileplaces.expand(Tree(), text)
+
+
+def test_an_image_without_files_says_what_it_holds_instead() -> None:
+    tree = Tree()
+    tree.volumes = ()
+    with pytest.raises(errors.NotFound, match=r"can be read: e.img: volume at byte 0 holds an encrypted LUKS volume"):
+        fileplaces.resolve(tree, "/")
 
 
 @pytest.mark.parametrize(

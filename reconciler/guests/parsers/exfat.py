@@ -51,7 +51,7 @@ class _Reader:
             below: list[_Directory] = []
             for found in exfat_shapes.entries(data):
                 if isinstance(found, exfat_shapes.Found):
-                    path = f"{above}/{found.name}" if above else found.name
+                    path = outputs.under(above, found.name)
                     entry = self._take(path, chains.place(places, found.at) // chains.ENTRY, found)
                     below += [entry] if entry is not None else []
                 elif found is None:

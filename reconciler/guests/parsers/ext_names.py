@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from reconciler.guests.parsers import ext_attributes, ext_groups, ext_inodes, outputs, stretches
+from reconciler.guests.parsers import ext_attributes, ext_groups, ext_inodes, outputs, stretches, trees
 
 _ROOT = 2
 _MOST_DIRECTORY = 1 << 30
@@ -71,8 +71,7 @@ class Names:
     def children(self, number: int, inode: bytes) -> Iterator[tuple[int, str]]:
         """Inode numbers and names in a directory. Raises ``Damaged`` and ``Truncated``."""
         del number
-        for block in self._blocks(inode):
-            yield from self._parse(block)
+        return trees.below(entry for block in self._blocks(inode) for entry in self._parse(block))
 
     def look(self, inode: bytes, name: str) -> int | None:
         """The inode number of one name in a directory, None where there is none. Raises as ``children`` does."""
@@ -110,6 +109,6 @@ class Names:
             if length < 8 or length % 4 or at + length > len(data) or letters + 8 > length:
                 raise ext_inodes.Damaged("an entry in it does not fit")
             name = data[at + 8 : at + 8 + letters]
-            if number and name not in (b"", b".", b".."):
+            if number:
                 yield number, name.decode("utf-8", "surrogateescape")
             at += length

@@ -43,7 +43,7 @@ class _Reader:
                 if found.label:
                     self._label = self._label if above else fat_shapes.label(found.raw)
                     continue
-                path = f"{above}/{found.name}" if above else found.name
+                path = outputs.under(above, found.name)
                 entry = self._take(path, chains.place(places, found.at) // chains.ENTRY, found)
                 below += [entry] if entry is not None else []
             waiting += reversed(below)

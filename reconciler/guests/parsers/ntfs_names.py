@@ -74,7 +74,7 @@ class Tree:
         above = self._above(parent) if parent is not None else None
         if above is None:
             return None
-        return f"{above}/{name.text}" if above else name.text
+        return outputs.under(above, name.text)
 
     def _parent(self, name: Name) -> int | None:
         known = self._directories.get(name.parent)
@@ -99,7 +99,7 @@ class Tree:
         for step in reversed(way):
             if path is not None:
                 text = self._directories[step][1].text
-                path = f"{path}/{text}" if path else text
+                path = outputs.under(path, text)
             self._paths[step] = path
         return path
 

@@ -59,6 +59,16 @@ def bounded(value: int) -> int:
     return max(-wires.MOST_NUMBER, min(value, wires.MOST_NUMBER))
 
 
+def under(above: str, name: str) -> str:
+    """The path of a name in a directory.
+
+    One that no file can bear gets a NUL for its slashes, so that ``Output.file`` leaves it out: it leads nowhere.
+    """
+    if not name or "/" in name:
+        name = name.replace("/", "\0") or "\0"
+    return f"{above}/{name}" if above else name
+
+
 def moment(value: int) -> int:
     """The same of a time in nanoseconds."""
     return max(-wires.MOST_MOMENT, min(value, wires.MOST_MOMENT))

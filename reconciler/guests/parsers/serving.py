@@ -78,6 +78,22 @@ class _Stream:
         return rows.tobytes(), self._offsets[last] if last < len(self._offsets) else self.size
 
 
+class _Names:
+    """The names of a directory that files can bear, in the order they are handed out, and how many others it has."""
+
+    def __init__(self, found: Iterator[served.Name]) -> None:
+        #: Those passed over so far.
+        self.impossible = 0
+        self.left = _by_number(self._possible(found))
+
+    def _possible(self, found: Iterator[served.Name]) -> Iterator[served.Name]:
+        for name in found:
+            if _proper(name):
+                yield name
+            else:
+                self.impossible += 1
+
+
 class Server:
     """All volumes of a disk, opened."""
 
@@ -86,7 +102,7 @@ class Server:
         self._limits = limits
         self._volumes: list[tuple[served.FileSystem | None, stretches.Stretch, str]] = []
         self._streams: collections.OrderedDict[tuple[int, int, str], _Stream] = collections.OrderedDict()
-        self._lists: collections.OrderedDict[_Place, Iterator[served.Name]] = collections.OrderedDict()
+        self._lists: collections.OrderedDict[_Place, _Names] = collections.OrderedDict()
 
     def open(self, found: volumes.Found) -> outputs.Facts | None:
         """Open the next volume; None where its file system is not known. Raises anything where it is damaged."""
@@ -167,13 +183,15 @@ class Server:
         self._line.send(wires.pack_json(wires.NODES, rows))
 
     def _names(self, volume: int, inode: int, first: int) -> None:
-        self._send_nodes([[name.text, name.number] for name in self._next(volume, inode, first, _NAMES)])
+        taken, _ = self._next(volume, inode, first, _NAMES)
+        self._send_nodes([[name.text, name.number] for name in taken])
 
     def _children(self, volume: int, inode: int, first: int) -> None:
         found = self._volume(volume)
         rows: list[list[object]] = []
         size = 0
-        for name in self._next(volume, inode, first, _NODES):
+        taken, impossible = self._next(volume, inode, first, _NODES)
+        for name in taken:
             node = _try(found, name)
             rows.append([name.text, *(_row(node) if node is not None else ())])
             size += 500 + (sum(len(value) for _, value in node.xattrs) if node is not None else 0)
@@ -181,22 +199,24 @@ class Server:
                 self._send_nodes(rows)
                 rows, size = [], 0
         self._send_nodes(rows)
+        if not taken and impossible:
+            self._line.send(wires.pack_json(wires.NAMELESS, impossible))
 
-    def _next(self, volume: int, inode: int, first: int, most: int) -> list[served.Name]:
-        """The names of a directory from number ``first`` on, at most ``most``, none at its end.
+    def _next(self, volume: int, inode: int, first: int, most: int) -> tuple[list[served.Name], int]:
+        """The names of a directory from number ``first`` on, at most ``most``, none at its end; how many are no names.
 
         Goes on where an answer ended; where that is forgotten, it is counted off again.
         """
         names = self._lists.pop((volume, inode, first), None)
         if names is None:
-            names = (name for name in self._volume(volume).names(inode) if _proper(name))
-            names = itertools.islice(_by_number(names), first, None)
-        taken, names = _take(names, most)
+            names = _Names(self._volume(volume).names(inode))
+            names.left = itertools.islice(names.left, first, None)
+        taken, names.left = _take(names.left, most)
         if taken:
             self._lists[volume, inode, first + len(taken)] = names
             if len(self._lists) > _LISTS:
                 self._lists.popitem(last=False)
-        return taken
+        return taken, names.impossible
 
     def _stream(self, volume: int, inode: int, name: str) -> _Stream:
         key = volume, inode, name
@@ -262,8 +282,7 @@ def _raising(error: Exception) -> Iterator[served.Name]:
 
 def _proper(name: served.Name) -> bool:
     """Whether a file can bear this name, and this number; damage alone makes others."""
-    text = name.text
-    return bool(text) and "/" not in text and wires.proper(text) and 0 <= name.number <= wires.MOST_NUMBER
+    return wires.bearable(name.text) and 0 <= name.number <= wires.MOST_NUMBER
 
 
 def _try(found: served.FileSystem, name: served.Name) -> served.Node | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
+from reconciler.guests import wires
 from reconciler.guests.parsers import outputs
 
 Inode = TypeVar("Inode")
@@ -43,14 +44,25 @@ def hand_over(source: Source[Inode], output: outputs.Output) -> None:
         below: list[tuple[str, int, Inode]] = []
         try:
             for child, name in source.children(number, inode):
-                path = f"{above}/{name}" if above else name
+                path = outputs.under(above, name)
                 found = _one(source, output, path, child)
-                if found is not None and child not in seen:
+                # A name that leads nowhere must not be the one by which a directory is known.
+                if found is not None and child not in seen and wires.bearable(name):
                     seen.add(child)
                     below.append((path, child, found))
         except source.errors as error:
             output.warn("DirectorySkipped", f"directory {number} cannot be read to its end: {error}")
         waiting += reversed(below)
+
+
+def below(found: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """The entries of a directory that lists itself and its parent first, without these: one of each."""
+    own = {".", ".."}
+    for number, name in found:
+        if name in own:
+            own.remove(name)
+        else:
+            yield number, name
 
 
 def _one(source: Source[Inode], output: outputs.Output, path: str, number: int) -> Inode | None:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from reconciler.guests.parsers import stretches, xfs_shapes
+from reconciler.guests.parsers import stretches, trees, xfs_shapes
 
 _KINDS = {0x4000: "directory", 0x8000: "file", 0xA000: "symlink"}
 LOCAL, EXTENTS, TREE = 1, 2, 3
@@ -189,10 +189,8 @@ class Inode:
     def entries(self) -> Iterator[tuple[int, str]]:
         """Numbers and names in this directory, itself and its parent left out. Raises ``Damaged`` and ``Truncated``."""
         if self.resident:
-            yield from self._short()
-            return
-        for block in self._blocks():
-            yield from self._block(block)
+            return self._short()
+        return trees.below(entry for block in self._blocks() for entry in self._block(block))
 
     def look(self, name: str) -> int | None:
         """The number of one name in this directory, None where there is none. Raises as ``entries`` does."""
@@ -254,8 +252,7 @@ class Inode:
                 name = data[at + 9 : at + 9 + letters]
                 if at + length > end:
                     raise Damaged("an entry in it does not fit")
-                if name not in (b".", b".."):
-                    yield int.from_bytes(data[at : at + 8], "big"), _text(name)
+                yield int.from_bytes(data[at : at + 8], "big"), _text(name)
             if length < 8 or length % 8:
                 raise Damaged("an entry in it does not fit")
             at += length
