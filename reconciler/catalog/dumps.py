@@ -36,7 +36,7 @@ def mark(db: database.Database) -> int:
 def is_current(root: Path, catalog: str, mark: int) -> bool:
     """Whether the unit's newest dump shows this catalog at this mark, and no unfinished one lies beside it."""
     known = list_dumps(root)
-    if not known or any((root / _FOLDER).glob(f"{files.TEMPORARY_PREFIX}*")):
+    if not known or any(_unfinished(root)):
         return False
     try:
         found = read_head(known[-1])
@@ -97,7 +97,7 @@ def write_dump(root: Path, data: bytes) -> Path:
     if not folder.exists():
         folder.mkdir(exist_ok=True)
         files.sync_folder(root)
-    for left in folder.glob(f"{files.TEMPORARY_PREFIX}*"):
+    for left in _unfinished(root):
         left.unlink(missing_ok=True)
     known = list_dumps(root)
     number = _number(known[-1]) + 1 if known else 1
@@ -120,6 +120,11 @@ def list_dumps(root: Path) -> tuple[Path, ...]:
     folder = root / _FOLDER
     found = [path for path in folder.iterdir() if _NAME.match(path.name)] if folder.is_dir() else []
     return tuple(sorted(found, key=_number))
+
+
+def _unfinished(root: Path) -> Iterator[Path]:
+    """What a crash left of dumps; of a machine named ``catalog`` images being written may lie in the folder too."""
+    return (root / _FOLDER).glob(f"{files.TEMPORARY_PREFIX}dump-*")
 
 
 def _number(path: Path) -> int:

@@ -199,6 +199,15 @@ def test_a_crash_while_a_dump_is_written_costs_nothing(full: database.Database, 
     assert len(list((tmp_path / "catalog").iterdir())) == 2, "what the crash left is gone"
 
 
+def test_an_image_being_written_beside_the_dumps_is_none_of_them(full: database.Database, tmp_path: Path) -> None:
+    """A Directory keeps the images of a machine named ``catalog``, such as the catalog itself, in the same folder."""
+    image = tmp_path / "catalog" / f"{files.TEMPORARY_PREFIX}catalog-20260301T120000Z-abcdef-01234567"
+    image.mkdir(parents=True)
+    dumps.write_dump(tmp_path, dumps.dump(full))
+    assert dumps.is_current(tmp_path, full.id, dumps.mark(full))
+    assert image.is_dir()
+
+
 def test_a_dump_is_current_until_something_changes(full: database.Database, tmp_path: Path) -> None:
     assert not dumps.is_current(tmp_path, full.id, dumps.mark(full)), "a unit without a dump is behind"
     dumps.write_dump(tmp_path, dumps.dump(full))
