@@ -61,6 +61,7 @@ def check(objects: Sequence[findings.Located], found: findings.Findings) -> None
     estate = Estate.of(objects)
     _paths(estate, found)
     _targets(objects, estate, found)
+    _shared_targets(objects, found)
     _reach(estate, found)
     for item in estate.lifecycles.values():
         if isinstance(item.object, lifecycles.StorageLifecyclePolicy):
@@ -122,6 +123,20 @@ def _targets(objects: Sequence[findings.Located], estate: Estate, found: finding
             message = f"the target is the folder of {other.item.label}, or lies inside it"
             where = ("spec", "target", "folder")
             found.error(codes.RESTORE_SETTING, item, where, message, "restore to a folder of its own")
+
+
+def _shared_targets(objects: Sequence[findings.Located], found: findings.Findings) -> None:
+    """Two Restores that write to one place, where one of them may replace what the other made."""
+    first: dict[tuple[str, str], tuple[findings.Located, restores.RestoreSpec]] = {}
+    for item in objects:
+        spec = item.object.spec if isinstance(item.object, restores.Restore) else None
+        if spec is None or spec.target.vmware is not None:
+            continue
+        other, known = first.setdefault((os.path.normpath(spec.target.place), spec.form), (item, spec))
+        if other is not item and (spec.overwrite or known.overwrite):
+            message = f"{other.label} has the same target: what is restored last replaces what the other one made there"
+            hint = "give each a target of its own, or remove the one that is no longer needed"
+            found.warn(codes.RESTORE_SETTING, item, ("spec", "target"), message, hint)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
 An alarm goes by what is no longer safe (the age of the last success, expiry that a brake holds), not by each failure on
 the way. Keys: ``Overdue``, ``Failing``, ``LostCopies``, ``DamagedCopies``, ``CopyOverdue``, ``ExpiryHeld``,
 ``ClockDoubtful``, ``UnitFull``, ``SelectionShrunk``, ``SnapshotOld``, ``ServiceLevelMissed``, ``VerificationFailed``,
-``ConfigurationFrozen``, each followed by what it is about.
+``RestoreFailing``, ``ConfigurationFrozen``, each followed by what it is about.
 """
 
 from __future__ import annotations
@@ -150,6 +150,14 @@ def _drift(plan: actions.Plan) -> Iterator[Alarm]:
                 title=f"the last backup of {client} that was tried cannot be relied on ({kind.lower()})",
                 message=f"{one.message}. The newest image that did not fail is kept beside it."
                 f" Next: holdfast get verifications --client {client}.",
+            )
+        elif one.code == "RestoreFailing":
+            name = one.object.removeprefix("Restore/")
+            yield Alarm(
+                key=f"RestoreFailing/{name}",
+                severity=WARNING,
+                title=f"the restore {name} fails",
+                message=f"{one.message}. Next: holdfast describe restore {name}.",
             )
         elif one.code in ("LostCopies", "DamagedCopies"):
             unit = one.object.removeprefix("StorageUnit/")

@@ -4,7 +4,7 @@ Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemo
 ``EmptySelection``, ``UnprotectedClient``, ``DoublyMatched``, ``DisksLeftOut``, ``NeverSucceeded``, ``SuspensionEnds``,
 ``SuspensionOver``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
 ``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``, ``VCenterGone``, ``ServiceLevelMissed``,
-``VerificationFailed``; those of snapshots are in ``snapshots``,
+``VerificationFailed``, ``RestoreFailing``; those of snapshots are in ``snapshots``,
 Approvals have theirs in ``approvals``, holds and rulings in ``rulings``, ``CannotMakeSpace`` is in ``evictions``.
 ``planner`` calls these functions with what it has gathered.
 """
@@ -259,6 +259,13 @@ def failing(policy: str, slug: str, found: backups.Failing) -> actions.Drift:
     """A series that fails."""
     message = f"{found.message} ({found.reason})" if found.reason == "WindowTooShort" else found.message
     return actions.Drift(code="Failing", object=f"BackupPolicy/{policy}/{slug}", message=message)
+
+
+def restoring(found: Iterable[tuple[str, str]]) -> Iterator[actions.Drift]:
+    """Restores of the manifests whose attempts fail: (name, what the last one ended with)."""
+    for name, message in found:
+        words = f"it is not made, and is tried again: {message}"
+        yield actions.Drift(code="RestoreFailing", object=f"Restore/{name}", message=words)
 
 
 def missed(level: str, policy: str, slug: str, reasons: Iterable[str]) -> actions.Drift:

@@ -353,6 +353,7 @@ class _Pass:
         self.drift.extend(drifts.orphans(self.orphaned))
         self.drift.extend(drifts.losses(self.lost))
         self.drift.extend(drifts.units(self.wanted, self.seen))
+        self.drift.extend(drifts.restoring(self.restores.failing()))
         self.drift.extend(drifts.drains(self.copier.drain.left))
 
     def _held(self) -> None:

@@ -200,6 +200,13 @@ class Desk:
                 attempt=retries.number(attempts),
             )
 
+    def failing(self) -> Iterator[tuple[str, str]]:
+        """The restores that were tried and are not made, by name, with what the last attempt ended with."""
+        for name, (_, found) in self._open.items():
+            attempts = self._seen.attempts.get(address(name, found))
+            if attempts is not None and retries.standing(attempts, None, self._now).failures > 0:
+                yield name, attempts.message
+
     def _state(
         self, item: restores.Restore, client: str | None, doubts: str | None, attempts: observed.Attempts | None
     ) -> tuple[actions.State, dt.datetime | None, actions.Reason]:

@@ -142,6 +142,18 @@ def test_nothing_is_restored_into_the_folder_of_a_unit(tmp_path: Path, folder: s
     assert "extra.yaml:7:20" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"), [(("out", "out"), 0), (("qcow2", "raw\n  overwrite: true"), 0), (("qcow2", "qcow2\n  overwrite: true"), 1)]
+)
+def test_two_restores_that_replace_what_the_other_made_are_told(
+    tmp_path: Path, change: tuple[str, str], said: int
+) -> None:
+    other = RESTORE.replace("drill", "again").replace("out", "./out/").replace(*change)
+    found = load(tmp_path, f"{RESTORE}---\n{other}").diagnostics
+    assert [one.code for one in found] == [codes.RESTORE_SETTING] * said
+    assert all(one.severity is diagnostics.Severity.WARNING and "same target" in str(one) for one in found)
+
+
 def test_a_promise_that_can_be_kept_says_nothing(tmp_path: Path) -> None:
     loaded = load(tmp_path, LEVEL)
     assert not loaded.diagnostics

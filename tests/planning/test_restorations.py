@@ -9,7 +9,7 @@ import planning_samples as samples
 import pytest
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, desired, observed, planner, restorations
+from reconciler.planning import actions, alarms, desired, observed, planner, restorations
 
 NOW, ago = samples.NOW, samples.ago
 
@@ -134,9 +134,15 @@ def test_a_failed_one_waits_and_is_tried_again() -> None:
     item = restore()
     attempts = observed.Attempts(failed=1, lost=0, last_finished=NOW, last_state="Failed", message="no space")
     place = restorations.address("drill", restorations.digest(item))
-    _, found = plan(item, attempts={place: attempts})
+    made, found = plan(item, attempts={place: attempts})
     assert found is not None and (found.state, found.attempt) == (actions.State.WAITING, 2)
     assert "no space" in found.reason.message
+    # Somebody waits for it: whoever hears alarms hears of it.
+    wanted = samples.small(item)
+    (alarm,) = alarms.alarms(made, wanted, samples.seen(wanted, images()))
+    assert alarm.key == "RestoreFailing/drill" and "no space" in alarm.message
+    lost = observed.Attempts(failed=1, lost=1, last_finished=NOW, last_state="Lost", message="killed")
+    assert not [one for one in plan(item, attempts={place: lost})[0].drift if one.code == "RestoreFailing"]
 
 
 def test_the_copy_it_will_read_does_not_leave_before() -> None:
