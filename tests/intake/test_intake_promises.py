@@ -143,7 +143,8 @@ def test_nothing_is_restored_into_the_folder_of_a_unit(tmp_path: Path, folder: s
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [(("out", "out"), 0), (("qcow2", "raw\n  overwrite: true"), 0), (("qcow2", "qcow2\n  overwrite: true"), 1)]
+    ("change", "said"),
+    [(("out", "out"), 0), (("qcow2", "raw\n  overwrite: true"), 0), (("qcow2", "qcow2\n  overwrite: true"), 1)],
 )
 def test_two_restores_that_replace_what_the_other_made_are_told(
     tmp_path: Path, change: tuple[str, str], said: int
