@@ -26,6 +26,7 @@ from reconciler.catalog import (
     database,
     discoveries,
     histories,
+    restores,
     servers,
     tables,
 )
@@ -37,19 +38,6 @@ Tally = discoveries.Tally
 
 #: How many sequence numbers are passed over: images that lie on no unit that was given may have had them.
 _GAP: Final = 1000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Overwriting:
-    """A ``Restore`` of the manifests that replaces what lies at its target, or makes a machine."""
-
-    name: str
-    #: Of what it says: it is done once for each.
-    digest: str
-    client: str
-    image: str | None
-    target: str
-    format: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +54,7 @@ class Order:
     #: Why, and what is written into the audit log beside the counts.
     details: Mapping[str, Any]
     #: Restores that must not be made twice.
-    restores: tuple[Overwriting, ...] = ()
+    restores: tuple[restores.Overwriting, ...] = ()
 
 
 def require_empty(db: database.Database) -> None:
@@ -168,7 +156,7 @@ def _end_work(connection: sa.Connection, now: dt.datetime, tally: discoveries.Ta
 
 def _end_restores(
     connection: sa.Connection,
-    overwriting: Iterable[Overwriting],
+    overwriting: Iterable[restores.Overwriting],
     now: dt.datetime,
     actor: str,
     tally: discoveries.Tally,
@@ -178,18 +166,8 @@ def _end_restores(
     words = "the catalog was lost while it ran"
     running = restore.update().where(restore.c.state == "Running")
     connection.execute(running.values(state="Failed", finished_at=now, message=words))
-    for one in overwriting:
-        known = sa.select(restore.c.number).where(restore.c.name == one.name, restore.c.digest == one.digest)
-        if connection.scalar(known) is None:
-            connection.execute(
-                restore.insert().values(
-                    name=one.name, digest=one.digest, state="Verified", client_id=one.client, image=one.image or "",
-                    copy_number=0, unit="", target=one.target, format=one.format, by=actor, reason="", job=None,
-                    started_at=now, finished_at=now, disks=[],
-                    message="taken as made: the catalog was lost, and with it whether it was",
-                )
-            )  # fmt: skip
-            tally.restores_kept.append(one.name)
+    words = "taken as made: the catalog was lost, and with it whether it was"
+    tally.restores_kept += restores.take_as_made(connection, overwriting, words, now, actor)
 
 
 def _wait(connection: sa.Connection) -> None:

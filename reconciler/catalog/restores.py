@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -37,6 +37,19 @@ class Begun:
     reason: str
     job: str | None
     at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Overwriting:
+    """A ``Restore`` of the manifests that replaces what lies at its target, or makes a machine."""
+
+    name: str
+    #: Of what it says: it is done once for each.
+    digest: str
+    client: str
+    image: str | None
+    target: str
+    format: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +128,26 @@ def end(
             connection, now=now, actor=row.by, event=_EVENTS[state],
             object=row.image, details={**known, **(details or {})},
         )  # fmt: skip
+
+
+def take_as_made(
+    connection: sa.Connection, overwriting: Iterable[Overwriting], words: str, now: dt.datetime, actor: str
+) -> list[str]:
+    """Record restores that have no record as done, because nobody knows whether they were; their names."""
+    restore = tables.RESTORES
+    taken = []
+    for one in overwriting:
+        known = sa.select(restore.c.number).where(restore.c.name == one.name, restore.c.digest == one.digest)
+        if connection.scalar(known) is None:
+            connection.execute(
+                restore.insert().values(
+                    name=one.name, digest=one.digest, state="Verified", client_id=one.client, image=one.image or "",
+                    copy_number=0, unit="", target=one.target, format=one.format, by=actor, reason="", job=None,
+                    started_at=now, finished_at=now, disks=[], message=words,
+                )
+            )  # fmt: skip
+            taken.append(one.name)
+    return taken
 
 
 def restores(db: database.Database) -> tuple[sightings.Restoring, ...]:

@@ -17,7 +17,7 @@ from reconciler.base import clocks, errors, meters, quantities
 from reconciler.catalog import audits, inventories
 from reconciler.cli import options, outputs, progress, seats, sessions, settings, upkeep, views
 from reconciler.controller import observations, passes
-from reconciler.operations import recovery
+from reconciler.operations import rebuilds, recovery
 from reconciler.planning import desired
 from reconciler.storage import identities, opening
 from reconciler.storage.dedupe import pools, verdicts
@@ -150,14 +150,18 @@ def unit(
         raise errors.UsageError("adopting a unit needs an answer", hint="use --yes once no other catalog uses the unit")
     with sessions.writing(chosen) as db, seats.controlling(chosen, db, clock) as controller:
         tree = controller.reload()
-        declared = observations.declared_units(passes.effective_now(tree.wanted, db, clock.now())).get(name)
+        wanted = passes.effective_now(tree.wanted, db, clock.now())
+        declared = observations.declared_units(wanted).get(name)
         if declared is None:
             raise errors.NotFound(f"there is no unit {name} in the estate or in force")
         identity = identities.read(declared.path, name)
         _take(controller, declared, identity)
-        taken, known = recovery.import_unit(controller.site, name)
+        done = recovery.import_unit(controller.site, name, rebuilds.overwriting(wanted))
         controller.dump()
-    message = f"{name} adopted: {taken} images taken into the catalog, {known} known already; their expiry waits"
+    message = (
+        f"{name} adopted: {done.taken} images taken into the catalog, {done.known} known already; their expiry waits"
+    )
+    message = "; ".join([message, *map(rebuilds.taken_as_made, done.made)])
     outputs.emit(results.Message(done=True, message=message), output, lambda one: one.message)
     return 0
 

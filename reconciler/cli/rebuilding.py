@@ -20,7 +20,6 @@ from reconciler.cli import options, outputs, progress, sessions, settings
 from reconciler.controller import observations
 from reconciler.intake import estates
 from reconciler.operations import rebuilds
-from reconciler.planning import desired, restorations
 from reconciler.storage import identities, opening
 
 
@@ -64,7 +63,7 @@ def catalog(
         catalog=catalog_id,
         image=image,
         reason=reason or "",
-        restores=_overwriting(wanted) if wanted is not None else (),
+        restores=rebuilds.overwriting(wanted) if wanted is not None else (),
     )
     if not dry_run:
         # Before the units are read: that may take long.
@@ -90,21 +89,6 @@ def _settings(estate: Path | None, state: Path | None, catalog: str | None) -> s
     if estates.load(Path.cwd()).objects:
         return settings.of_estate(Path.cwd(), state=state, catalog=catalog)
     return settings.of_state(state=state, catalog=catalog)
-
-
-def _overwriting(wanted: desired.Desired) -> tuple[rebuilds.Overwriting, ...]:
-    return tuple(
-        rebuilds.Overwriting(
-            name=name,
-            digest=restorations.digest(item),
-            client=item.spec.client,
-            image=item.spec.image,
-            target=item.spec.target.place,
-            format=item.spec.form,
-        )
-        for name, item in sorted(wanted.restores.items())
-        if item.spec.overwrite or item.spec.target.vmware is not None
-    )
 
 
 def _wish(words: list[str], declared: Mapping[str, opening.Declared]) -> rebuilds.Wish:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from reconciler.base import errors, extents, meters, times
-from reconciler.catalog import contents, database, dumps, pages, rebuilds
+from reconciler.catalog import contents, database, dumps, pages, rebuilds, restores
 from reconciler.operations import recovery
+from reconciler.planning import desired, restorations
 from reconciler.sources import catalogs
 from reconciler.storage import identities, opening, units
 
@@ -47,7 +48,7 @@ class Wish:
     image: str | None = None
     reason: str = ""
     #: Restores of the manifests that replace what lies at their targets.
-    restores: tuple[rebuilds.Overwriting, ...] = ()
+    restores: tuple[restores.Overwriting, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +93,22 @@ class Rebuilt:
 
 
 require_empty = rebuilds.require_empty
-Overwriting = rebuilds.Overwriting
+
+
+def overwriting(wanted: desired.Desired) -> tuple[restores.Overwriting, ...]:
+    """The restores of the manifests that must not be made twice: they replace something, or make a machine."""
+    return tuple(
+        restores.Overwriting(
+            name=name,
+            digest=restorations.digest(item),
+            client=item.spec.client,
+            image=item.spec.image,
+            target=item.spec.target.place,
+            format=item.spec.form,
+        )
+        for name, item in sorted(wanted.restores.items())
+        if item.spec.overwrite or item.spec.target.vmware is not None
+    )
 
 
 def find(wish: Wish, meter: meters.Meter) -> Found:
@@ -196,15 +212,20 @@ def _told(used: Candidate | None, tally: rebuilds.Tally) -> Iterator[str]:
     if tally.damaged:
         yield f"{tally.damaged} copies have labels that cannot be read: they count as damaged"
     for name in tally.restores_kept:
-        yield (
-            f"Restore/{name} overwrites or makes a machine, and may have been made: it is taken as made; change it to"
-            " have it made again"
-        )
+        yield taken_as_made(name)
     for unit, count in tally.unreachable.items():
         yield (
             f"{unit} was not given: its {count} copies are taken from the dump; once it is there they are checked, and"
             f" holdfast unit adopt {unit} takes what is newer"
         )
+
+
+def taken_as_made(name: str) -> str:
+    """What is said of a restore that is not made because it may have been."""
+    return (
+        f"Restore/{name} overwrites or makes a machine, and may have been made: it is taken as made; change it to"
+        " have it made again"
+    )
 
 
 # -- what is offered ------------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ so it is never thrown away. Every other unfinished write is swept and planned ag
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+from collections.abc import Sequence
 
-from reconciler.catalog import images, jobs, workers
+from reconciler.catalog import images, jobs, listings, restores, workers
 from reconciler.operations import backups, sites
 from reconciler.planning import sightings
 from reconciler.storage import units
@@ -98,22 +100,42 @@ def unreadable(unit: units.StorageUnit) -> frozenset[str]:
     return frozenset(name.rpartition("/")[2] for name in unit.unreadable())
 
 
-def import_unit(site: sites.Site, name: str) -> tuple[int, int]:
-    """Take what a unit holds into the catalog; (images taken, images known already).
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Imported:
+    """What taking over a unit came to."""
 
-    Imported copies wait for an approval before they expire.
+    #: Images that were taken into the catalog, and those that it knew.
+    taken: int
+    known: int
+    #: Names of restores that are taken as made.
+    made: tuple[str, ...]
+
+
+def import_unit(site: sites.Site, name: str, overwriting: Sequence[restores.Overwriting] = ()) -> Imported:
+    """Take what a unit holds into the catalog. Imported copies wait for an approval before they expire.
+
+    ``overwriting``: restores of the manifests that must not be made twice. Those of machines whose first images come
+    with this unit may have been made by the catalog that had them.
     """
     unit = site.units.get(name)
-    taken = known = 0
-    for held in sorted(unit.list(), key=lambda one: one.label.sequence):
-        imported = described(held.label)
-        if images.import_image(
-            site.db, imported, name, held.stored_bytes, held.base, now=site.clock.now(), actor=site.actor
-        ):
-            taken += 1
-        else:
-            known += 1
-    return taken, known
+    held = sorted(unit.list(), key=lambda one: one.label.sequence)
+    have = {image.client_id for image in listings.list_images(site.db)}
+    news = [one.label for one in held if one.label.client_id not in have]
+    words = {word for one in news for word in (one.client_id, one.client_slug, one.client_name)}
+    with site.db.writing() as connection:
+        made = restores.take_as_made(
+            connection,
+            [one for one in overwriting if one.client in words],
+            f"taken as made: its images came with {name}, and nobody knows whether it was",
+            site.clock.now(),
+            site.actor,
+        )
+    taken = 0
+    for one in held:
+        taken += images.import_image(
+            site.db, described(one.label), name, one.stored_bytes, one.base, now=site.clock.now(), actor=site.actor
+        )
+    return Imported(taken=taken, known=len(held) - taken, made=tuple(made))
 
 
 def described(label: units.ImageLabel) -> images.ImportedImage:

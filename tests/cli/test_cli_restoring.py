@@ -19,6 +19,14 @@ from reconciler.storage import opening
 from reconciler.storage.dedupe import pools
 
 
+RESTORE = """
+apiVersion: holdfast/v1alpha1
+kind: Restore
+metadata: {name: again}
+spec: {client: alpha, target: {folder: %s}, overwrite: true}
+"""
+
+
 @pytest.fixture(scope="module")
 def aged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Estate, dict[str, bytes]]:
     """Two images of one machine of two disks, a day apart, two copies each; and what its system disk held."""
@@ -132,18 +140,25 @@ def test_from_a_unit_alone_and_adoption_after_the_state_was_lost(
         assert document["state"] == "Verified"
         assert (tmp_path / f"from-{unit}" / "system.img").read_bytes() == held["second"]
 
+    # A Restore that was made, and whose disk has been at work since.
+    target = tmp_path / "work"
+    target.mkdir()
+    (target / "system.img").write_bytes(b"of today")
+    (estate.folder / "again.yaml").write_text(RESTORE % target)
     shutil.rmtree(estate.state)
     late = "2026-03-30T12:00:00Z"
     estate.at(late).run("apply", ".", "--yes", code=None)
     assert estate.get("images") == []  # nothing is written onto what another catalog owns
     for unit in ("fast", "pool"):
         estate.at(late).run("unit", "adopt", unit, code=64)
-        estate.at(late).run("unit", "adopt", unit, "--yes")
+        said = estate.at(late).json("unit", "adopt", unit, "--yes")["message"]
+        assert ("Restore/again overwrites" in said) is (unit == "fast")
     assert [image["id"] for image in estate.get("images")] == known
     # Fixed 7d has long passed, but what was imported expires only after an approval.
     estate.at(late).run("apply", ".", "--yes", code=None)
     copies = [copy for copy in estate.at(late).json("get", "copies")["items"] if copy["image"] in known]
     assert [(copy["unit"], copy["state"]) for copy in copies] == [("fast", "Complete"), ("pool", "Complete")] * 2
+    assert (target / "system.img").read_bytes() == b"of today"
     restored = tmp_path / "again"
     estate.at(late).run("restore", "alpha", "--image", known[0], "--to", restored)
     assert (restored / "system.img").read_bytes() == held["first"]
