@@ -18,7 +18,6 @@ from reconciler.controller import choices
 from reconciler.storage import opening
 from reconciler.storage.dedupe import pools
 
-
 RESTORE = """
 apiVersion: holdfast/v1alpha1
 kind: Restore
