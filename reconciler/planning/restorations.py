@@ -180,9 +180,16 @@ class Desk:
             chosen = self._best.get(name)
             doubts = self._doubts(name, item.spec) if chosen is not None else None
             state, at, reason = self._state(item, client, doubts, attempts)
+            # Those by command have a time in their address.
+            earlier = next((one for one in live if one.startswith(f"restore/{name}@") and ":" not in one), None)
             if place in live:
                 reason = actions.Reason(code="Running", message="it is running")
                 state, at = actions.State.DUE, self._now
+            elif earlier is not None and state is actions.State.DUE:
+                # What ends last stays: it must not be what nobody asks for any more.
+                words = f"{earlier}, which Restore/{name} asked for before, is still running"
+                reason = actions.Reason(code="AfterRestore", message=words)
+                state, at = actions.State.WAITING, None
             yield actions.Action(
                 address=place,
                 type=actions.Type.RESTORE,

@@ -145,6 +145,20 @@ def test_a_failed_one_waits_and_is_tried_again() -> None:
     assert not [one for one in plan(item, attempts={place: lost})[0].drift if one.code == "RestoreFailing"]
 
 
+@pytest.mark.parametrize(
+    ("running", "state"),
+    [
+        ("restore/drill@0123456789ab", actions.State.WAITING),
+        ("restore/drills@0123456789ab", actions.State.DUE),
+        ("restore/drill@2026-11-23T10:00:00Z", actions.State.DUE),
+    ],
+)
+def test_what_was_asked_for_before_ends_first_or_it_would_be_what_stays(running: str, state: actions.State) -> None:
+    job = observed.Job(id="j-1", address=running, type="Restore", state="Running", client=samples.CLIENT)
+    _, found = plan(restore(overwrite=True), jobs=(job,))
+    assert found is not None and found.state is state
+
+
 def test_the_copy_it_will_read_does_not_leave_before() -> None:
     old = samples.series(
         *(samples.image(n, ago(days=30 - n), samples.copy(created_at=ago(days=30 - n))) for n in range(1, 6))
