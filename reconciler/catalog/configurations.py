@@ -171,9 +171,10 @@ def _set_anchors(
     earlier = {schedule["name"]: schedule for schedule in was["spec"]["schedules"]} if was is not None else {}
     kept = {}
     for schedule in item.written()["spec"]["schedules"]:
-        name = next((n for n in (schedule["name"], *schedule["previousNames"]) if n in earlier), None)
-        same = name is not None and all(earlier[name][field] == schedule[field] for field in _TIMING)
-        kept[schedule["name"]] = known[name] if same and name in known else now
+        # A catalog made again from labels alone knows when schedules began, and not what they said.
+        name = next((n for n in (schedule["name"], *schedule["previousNames"]) if n in (earlier or known)), None)
+        same = name in known and (not earlier or all(earlier[name][field] == schedule[field] for field in _TIMING))
+        kept[schedule["name"]] = known[name] if same else now
     if kept != known:
         connection.execute(anchor.delete().where(anchor.c.policy == item.name))
         rows = [{"policy": item.name, "schedule": name, "at": at} for name, at in kept.items()]

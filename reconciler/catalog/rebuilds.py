@@ -82,6 +82,8 @@ def rebuild(db: database.Database, order: Order, now: dt.datetime, actor: str) -
         for unit in order.units:
             labels.compare(unit, _named(connection, unit, now))
         labels.settle()
+        if order.lines is None:
+            _begin_schedules(connection)
         _end_work(connection, now, tally)
         _end_restores(connection, order.restores, now, actor, tally)
         _wait(connection)
@@ -126,6 +128,14 @@ def _named(connection: sa.Connection, unit: discoveries.Unit, now: dt.datetime) 
         )
     connection.execute(table.insert().values(name=unit.name, id=unit.id, type=unit.type, path=unit.path, learned=now))
     return unit.name
+
+
+def _begin_schedules(connection: sa.Connection) -> None:
+    """Let the slots of each schedule count from its first image: else ``apply`` would pass over those missed since."""
+    image = tables.IMAGES.c
+    first = sa.select(image.policy, image.schedule, sa.func.min(image.slot)).where(image.schedule != "")
+    columns = ["policy", "schedule", "at"]
+    connection.execute(tables.ANCHORS.insert().from_select(columns, first.group_by(image.policy, image.schedule)))
 
 
 def _end_work(connection: sa.Connection, now: dt.datetime, tally: discoveries.Tally) -> None:

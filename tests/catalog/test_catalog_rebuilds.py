@@ -167,6 +167,9 @@ def test_labels_alone(target: database.Database) -> None:
     (client,) = inventories.clients(target).values()
     assert (client.name, client.slug, client.first_seen) == ("oblVM1", "oblvm1", samples.later(days=-3))
     assert {row.id: row.sequence for row in images.list_images(target)} == {"img-1": 5, "img-2": 7}
+    # Slots that were missed while there was no catalog still count.
+    samples.apply(target, samples.policy(), samples.lifecycle(), samples.unit("fast"), now=LATER)
+    assert inventories.anchors(target) == {("obl", "nightly"): samples.NOW.replace(microsecond=0)}
 
 
 @samples.on_sqlite
