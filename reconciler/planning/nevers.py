@@ -7,7 +7,7 @@ client has no first never, a waived copy no second.
 ``expiry`` asks when planning and again, through ``expiry.check_delete``, inside the catalog's deleting transaction.
 The objective is that of the policy's ServiceLevels; without one it is twice the longest gap of the most frequent
 schedule, and nothing is recent enough for a policy that nobody knows. An image that failed a verification is not the
-last good one: the newest that did not fail stays beside it.
+last good one: the newest that did not fail stays beside it, and the one from before it until a later one has passed.
 """
 
 from __future__ import annotations
@@ -60,6 +60,23 @@ class Rules:
     def failure(self, history: histories.History, image: str) -> observed.Verification | None:
         """The last drill of an image of a series, if the last one of some kind failed."""
         return verifications.failure(history, self._seen, image)
+
+    def failures(self, history: histories.History) -> tuple[observed.Verification, ...]:
+        """The last drill of each kind of a series, where that failed; of an image that is gone while another is to
+        come."""
+        coming = {one.kind for one in verifications.asked(self.wanted, history.series.policy)}
+        last = (
+            verifications.last(history, self._seen, kind, None, remembered=kind in coming)
+            for kind in verifications.DRILLS
+        )
+        return tuple(one for one in last if one is not None and one.state == "Failed")
+
+    def follows(self, history: histories.History, image: observed.Image, failed: observed.Verification) -> bool:
+        """Whether an image came after one of which a drill failed, and no drill of that kind has passed for it."""
+        before = history.by_id(failed.image)
+        later = image.sequence > before.sequence if before is not None else image.time > failed.at
+        own = self._seen.verifications.get(image.id, ())
+        return later and not any(one.kind == failed.kind and one.state == "Passed" for one in own)
 
     def proven(self, history: histories.History) -> Iterator[observed.Image]:
         """The images that can be read and failed no verification, the newest first."""
@@ -211,4 +228,18 @@ def _find_protected(rules: Rules, history: histories.History) -> dict[str, str]:
     for image_or_none in (complete, *newest[:1], untested, reachable):
         if image_or_none is not None:
             result[image_or_none.id] = "the series' newest complete image"
+    answered = next((i for i in _answered(rules, history) if i.id not in wrong), None)
+    if answered is not None:
+        result.setdefault(answered.id, "the newest image from before a drill failed, until a later one passes")
     return result
+
+
+def _answered(rules: Rules, history: histories.History) -> Iterator[observed.Image]:
+    """The images that failed no verification and have none to answer for, the newest first; none while none failed.
+
+    One that was made since a drill failed may be as bad until it was tried itself, which is done only once it is there.
+    """
+    failed = rules.failures(history)
+    for image in rules.proven(history) if failed else ():
+        if not any(rules.follows(history, image, one) for one in failed):
+            yield image

@@ -146,6 +146,30 @@ def test_a_failure_is_told_beyond_its_image_while_another_drill_is_to_come() -> 
     assert recoverable(estate(None), series(9), failed).message == "no image of the series has been verified"
 
 
+@pytest.mark.parametrize(
+    ("images", "results", "kept"),
+    [
+        # img-9 was made after a drill failed, and its own is still to come.
+        ((6, 8, 9), {8: "Failed"}, {"img-6", "img-9"}),
+        ((6, 7, 8, 9), {7: "Failed", 8: "Failed"}, {"img-6", "img-9"}),
+        ((6, 8, 9), {8: "Failed", 9: "Passed"}, {"img-9"}),
+        ((6, 8, 9), {6: "Passed"}, {"img-9"}),
+        # Of an image that is gone: what is younger than its drill was not tried.
+        ((6, 9), {7: "Gone"}, {"img-6", "img-9"}),
+    ],
+)
+def test_the_image_from_before_a_failure_stays_until_a_later_one_passes(
+    images: tuple[int, ...], results: dict[int, str], kept: set[str]
+) -> None:
+    wanted = estate({"boot": "14d"})
+    when = {number: ago(days=10 - number, hours=-1) for number in results}
+    here = {n: trial(f"img-{n}", when[n], state).found for n, state in results.items() if state != "Gone"}
+    gone = [trial(f"img-{n}", when[n], "Failed") for n, state in results.items() if state == "Gone"]
+    known = seen(wanted, series(*images), *gone, verifications={one.image: (one,) for one in here.values()})
+    found = nevers.protected(nevers.Rules(wanted, known, NOW), histories.History(series(*images), NOW))
+    assert set(found) == kept
+
+
 def test_an_image_that_came_back_has_failed_as_before() -> None:
     wanted = estate(None)
     state = seen(wanted, series(8, 9), trial("img-9", ago(days=1), "Failed"))
