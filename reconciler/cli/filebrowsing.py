@@ -30,7 +30,7 @@ def of_folder(folder: Path, image: str, path: str, *, deep: bool) -> files.FileL
     sessions.start_logging()
     with (
         contextlib.closing(opening.open_folder(folder.absolute())) as unit,
-        contextlib.closing(unit.open(image)) as stored,
+        contextlib.closing(opening.open_image(unit, image)) as stored,
     ):
         return _listed(stored, stored.label.client_slug, path, [], deep=deep)
 

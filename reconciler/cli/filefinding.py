@@ -43,7 +43,7 @@ def find(
     if type is not None and type not in _TYPES:
         raise errors.UsageError(f"--type {type}: choose one of {', '.join(_TYPES)}")
     chosen = settings.of_state(state=state, catalog=catalog)
-    bounds = [fileoptions.moment(since, "--since"), fileoptions.moment(until, "--until")]
+    bounds = [options.moment(since, "--since"), options.moment(until, "--until")]
     slugs, known = sessions.read(chosen, lambda db: _known(db, client))
     asked = [id for id, moment in known.items() if _asked(id, moment, image, bounds)]
     found = _level(chosen, asked)
@@ -68,6 +68,8 @@ def find(
     outputs.emit(document, output, files.findings)
     if truncated:
         outputs.note(f"there are more than {limit}; --limit 0 shows all")
+    elif not items:
+        outputs.note(f"nothing fits {pattern} in {len(asked)} images (-i ignores case, --contains takes a piece)")
     _tell(document.not_searched)
     return 0
 

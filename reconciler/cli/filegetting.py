@@ -13,7 +13,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
@@ -21,7 +21,7 @@ import typer
 
 from reconciler.api.documents import files as documents
 from reconciler.base import clocks, digests, errors, files, meters, times
-from reconciler.catalog import database, restores
+from reconciler.catalog import database, machines, restores
 from reconciler.cli import commands, filelisting, fileoptions, options, outputs, sessions, settings
 from reconciler.controller import choices
 from reconciler.jobs import embedded
@@ -50,7 +50,8 @@ def get(
         list[str], typer.Argument(metavar="PATH", help=f"Files or folders: {fileoptions.PATHS}; * ? [...] ** too.")
     ],
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Folder to restore to; made if need be.")
+        Path | None,
+        typer.Option("--to", metavar="DIR", parser=options.path, help="Folder to restore to; made if need be."),
     ] = None,
     tar: Annotated[
         str | None, typer.Option("--tar", metavar="FILE", help="A tar archive instead; - is stdout.")
@@ -79,11 +80,17 @@ def get(
         raise errors.UsageError("--tar - has stdout for the archive", hint="-o json goes with --tar FILE")
     asked = _Asked(paths=paths, to=to, tar=tar, whole=whole, force=force, reason=reason, output=output)
     if unit is not None:
+        asked.require_outside([unit])
         return _from_folder(unit, client, asked)
     chosen = settings.of_state(state=state, catalog=catalog)
-    moment = fileoptions.moment(as_of, "--as-of")
-    now = clocks.from_environment().now()
-    choice = sessions.read(chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy, now=now))
+    moment = options.moment(as_of, "--as-of")
+
+    def look(db: database.Database) -> choices.Choice:
+        asked.require_outside([Path(one.path) for one in machines.known_units(db).values()])
+        now = clocks.from_environment().now()
+        return choices.choose(db, client, image=image, as_of=moment, copy=copy, now=now)
+
+    choice = sessions.read(chosen, look)
     tree = filelisting.known(chosen, choice.image)
     picked = asked.picks(tree) if tree is not None else None
     with sessions.writing(chosen) as db:
@@ -108,6 +115,12 @@ class _Asked:
         if self.to is not None:
             return str(self.to.absolute())
         return "stdout" if self.tar == "-" else str(Path(self.tar or "").absolute())
+
+    def require_outside(self, units: Sequence[Path]) -> None:
+        """Raises ``UsageError`` for a place in one of these storage units."""
+        place = self.to if self.to is not None else Path(self.tar or "").resolve().parent
+        if self.tar != "-":
+            opening.require_outside(place, units)
 
     def picks(self, tree: fileplaces.Tree) -> tuple[filerestores.Pick, ...]:
         """What the paths mean. Raises ``NotFound`` and ``UsageError``."""
@@ -196,7 +209,7 @@ def _from_folder(folder: Path, image: str, asked: _Asked) -> int:
     started, meter, report = time.monotonic(), meters.Meter(), filecontents.Report()
     with (
         contextlib.closing(opening.open_folder(folder.absolute())) as unit,
-        contextlib.closing(unit.open(image)) as stored,
+        contextlib.closing(opening.open_image(unit, image)) as stored,
         sessions.cancelling(meter),
     ):
         choice = choices.of_folder(stored.label, folder)

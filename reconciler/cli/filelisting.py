@@ -37,7 +37,7 @@ def ls(
         document = commands.load("filebrowsing").of_folder(unit, client, path, deep=deep)
     else:
         chosen = settings.of_state(state=state, catalog=catalog)
-        moment = fileoptions.moment(as_of, "--as-of")
+        moment = options.moment(as_of, "--as-of")
         now = clocks.from_environment().now()
         picked = sessions.read(chosen, lambda db: filechoices.choose(db, client, image=image, as_of=moment, now=now))
         tree = known(chosen, picked.id)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reconciler.base import errors, times
+from reconciler.base import errors
+from reconciler.cli import options
 
 Client = Annotated[str, typer.Argument(metavar="CLIENT|IMAGE", help="A client; with --unit an image's id.")]
 OneClient = Annotated[str, typer.Argument(metavar="CLIENT", help="A client, by its slug, id or name.")]
@@ -18,19 +17,11 @@ Image = Annotated[str | None, typer.Option("--image", metavar="ID", help="This i
 AsOf = Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="The newest image at or before TIME.")]
 Copy = Annotated[int | None, typer.Option("--copy", metavar="N", help="This copy; the fastest good one by default.")]
 Unit = Annotated[
-    Path | None, typer.Option("--unit", metavar="PATH", help="Read this unit's folder alone, without a catalog.")
+    Path | None,
+    typer.Option(
+        "--unit", metavar="PATH", parser=options.path, help="Read this unit's folder alone, without a catalog."
+    ),
 ]
-_DAY = re.compile(r"\d{4}-\d\d-\d\d\Z")
-
-
-def moment(text: str | None, option: str) -> dt.datetime | None:
-    """The time that an option names; a day alone is its first moment, UTC. Raises ``UsageError``."""
-    if text is None:
-        return None
-    try:
-        return times.parse(f"{text.strip()}T00:00:00Z" if _DAY.match(text.strip()) else text)
-    except ValueError as error:
-        raise errors.UsageError(f"{option}: {error}") from error
 
 
 def require_alone(unit: Path | None, **given: object) -> None:

@@ -40,7 +40,10 @@ Port = Annotated[
 ]
 Address = Annotated[str, typer.Option("--address", metavar="IP", help="With --port: where to listen.")]
 At = Annotated[
-    Path | None, typer.Option("--at", metavar="DIR", help="A folder in which disks and files appear, read-only.")
+    Path | None,
+    typer.Option(
+        "--at", metavar="DIR", parser=options.path, help="A folder in which disks and files appear, read-only."
+    ),
 ]
 
 
@@ -76,7 +79,7 @@ def mount(
                 )
             return _from_folder(unit, client, asked, output, stop)
         chosen = settings.of_state(state=state, catalog=catalog)
-        moment = restoreoptions.moment(as_of)
+        moment = options.moment(as_of, "--as-of")
         now = clocks.from_environment().now()
         choice = sessions.read(
             chosen, lambda db: choices.choose(db, client, image=image, as_of=moment, copy=copy, now=now)
@@ -91,7 +94,7 @@ def _from_folder(
     folder = folder.absolute()
     with (
         contextlib.closing(opening.open_folder(folder)) as unit,
-        contextlib.closing(unit.open(image)) as stored,
+        contextlib.closing(opening.open_image(unit, image)) as stored,
     ):
         choice = choices.of_folder(stored.label, folder)
     with mountworks.serve(asked, choice, None, _log) as served:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
+
+from reconciler.base import errors, times
 
 
 class Output(enum.StrEnum):
@@ -27,12 +31,35 @@ class PlanOutput(enum.StrEnum):
 Format = Annotated[
     Output, typer.Option("-o", "--output", help="text for people, json for programs.", show_default=True)
 ]
+
+
+def path(text: str) -> Path:
+    """The path that an option names. Nothing at all is a variable that was not set, and does not mean this folder."""
+    if not text:
+        raise typer.BadParameter("a path is needed, and this is empty; . is the current folder")
+    return Path(text)
+
+
 State = Annotated[
     Path | None,
-    typer.Option("--state", metavar="DIR", help="Folder of the catalog; .holdfast in the estate by default."),
+    typer.Option(
+        "--state", metavar="DIR", parser=path, help="Folder of the catalog; .holdfast in the estate by default."
+    ),
 ]
 Catalog = Annotated[
     str | None, typer.Option("--catalog", metavar="URL", help="Catalog elsewhere than in the state folder.")
 ]
 Estate = Annotated[Path, typer.Argument(metavar="DIR", help="The estate: a folder of manifests.")]
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
+
+
+def moment(text: str | None, option: str) -> dt.datetime | None:
+    """The time that an option names; a day alone is its first moment, UTC. Raises ``UsageError``."""
+    if text is None:
+        return None
+    text = text.strip()
+    try:
+        return times.parse(f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text)
+    except ValueError as error:
+        raise errors.UsageError(f"{option}: {error}", hint="or a day, such as 2026-11-23: its first moment") from error

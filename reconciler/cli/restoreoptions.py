@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from reconciler.base import errors, times
+from reconciler.cli import options
 
 Client = Annotated[str, typer.Argument(metavar="CLIENT|IMAGE", help="A client; with --unit an image's id.")]
 Image = Annotated[
@@ -21,13 +20,21 @@ Copy = Annotated[
     typer.Option("--copy", metavar="N", help="This copy alone; by default every good one, the fastest first."),
 ]
 Disk = Annotated[list[str] | None, typer.Option("--disk", metavar="NAME", help="Only this disk; may be repeated.")]
-Unit = Annotated[Path | None, typer.Option("--unit", metavar="PATH", help="Restore from this unit's folder alone.")]
+Unit = Annotated[
+    Path | None,
+    typer.Option("--unit", metavar="PATH", parser=options.path, help="Restore from this unit's folder alone."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be restored; write nothing.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the audit log.")]
 
 To = Annotated[
     Path | None,
-    typer.Option("--to", metavar="DIR|DEVICE", help="Folder for the disks, made if need be, or a device for one."),
+    typer.Option(
+        "--to",
+        metavar="DIR|DEVICE",
+        parser=options.path,
+        help="Folder for the disks, made if need be, or a device for one.",
+    ),
 ]
 Form = Annotated[str, typer.Option("--format", help="raw, qcow2 or vmdk.")]
 Subformat = Annotated[
@@ -62,13 +69,3 @@ Identity = Annotated[
 Via = Annotated[str | None, typer.Option("--via", help="How disks are written: import, datastore or vddk.")]
 PowerOn = Annotated[bool, typer.Option("--power-on", help="Switch it on once it is proven.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Then switch off and rename the machine that has the name.")]
-
-
-def moment(text: str | None) -> dt.datetime | None:
-    """The time that ``--as-of`` names. Raises ``UsageError``."""
-    if text is None:
-        return None
-    try:
-        return times.parse(text)
-    except ValueError as error:
-        raise errors.UsageError(f"--as-of: {error}") from error

@@ -77,7 +77,7 @@ def restore(
             raise errors.UsageError("--unit takes an image's id alone", hint="leave out --image, --as-of and --copy")
         return _from_folder(unit, asked, asked.work(None, (unit,)))
     chosen = settings.of_state(state=state, catalog=catalog)
-    moment = restoreoptions.moment(as_of)
+    moment = options.moment(as_of, "--as-of")
 
     def look(db: database.Database) -> tuple[choices.Choice, tuple[Path, ...], float | None]:
         now = clocks.from_environment().now()
@@ -244,7 +244,7 @@ def _from_folder(folder: Path, asked: _Asked, work: restoreworks.Work) -> int:
     notes: list[str] = []
     with (
         contextlib.closing(opening.open_folder(folder.absolute())) as unit,
-        contextlib.closing(unit.open(asked.client)) as found,
+        contextlib.closing(opening.open_image(unit, asked.client)) as found,
         contextlib.ExitStack() as stack,
     ):
         choice, stored = choices.of_folder(found.label, folder), found

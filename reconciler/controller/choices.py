@@ -172,8 +172,9 @@ def choose(
     if best is not None:
         return best[1]
     moment = f" at or before {times.show(as_of)}" if as_of else ""
+    wanted = "a copy" if copy is None else f"a copy {copy}"
     raise errors.NotFound(
-        f"client {known.name} has no complete image with a copy that can be read{moment}",
+        f"client {known.name} has no complete image with {wanted} that can be read{moment}",
         hint="; ".join(refused[:5]) or "holdfast get images lists what there is",
     )
 

@@ -20,7 +20,7 @@ from typing import Final
 from reconciler.base import allocations, digests, errors, extents, meters, quantities
 from reconciler.operations import proofs, salvages, transfers
 from reconciler.sources import targets
-from reconciler.storage import units
+from reconciler.storage import opening, units
 
 #: Formats a disk may be restored to.
 FORMATS: Final = ("raw", "qcow2", "vmdk")
@@ -141,7 +141,7 @@ def _chosen(label: units.ImageLabel, order: Order) -> RestorePlan:
         return _onto_device(label, order, [by_name[name] for name in wanted])
     if order.to.exists() and not order.to.is_dir():
         raise errors.UsageError(f"{order.to} is neither a folder nor a block device")
-    require_outside(order.to, order.units)
+    opening.require_outside(order.to, order.units)
     paths = targets.restored_names([record.name for record in label.disks], order.format, subformat)
     disks = [_planned(label, by_name[name], order.to / paths[name], order.format, subformat) for name in wanted]
     for disk in disks:
@@ -154,15 +154,6 @@ def _chosen(label: units.ImageLabel, order: Order) -> RestorePlan:
         image=label.id, format=order.format, subformat=subformat, folder=order.to, force=order.force, device=False,
         disks=tuple(disks), read_back=order.read_back,
     )  # fmt: skip
-
-
-def require_outside(to: Path, units: Sequence[Path]) -> None:
-    """Raise ``UsageError`` for a folder inside a storage unit; ``units`` are their folders."""
-    for unit in units:
-        if to.resolve().is_relative_to(unit.resolve()):
-            raise errors.UsageError(
-                f"{to} lies inside the storage unit at {unit}", hint="restore to a folder of its own"
-            )
 
 
 def _subformat(order: Order) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reconciler.base import errors, meters
 from reconciler.operations import restores, restoreworks, stagings
-from reconciler.storage import units
+from reconciler.storage import opening, units
 
 
 class Staged:
@@ -33,7 +33,7 @@ class Staged:
 
     def plan(self, stored: units.StoredImage) -> None:
         """Choose disks and names."""
-        restores.require_outside(self._to, self._units)
+        opening.require_outside(self._to, self._units)
         try:
             self._plan = self._prepared(stored, force=self._force)
         except errors.TargetExists:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from reconciler.base import digests, errors, files, quantities
@@ -138,6 +139,31 @@ def open_folder(path: Path, cache: Path | None = None, *, memory: int | None = N
     identity = identities.read(path, str(path))
     found = Declared(name=path.name or str(path), type=identity.type, path=path)
     return open_unit(found, owner=None, cache=_own_cache(cache, identity, path), memory=memory)
+
+
+def open_image(unit: units.StorageUnit, image: str) -> units.StoredImage:
+    """Open an image of a unit that is all there is: where it does not hold the image, the error names some that it
+    holds. Raises what ``StorageUnit.open`` raises."""
+    try:
+        return unit.open(image)
+    except errors.ImageMissing as error:
+        newest = sorted((one.label.time, one.label.id) for one in unit.list())[::-1]
+        names = ", ".join(id for _, id in newest[:5])
+        hint = f"of {len(newest)} images the newest are {names}" if newest else "it holds no images"
+        raise errors.ImageMissing(error.message, hint=hint) from error
+
+
+def require_outside(to: Path, folders: Iterable[Path]) -> None:
+    """Raise ``UsageError`` for a place that nothing may be restored to: inside a storage unit, whose folders these are,
+    or among the devices, where a folder made for a device that is not there would fill the memory."""
+    place = to.resolve()
+    for folder in folders:
+        if place.is_relative_to(folder.resolve()):
+            raise errors.UsageError(
+                f"{to} lies inside the storage unit at {folder}", hint="restore to a folder of its own"
+            )
+    if not place.exists() and place.is_relative_to("/dev") and not place.is_relative_to("/dev/shm"):
+        raise errors.UsageError(f"there is no device {to}", hint="lsblk lists those of this machine")
 
 
 def _own_cache(cache: Path | None, identity: identities.Identity, path: Path) -> Path | None:

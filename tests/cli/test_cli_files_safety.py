@@ -92,6 +92,26 @@ def test_what_is_there_is_kept_unless_forced(estate: Estate, tmp_path: Path) -> 
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
+def test_a_storage_unit_is_no_target(estate: Estate, tmp_path: Path) -> None:
+    """With --force a file of a guest would take the place of the unit's own."""
+    unit = Path(estate.at(START).json("get", "units")["items"][0]["path"])
+    before = estate_samples.tree(unit)
+    (tmp_path / "link.tar").symlink_to(unit / "unit.json")
+    for words in (
+        ("--to", unit),
+        ("--to", unit / "new"),
+        ("--tar", unit / "new.tar"),
+        ("--tar", tmp_path / "link.tar"),
+    ):
+        said = estate.at(START).run("files", "get", "alpha", "folder", "--force", *words, code=64).stderr
+        assert "inside the storage unit" in said
+    image = estate.at(START).json("get", "images")["items"][0]["id"]
+    estate.at(START).run("files", "get", "--unit", unit, image, "folder", "--to", unit, code=64)
+    assert estate_samples.tree(unit) == before
+    # Whoever has no catalog does not know what to ask for.
+    assert image in estate.at(START).run("files", "ls", "--unit", unit, "alpha", code=1).stderr
+
+
 def test_a_pipe_and_a_device_stay_what_they_are(estate: Estate, tmp_path: Path) -> None:
     pipe, device, archive = tmp_path / "pipe", tmp_path / "device", tmp_path / "archive.tar"
     os.mkfifo(pipe)
