@@ -18,8 +18,8 @@ _KEPT = 200
 #: Bytes at the start and at the end of a disk in which the marks of tables and file systems lie.
 _HEAD, _TAIL = 8 << 10, 8 << 10
 _MARKS = (b"NTFS    ", b"EXFAT   ", b"XFSB", b"EFI PART", b"LABELONE", b"LUKS\xba\xbe", b"\xfc\x4e\x2b\xa9")
-#: The mark of Btrfs, and where it lies.
-_BTRFS, _FAR = b"_BHRfS_M", 0x10040
+#: Marks that lie further in: of ISO 9660 and UDF, and of Btrfs.
+_FAR = ((0x8001, b"CD001"), (0x8001, b"BEA01"), (0x10040, b"_BHRfS_M"))
 
 
 class Listing:
@@ -130,7 +130,8 @@ def plausible(disk: disks.Disk) -> bool:
     head = bytes(disk.pread(0, min(_HEAD, disk.size)))
     if head[510:512] == b"\x55\xaa" or head[1080:1082] == b"\x53\xef" or any(mark in head for mark in _MARKS):
         return True
-    if disk.size > _FAR + len(_BTRFS) and bytes(disk.pread(_FAR, len(_BTRFS))) == _BTRFS:
-        return True
+    for at, mark in _FAR:
+        if disk.size > at + len(mark) and bytes(disk.pread(at, len(mark))) == mark:
+            return True
     start = max(disk.size - _TAIL, 0)
     return b"EFI PART" in bytes(disk.pread(start, disk.size - start))

@@ -202,6 +202,7 @@ def test_swap_keeps_its_header(tmp_path: Path) -> None:
     [
         (0, b"LUKS\xba\xbe\0\2", "it holds an encrypted LUKS volume, which is not read"),
         (0x10040, b"_BHRfS_M", "it holds Btrfs, which is not read"),
+        (0x8001, b"CD001", "it holds ISO 9660, as a CD or DVD has it, which is not read"),
         (0x10034, b"ReIsEr2Fs", "it holds ReiserFS, which is not read"),
         (7, b"nothing", "its file system is not known"),
     ],

@@ -59,6 +59,12 @@ _FOREIGN = (
     ("HFS+", 1024, (b"H+\0\x04", b"HX\0\x05")),
     ("a part of a Linux software RAID", 4096, (b"\xfc\x4e\x2b\xa9",)),
     ("SquashFS", 0, (b"hsqs",)),
+    ("cramfs", 0, (b"\x45\x3d\xcd\x28",)),
+    ("EROFS", 0x400, (b"\xe2\xe1\xf5\xe0",)),
+    ("a part of a ZFS pool", 0x4000, (b"\1\1\0\0\0\0\0\0\0\0\0\1",)),
+    ("VMFS", 0x100000, (b"\x0d\xd0\x01\xc0",)),
+    ("ISO 9660, as a CD or DVD has it", 0x8001, (b"CD001",)),
+    ("UDF", 0x8001, (b"BEA01",)),
 )
 
 
