@@ -17,7 +17,7 @@ from reconciler.catalog import database
 from reconciler.catalog.fileindexes import answers, caches
 from reconciler.cli import commands, fileoptions, options, outputs, sessions, settings
 from reconciler.controller import filechoices
-from reconciler.operations import cachedtrees, fileplaces
+from reconciler.operations import cachedtrees, filehistories, fileplaces
 from reconciler.reports import files
 
 _TYPES = {"f": "file", "d": "directory", "l": "symlink", "o": "other"}
@@ -86,17 +86,12 @@ def versions(
     slugs, known, good = sessions.read(chosen, lambda db: (*_known(db, [client]), filechoices.good(db, client)))
     ((id, slug),) = slugs.items()
     found = _level(chosen, list(known))
-    heads = [one.head for one in found.learned(id) if one.head is not None]
-    volumes: dict[tuple[str, int], fileplaces.Volume] = {}
-    for head in heads:
-        # The newest image's names are the ones that count; a volume that only older ones had keeps its own.
-        volumes.update({(one.disk, one.number): one for one in cachedtrees.volumes(head)})
-    place = _place(found, id, tuple(volumes.values()), path)
-    history = found.versions(id, place.volume.disk, place.volume.number, place.path)
-    told = tuple(row for one in history if (row := _version(one, known, good)) is not None)
+    histories = filehistories.Histories(found, id)
+    place = _place(found, id, histories, path)
+    told = tuple(row for one in histories.versions(place) if (row := _version(one, known, good)) is not None)
     document = documents.FileVersions(
         client=slug,
-        path=fileplaces.readable(fileplaces.show(tuple(volumes.values()), place)),
+        path=fileplaces.readable(fileplaces.show(histories.volumes, place)),
         versions=told,
         not_searched=_unsearched(found, list(known)),
     )
@@ -200,14 +195,16 @@ def _version(
     )
 
 
-def _place(found: caches.FileCache, client: str, volumes: tuple[fileplaces.Volume, ...], text: str) -> fileplaces.Place:
+def _place(
+    found: caches.FileCache, client: str, histories: filehistories.Histories, text: str
+) -> fileplaces.Place:
     """The path whose history is asked for; it need not be there any more. Raises ``NotFound`` and ``UsageError``."""
-    if not volumes:
+    if not histories.volumes:
         raise errors.NotFound("no image of this client has an index of files", hint="holdfast files ls reads images")
 
     def exists(place: fileplaces.Place) -> str | None:
         volume, path = place
-        if not path or found.versions(client, volume.disk, volume.number, path):
+        if not path or histories.versions(place):
             return path or None
         if volume.filesystem not in fileplaces.FOLDING:
             return None
@@ -217,7 +214,7 @@ def _place(found: caches.FileCache, client: str, volumes: tuple[fileplaces.Volum
         same = {one.path for one in entries if (one.disk, one.volume, one.path.casefold()) == wanted}
         return same.pop() if len(same) == 1 else None
 
-    place = fileplaces.places(volumes, text, exists)
+    place = fileplaces.places(histories.volumes, text, exists)
     if place is None:
         raise errors.UsageError(f"{text} has no history", hint="name a file or a folder in it")
     return place
