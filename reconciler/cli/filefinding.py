@@ -195,9 +195,7 @@ def _version(
     )
 
 
-def _place(
-    found: caches.FileCache, client: str, histories: filehistories.Histories, text: str
-) -> fileplaces.Place:
+def _place(found: caches.FileCache, client: str, histories: filehistories.Histories, text: str) -> fileplaces.Place:
     """The path whose history is asked for; it need not be there any more. Raises ``NotFound`` and ``UsageError``."""
     if not histories.volumes:
         raise errors.NotFound("no image of this client has an index of files", hint="holdfast files ls reads images")

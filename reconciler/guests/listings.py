@@ -19,7 +19,7 @@ _KEPT = 200
 _HEAD, _TAIL = 8 << 10, 8 << 10
 _MARKS = (b"NTFS    ", b"EXFAT   ", b"XFSB", b"EFI PART", b"LABELONE", b"LUKS\xba\xbe", b"\xfc\x4e\x2b\xa9")
 #: Marks that lie further in: of ISO 9660 and UDF, and of Btrfs.
-_FAR = ((0x8001, b"CD001"), (0x8001, b"BEA01"), (0x10040, b"_BHRfS_M"))
+_FAR = ((0x8001, 5, (b"CD001", b"BEA01")), (0x10040, 8, (b"_BHRfS_M",)))
 
 
 class Listing:
@@ -130,8 +130,8 @@ def plausible(disk: disks.Disk) -> bool:
     head = bytes(disk.pread(0, min(_HEAD, disk.size)))
     if head[510:512] == b"\x55\xaa" or head[1080:1082] == b"\x53\xef" or any(mark in head for mark in _MARKS):
         return True
-    for at, mark in _FAR:
-        if disk.size > at + len(mark) and bytes(disk.pread(at, len(mark))) == mark:
+    for at, length, marks in _FAR:
+        if disk.size > at + length and bytes(disk.pread(at, length)) in marks:
             return True
     start = max(disk.size - _TAIL, 0)
     return b"EFI PART" in bytes(disk.pread(start, disk.size - start))

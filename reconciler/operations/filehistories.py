@@ -1,7 +1,7 @@
 """The history of one path over all images of a client, wherever on the disks its volume lay at the time.
 
-An index calls a volume by its disk and its number there, and that number changes where a partition is added before it, or
-where disks change places. A label stays with its volume: ``holdfast files versions`` asks here, and follows it.
+An index calls a volume by its disk and its number there, and that number changes where a partition is added before it,
+or where disks change places. A label stays with its volume: ``holdfast files versions`` asks here, and follows it.
 ``fileplaces`` and ``cachedtrees`` know one image alone.
 """
 

@@ -174,4 +174,4 @@ def test_nothing_is_read_of_a_disk_without_any_mark_of_a_file_system(unit: units
     with fileindexing.Indexing(unit, None, meters.Meter(), wanted=True) as index:
         found = index.look(disk, None, known=False, quiesced=False)
     assert found is not None
-    assert (found.rows, found.warnings, disk.read) == ((), (), (16 << 10) + 8)
+    assert (found.rows, found.warnings, disk.read) == ((), (), (16 << 10) + 5 + 8)
