@@ -114,8 +114,8 @@ def overwriting(wanted: desired.Desired) -> tuple[restores.Overwriting, ...]:
 def find(wish: Wish, meter: meters.Meter) -> Found:
     """Open what is given and look what it offers.
 
-    Raises ``UsageError`` where it belongs to several catalogs, ``NotFound`` for an image that is not there, and what
-    opening a unit raises.
+    Raises ``UsageError`` where it belongs to several catalogs or two folders are one unit, ``NotFound`` for an image
+    that is not there, and what opening a unit raises.
     """
     with contextlib.ExitStack() as stack:
         warnings: list[str] = []
@@ -127,13 +127,20 @@ def find(wish: Wish, meter: meters.Meter) -> Found:
         of_files = [_of_file(path) for path in wish.files]
         catalog = _catalog(wish, [one for _, one, _ in opened], of_files)
         mine = []
+        places: dict[str, Path] = {}
         for given, identity, unit in opened:
-            if identity.owner == catalog:
-                mine.append((given, identity, unit))
+            if identity.owner != catalog:
+                warnings.append(
+                    f"{given.path} belongs to catalog {identity.owner} and is left out; holdfast unit adopt takes it over"
+                )
                 continue
-            warnings.append(
-                f"{given.path} belongs to catalog {identity.owner} and is left out; holdfast unit adopt takes it over"
-            )
+            if (other := places.setdefault(identity.id, given.path)) != given.path:
+                # What one holds and the other does not would count as lost.
+                raise errors.UsageError(
+                    f"{other} and {given.path} both are unit {identity.id}: one is a copy of the other",
+                    hint="give the one that is to be used from now on",
+                )
+            mine.append((given, identity, unit))
         found = [one for one in of_files if one.head.catalog == catalog]
         for given, _, unit in mine:
             found += _of_unit(given, unit, catalog, warnings, meter)

@@ -339,11 +339,14 @@ def test_what_cannot_be_rebuilt_from_and_one_of_several_catalogs(estate: Estate)
     other.mkdir()
     unit = json.loads((estate.folder / "storage" / "fast" / "unit.json").read_text())
     (other / "unit.json").write_text(json.dumps({**unit, "id": "u-2", "owner": "c-2"}))
+    (estate.folder / "clone").mkdir()
+    shutil.copy(estate.folder / "storage" / "fast" / "unit.json", estate.folder / "clone")
     for words, code, said in (
         ((), 64, "--from UNIT"),
         (("--from", "nowhere"), 1, "holds no unit"),
         (("--from", "words.txt"), 64, "neither a dump nor a backup"),
         (("--from", "fast", "other"), 64, "several catalogs"),
+        (("--from", "fast", "clone"), 64, "one is a copy of the other"),
         (("--from", "fast", "--image", "x"), 1, "holds a backup x"),
     ):
         assert said in estate.at(END).run("catalog", "rebuild", *words, code=code).stderr
