@@ -108,7 +108,7 @@ def _recoverable(
         return Condition(type="Recoverable", status=status, reason=reason, message=message, since=since)
 
     asked = verifications.asked(effective, history.series.policy)
-    found = [(one, verifications.last(history, seen, one.kind, one.operation)) for one in asked]
+    found = [(one, verifications.judged(history, seen, one)) for one in asked]
     known = [result for _, result in found if result is not None]
     if not asked:
         # What nobody asks for is not tried again: it is told of images that are there.

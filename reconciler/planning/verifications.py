@@ -119,6 +119,18 @@ def last(
     return best
 
 
+def judged(history: histories.History, seen: observed.Observed, asked: Asked) -> observed.Verification | None:
+    """The latest result that answers for what is asked.
+
+    Of an operation none of whose copies is left (a buffer) what was found of any copy counts, for they are alike.
+    """
+    found = last(history, seen, asked.kind, asked.operation)
+    if found is None or asked.operation is None or asked.kind == CONTENT:
+        return found
+    left = any(meant(asked, copy.operation) for image in history.newest() for copy in history.good(image))
+    return found if left else last(history, seen, asked.kind, None)
+
+
 def gone(history: histories.History, result: observed.Verification) -> bool:
     """Whether no copy is left of the image that a result is about."""
     image = history.by_id(result.image)
@@ -210,6 +222,8 @@ def _shortfall(asked: Asked, seen: observed.Observed, history: histories.History
     if asked.kind == CONTENT:
         at = min((proven for _, _, proven in contents(history, seen.verifications, asked)), default=None)
         overdue = due(asked, at) if at is not None else None
+        # What only a wrong clock dates was not proven at any time that can be said.
+        at = None if at == times.EPOCH else at
     else:
         success = last(history, seen, asked.kind, asked.operation, passed=True)
         at = success.at if success is not None else None

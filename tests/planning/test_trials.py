@@ -124,6 +124,17 @@ def test_recoverable_says_what_was_proven_and_that_it_is_gone(
     assert (found.status, found.reason) == (status, reason) and words in found.message
 
 
+def test_of_an_operation_that_has_no_copy_left_what_was_found_of_any_counts() -> None:
+    old, new = trial("img-9", ago(days=20)).found, trial("img-9", ago(days=2)).found._replace(copy=2)
+    for state, reason in (("Expired", "Verified"), ("Complete", "VerificationOverdue")):
+        copies = (samples.copy(state=state), samples.copy(2, "dedupe", "deep"))
+        images = samples.series(samples.image(9, ago(days=30), *copies))
+        wanted = estate({"boot": "14d"})
+        known = seen(wanted, images, verifications={"img-9": (old, new)})
+        found = next(one for one in conditions.conditions(wanted, known, images, NOW) if one.type == "Recoverable")
+        assert found.reason == reason
+
+
 def test_a_content_proven_of_a_copy_that_is_gone_counts_for_the_condition_alone() -> None:
     wanted = estate({"content": "1d"})
     old = trial("img-1", ago(days=9), kind="Content")

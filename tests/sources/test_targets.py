@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -223,6 +224,27 @@ def test_what_a_dead_attempt_left_is_told_and_can_be_mended(tmp_path: Path) -> N
     other = targets.open_target("raw", tmp_path / "b", MIB, identity="this disk")
     assert other.held() == ()
     other.abort()
+
+
+@samples.needs_qemu
+def test_the_server_of_a_dead_attempt_is_waited_for(tmp_path: Path) -> None:
+    first = targets.open_target("qcow2", tmp_path / "a", 4 * MIB, identity="this disk")
+    first.pwrite(0, samples.content(MIB))
+    (left,) = list(tmp_path.iterdir())
+    os.link(left, tmp_path / "kept")  # as a kill would leave it
+    first.abort()
+    (tmp_path / "kept").rename(left)
+    # It closes the image while the next attempt begins.
+    busy = subprocess.Popen(["qemu-nbd", "-f", "qcow2", "-k", tmp_path / "socket", left])
+    while not (tmp_path / "socket").exists():
+        time.sleep(0.02)
+    timer = threading.Timer(0.5, busy.terminate)
+    timer.start()
+    again = targets.open_target("qcow2", tmp_path / "a", 4 * MIB, identity="this disk")
+    timer.join()
+    busy.wait()
+    assert again.held(), "it goes on with what is there"
+    again.abort()
 
 
 def child(format: str, path: Path, crash: str = "", *words: str) -> subprocess.Popen[bytes]:

@@ -6,6 +6,8 @@ A half-written image is continued only where qemu finds its tables sound; what t
 from __future__ import annotations
 
 import errno
+import subprocess
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +22,9 @@ _NOTED_EVERY: Final = 16 << 20
 _ALLOCATION: Final = "base:allocation"
 #: Seconds that a write or the final flush may take before the server counts as hung.
 _PATIENCE: Final = 1800.0
+#: Seconds that the server of a dead attempt may take to end, and what qemu says until then.
+_LINGERING: Final = 10.0
+_LOCKED: Final = '"write" lock'
 
 
 class ImageFile(written.WrittenFile):
@@ -60,8 +65,7 @@ class ImageFile(written.WrittenFile):
 
     def _continue(self) -> None:
         """Serve what an earlier attempt left, if its tables are sound and it is of the same size."""
-        repair = ["-r", "leaks"] if self._driver == "qcow2" else []
-        done = converted.tool(["check", "-q", *repair, qemu.block_node(self._node())])
+        done = self._checked()
         if done.returncode != 0:
             said = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
             self._begin_anew(qemu.without_node(said[0]))
@@ -77,6 +81,16 @@ class ImageFile(written.WrittenFile):
         if found != self._whole:
             self._release()
             self._begin_anew(f"it has {found} bytes instead of {self._whole}")
+
+    def _checked(self) -> subprocess.CompletedProcess[str]:
+        """Have qemu look at the tables. The server of an attempt that was killed may still be at closing the image."""
+        repair = ["-r", "leaks"] if self._driver == "qcow2" else []
+        until = time.monotonic() + _LINGERING
+        while True:
+            done = converted.tool(["check", "-q", *repair, qemu.block_node(self._node())])
+            if _LOCKED not in done.stderr or time.monotonic() > until:
+                return done
+            time.sleep(0.1)
 
     @property
     def _open_server(self) -> servers.NbdServer:
