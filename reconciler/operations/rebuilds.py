@@ -131,7 +131,8 @@ def find(wish: Wish, meter: meters.Meter) -> Found:
         for given, identity, unit in opened:
             if identity.owner != catalog:
                 warnings.append(
-                    f"{given.path} belongs to catalog {identity.owner} and is left out; holdfast unit adopt takes it over"
+                    f"{given.path} belongs to catalog {identity.owner} and is left out;"
+                    " holdfast unit adopt takes it over"
                 )
                 continue
             if (other := places.setdefault(identity.id, given.path)) != given.path:
