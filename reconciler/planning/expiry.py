@@ -407,7 +407,7 @@ class _Trial:
         first = self.used.get((image.id, copy.number))
         if first is not None:
             message = f"kept: {first} needs it first"
-            return Verdict(image, copy, "Waiting", "InUse", message, decision.at, used_by=first)
+            return Verdict(image, copy, "Waiting", "InUse", message, None, used_by=first)
         reason = nevers.forbids(self.judge, self.history, self.debts, image, copy, self.leaving)
         if reason is None:
             self.leaving.add((image.id, copy.number))

@@ -9,7 +9,7 @@ import planning_samples as samples
 import pytest
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, alarms, desired, observed, planner, restorations
+from reconciler.planning import actions, alarms, desired, explanations, observed, planner, restorations
 
 NOW, ago = samples.NOW, samples.ago
 
@@ -170,6 +170,10 @@ def test_the_copy_it_will_read_does_not_leave_before() -> None:
     made = planner.plan(wanted, samples.seen(wanted, old), NOW)
     leaving = [one for one in made.actions if one.type is actions.Type.EXPIRE and one.state is actions.State.DUE]
     assert [one.image for one in leaving] == ["img-2"]
+    (kept,) = [one for one in made.actions if one.address == "expire/img-1/1"]
+    (told,) = explanations.image(wanted, samples.seen(wanted, old), old, "img-1", NOW, made)
+    assert kept.at is None and "needs it first" in kept.reason.message
+    assert (told.state, told.message) == ("Waiting", kept.reason.message)
     without = desired.gather(wanted.revision, [one for one in wanted.objects() if one.kind != "Restore"])
     made = planner.plan(without, samples.seen(without, old), NOW)
     due = [one for one in made.actions if one.state is actions.State.DUE]
