@@ -118,7 +118,7 @@ def evicted(plan: actions.Plan) -> dict[tuple[str, int], actions.Action]:
 
 
 def _making_room(said: Sentence, action: actions.Action | None, now: dt.datetime) -> Sentence:
-    """A copy that its rule keeps as long as there is room, and that has to make some; or that other work still needs."""
+    """A copy that its rule keeps as long as there is room, and that has to make some; or one that other work needs."""
     if action is not None and action.reason.code == "InUse":
         return dataclasses.replace(
             said, state=action.state.value, code="InUse", message=action.reason.message, at=None,
