@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import functools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,8 @@ class Choice:
     image: str
     time: dt.datetime
     copies: tuple[Copy, ...]
+    #: Copies whose units cannot be reached now, ``why`` says how; they may have what the others turn out to lack.
+    away: tuple[Copy, ...] = ()
     #: Newer images that were passed over, and why; a sentence each.
     passed: tuple[str, ...] = ()
     #: Why the image may not do, empty where nothing speaks against it: a drill that failed.
@@ -93,12 +96,18 @@ class Choice:
     def open(self, cache: Path | None, failed: Callable[[failovers.Failure], None]) -> failovers.FailoverImage:
         """Open it for reading over all its copies; ``cache`` is the folder of the estate's caches.
 
+        Copies that are away are asked last, so that a block which only they may have is not taken for missing.
+
         ``failed`` is told of copies that cannot be read. Raises ``UnitOffline``, ``ImageMissing`` or ``ImageDamaged``
         where none can.
         """
         sources = [
             failovers.Source(number=one.number, unit=one.unit, path=one.path, open=self._opener(one, cache))
             for one in self.copies
+        ]
+        sources += [
+            failovers.Source(number=one.number, unit=one.unit, path=one.path, open=functools.partial(_offline, one))
+            for one in self.away
         ]
         return failovers.FailoverImage(self.image, sources, failed)
 
@@ -109,6 +118,10 @@ class Choice:
                 return unit.open(self.image)
 
         return opened
+
+
+def _offline(copy: Copy) -> units.StoredImage:
+    raise errors.UnitOffline(copy.why)
 
 
 def choose(
@@ -148,14 +161,14 @@ def choose(
         trusted, failed = row.id not in wrong, failures.get(row.id)
         if best is not None and not trusted:
             break
-        copies, why = _copies(db, row.id, copy, units_known)
+        copies, away, why = _copies(db, row.id, copy, units_known)
         whole = bool(copies) and not copies[0].damage
         if copies:
             dated = row.id not in misdated
             rank = preferences.Rank(trusted, whole, failed is None, dated, row.time, row.sequence)
             chosen = Choice(
-                client=known, policy=row.policy, image=row.id, time=row.time, copies=copies, passed=tuple(passed),
-                doubt=_doubt(row.id, failed, named=image is not None),
+                client=known, policy=row.policy, image=row.id, time=row.time, copies=copies, away=away,
+                passed=tuple(passed), doubt=_doubt(row.id, failed, named=image is not None),
             )  # fmt: skip
             if rank.sound:
                 return chosen
@@ -202,15 +215,19 @@ def staying(db: database.Database, choice: Choice) -> Choice:
 
 def _copies(
     db: database.Database, image: str, number: int | None, known: dict[str, machines.KnownUnit]
-) -> tuple[tuple[Copy, ...], list[str]]:
-    """The copies of an image that may be read, good ones first and the fastest of them, and why the others may not."""
+) -> tuple[tuple[Copy, ...], tuple[Copy, ...], list[str]]:
+    """The copies of an image that may be read, good ones first and the fastest of them; those whose units are away; and
+    why those and all others may not be read."""
     found: list[Copy] = []
+    away: list[Copy] = []
     refused: list[str] = []
     rows = [one for one in listings.list_copies(db, image_id=image) if number is None or one.number == number]
     for row in sorted(rows, key=lambda one: (one.state not in sightings.GOOD, _speed(known, one.unit), one.number)):
         why = _refusal(known, row)
         if why is not None:
             refused.append(f"copy {row.number} of {image}: {why}")
+            if row.readable and (gone := known.get(row.unit)) is not None:
+                away.append(Copy(number=row.number, unit=row.unit, type=gone.type, path=Path(gone.path), why=why))
             continue
         unit = known[row.unit]
         damage = "" if row.state in sightings.GOOD else row.message or _UNTOLD.get(row.state, "nobody wrote down where")
@@ -218,7 +235,7 @@ def _copies(
         found.append(
             Copy(number=row.number, unit=row.unit, type=unit.type, path=Path(unit.path), why=words, damage=damage)
         )
-    return tuple(found), refused
+    return tuple(found), tuple(away), refused
 
 
 def _order(type: str, damage: str, *, first: bool) -> str:

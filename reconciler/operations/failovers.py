@@ -152,18 +152,21 @@ class FailoverImage:
         with self._lock:
             order = tuple(self._order)
         first: Exception | None = None
+        away = ""
         for source in order:
             try:
                 return ask(source, self._opened(source))
             except _PASSING as error:
                 said = worded(source, error)
                 first = first or said
+                if isinstance(said, errors.UnitOffline):
+                    away = f"copy {source.number} on {source.unit} may have it: bring that unit back"
                 self._pass(source, said)
         if first is None:
             raise errors.ImageMissing(f"image {self.id}: no copy is left to read")
         if isinstance(first, errors.ImageDamaged):
             # Another copy, which the unit would have one use, was tried, or was not to be.
-            first.hint = _NOWHERE if self._label is not None else _UNOPENED
+            first.hint = away or (_NOWHERE if self._label is not None else _UNOPENED)
         raise first
 
     def _opened(self, source: Source) -> units.StoredImage:

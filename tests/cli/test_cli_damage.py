@@ -114,6 +114,12 @@ def test_what_no_copy_has_becomes_zeros_for_whoever_asks_and_is_told_by_range_an
     folder = rot.folder_of(estate, image).parents[1]
     alone = estate.command.json("restore", "--unit", folder, image, "--salvage", "--to", tmp_path / "alone", code=3)
     assert alone["missingBytes"] == 2 * MIB
+    # What lies on a unit that is away is not missing, nor is it to be made up by zeros.
+    away = folder.rename(folder.with_name("away"))
+    for words, hint in (((), "bring that unit back"), (("--salvage",), "bring it back")):
+        assert hint in estate.command.run("restore", "alpha", *words, "--to", tmp_path / "none", code=1).stderr
+    assert not list((tmp_path / "none").iterdir())
+    away.rename(folder)
     manifest = f"""
 apiVersion: holdfast/v1alpha1
 kind: Restore
