@@ -7,7 +7,8 @@ client has no first never, a waived copy no second.
 ``expiry`` asks when planning and again, through ``expiry.check_delete``, inside the catalog's deleting transaction.
 The objective is that of the policy's ServiceLevels; without one it is twice the longest gap of the most frequent
 schedule, and nothing is recent enough for a policy that nobody knows. An image that failed a verification is not the
-last good one: the newest that did not fail stays beside it, and the one from before it until a later one has passed.
+last good one: the newest that did not fail stays beside it, and the one from before a drill that failed or is due
+until a later one has passed.
 """
 
 from __future__ import annotations
@@ -61,22 +62,29 @@ class Rules:
         """The last drill of an image of a series, if the last one of some kind failed."""
         return verifications.failure(history, self._seen, image)
 
-    def failures(self, history: histories.History) -> tuple[observed.Verification, ...]:
-        """The last drill of each kind of a series, where that failed; of an image that is gone while another is to
-        come."""
-        coming = {one.kind for one in verifications.asked(self.wanted, history.series.policy)}
-        last = (
-            verifications.last(history, self._seen, kind, None, remembered=kind in coming)
-            for kind in verifications.DRILLS
-        )
-        return tuple(one for one in last if one is not None and one.state == "Failed")
+    def unanswered(self, history: histories.History) -> tuple[observed.Verification, ...]:
+        """The last drill of each kind of a series, where it failed or the next one is due: what is younger is in doubt.
 
-    def follows(self, history: histories.History, image: observed.Image, failed: observed.Verification) -> bool:
-        """Whether an image came after one of which a drill failed, and no drill of that kind has passed for it."""
-        before = history.by_id(failed.image)
-        later = image.sequence > before.sequence if before is not None else image.time > failed.at
+        A failure of an image that is gone counts while another drill is to come.
+        """
+        asked = verifications.asked(self.wanted, history.series.policy)
+        found = []
+        for kind in verifications.DRILLS:
+            coming = [one for one in asked if one.kind == kind]
+            last = verifications.last(history, self._seen, kind, None, remembered=bool(coming))
+            tried = history.by_id(last.image) if last is not None else None
+            # Seen from the image, which expires by its own time and not by that of the drill.
+            due = tried is not None and any(verifications.due(one, tried.time) <= self.now for one in coming)
+            if last is not None and (last.state == "Failed" or due):
+                found.append(last)
+        return tuple(found)
+
+    def follows(self, history: histories.History, image: observed.Image, last: observed.Verification) -> bool:
+        """Whether an image came after the one that was drilled, and no drill of that kind has passed for it."""
+        before = history.by_id(last.image)
+        later = image.sequence > before.sequence if before is not None else image.time > last.at
         own = self._seen.verifications.get(image.id, ())
-        return later and not any(one.kind == failed.kind and one.state == "Passed" for one in own)
+        return later and not any(one.kind == last.kind and one.state == "Passed" for one in own)
 
     def proven(self, history: histories.History) -> Iterator[observed.Image]:
         """The images that can be read and failed no verification, the newest first."""
@@ -230,16 +238,19 @@ def _find_protected(rules: Rules, history: histories.History) -> dict[str, str]:
             result[image_or_none.id] = "the series' newest complete image"
     answered = next((i for i in _answered(rules, history) if i.id not in wrong), None)
     if answered is not None:
-        result.setdefault(answered.id, "the newest image from before a drill failed, until a later one passes")
+        result.setdefault(
+            answered.id, "the newest image from before a drill that failed or is due, until a later one passes"
+        )
     return result
 
 
 def _answered(rules: Rules, history: histories.History) -> Iterator[observed.Image]:
-    """The images that failed no verification and have none to answer for, the newest first; none while none failed.
+    """The images that failed no verification and have none to answer for, the newest first; none without any doubt.
 
-    One that was made since a drill failed may be as bad until it was tried itself, which is done only once it is there.
+    One that was made since a drill failed, or that the next one is due for, may be bad until it was tried itself, which
+    is done only once it is there.
     """
-    failed = rules.failures(history)
-    for image in rules.proven(history) if failed else ():
-        if not any(rules.follows(history, image, one) for one in failed):
+    last = rules.unanswered(history)
+    for image in rules.proven(history) if last else ():
+        if not any(rules.follows(history, image, one) for one in last):
             yield image

@@ -165,6 +165,9 @@ def test_a_failure_is_told_beyond_its_image_while_another_drill_is_to_come() -> 
         ((6, 7, 8, 9), {7: "Failed", 8: "Failed"}, {"img-6", "img-9"}),
         ((6, 8, 9), {8: "Failed", 9: "Passed"}, {"img-9"}),
         ((6, 8, 9), {6: "Passed"}, {"img-9"}),
+        # Its period is over: what comes now is tried before it goes.
+        ((-4, 8, 9), {-4: "Passed"}, {"img--4", "img-9"}),
+        ((-4, 8, 9), {-4: "Passed", 9: "Passed"}, {"img-9"}),
         # Of an image that is gone: what is younger than its drill was not tried.
         ((6, 9), {7: "Gone"}, {"img-6", "img-9"}),
     ],
