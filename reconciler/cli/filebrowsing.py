@@ -42,4 +42,5 @@ def _listed(stored: units.StoredImage, client: str, path: str, notes: list[str],
         found = filelistings.listing(
             tree, path, client=client, image=label.id, time=label.time, source="Image", deep=deep
         )
-        return found.model_copy(update={"notes": (*notes, *tree.notes, *found.notes)})
+        said = tuple(dict.fromkeys((*notes, *tree.notes, *found.notes)))
+        return found.model_copy(update={"notes": said})

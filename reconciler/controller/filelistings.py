@@ -31,7 +31,8 @@ def listing(
     """
     place = fileplaces.resolve(tree, text)
     items: list[files.FileItem] = []
-    notes: list[str] = []
+    top = place is None or (not place.path and len(tree.volumes) == 1)
+    notes: list[str] = list(tree.unread()) if top else []
     if place is None:
         places = [fileplaces.Place(volume, "") for volume in tree.volumes] if deep else []
     elif tree.row(place).kind == "directory":

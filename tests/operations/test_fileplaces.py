@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import zlib
 
 import pytest
 
 from reconciler.base import errors
+from reconciler.controller import filelistings
 from reconciler.operations import fileplaces
 from reconciler.operations.fileplaces import Place, Row
 
@@ -117,6 +119,13 @@ def test_an_image_without_files_says_what_it_holds_instead() -> None:
     tree.volumes = ()
     with pytest.raises(errors.NotFound, match=r"can be read: e.img: volume at byte 0 holds an encrypted LUKS volume"):
         fileplaces.resolve(tree, "/")
+
+
+@pytest.mark.parametrize(("text", "told"), [("/", True), ("/root", False), ("/root/etc", False)])
+def test_what_is_not_read_of_an_image_is_noted_beside_its_volumes(text: str, told: bool) -> None:
+    now = dt.datetime(2026, 3, 2, tzinfo=dt.UTC)
+    found = filelistings.listing(Tree(), text, client="c", image="i", time=now, source="Image", deep=False)
+    assert (found.notes == tuple(Tree().unread())) is told
 
 
 @pytest.mark.parametrize(
