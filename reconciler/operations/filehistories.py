@@ -32,8 +32,13 @@ class Histories:
         #: The newest image's names are the ones that count; a volume that only older ones had keeps its own.
         self.volumes = tuple(latest.values())
 
-    def versions(self, place: fileplaces.Place) -> tuple[answers.Version, ...]:
-        """Each state of a path that an image holds, oldest first; may be empty. Raises ``CatalogError``."""
+    def versions(self, place: fileplaces.Place, *, literal: bool = False) -> tuple[answers.Version, ...]:
+        """Each state of a path that an image holds, oldest first; may be empty. Raises ``CatalogError``.
+
+        ``literal``: of what lay in this very place of the disk, whatever volume it belonged to.
+        """
+        if literal:
+            return self._files.versions(self._client, place.volume.disk, place.volume.number, place.path)
         slots: dict[tuple[str, int], set[str]] = {}
         for image, volumes in self._images:
             slot = self._slot(volumes, place.volume)
