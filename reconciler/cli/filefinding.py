@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import functools
 import itertools
 from collections.abc import Generator, Sequence
 from typing import Annotated
@@ -87,8 +88,10 @@ def versions(
     ((id, slug),) = slugs.items()
     found = _level(chosen, list(known))
     histories = filehistories.Histories(found, id)
-    place = _place(found, id, histories, path)
-    told = tuple(row for one in histories.versions(place) if (row := _version(one, known, good)) is not None)
+    place, literal = _place(found, id, histories, path)
+    told = tuple(
+        row for one in histories.versions(place, literal=literal) if (row := _version(one, known, good)) is not None
+    )
     document = documents.FileVersions(
         client=slug,
         path=fileplaces.readable(fileplaces.show(histories.volumes, place)),
@@ -195,14 +198,19 @@ def _version(
     )
 
 
-def _place(found: caches.FileCache, client: str, histories: filehistories.Histories, text: str) -> fileplaces.Place:
-    """The path whose history is asked for; it need not be there any more. Raises ``NotFound`` and ``UsageError``."""
+def _place(
+    found: caches.FileCache, client: str, histories: filehistories.Histories, text: str
+) -> tuple[fileplaces.Place, bool]:
+    """The path whose history is asked for, gone or not, and whether only that place of the disk knows it, no volume.
+
+    Raises ``NotFound`` and ``UsageError``.
+    """
     if not histories.volumes:
         raise errors.NotFound("no image of this client has an index of files", hint="holdfast files ls reads images")
 
-    def exists(place: fileplaces.Place) -> str | None:
+    def exists(place: fileplaces.Place, *, literal: bool) -> str | None:
         volume, path = place
-        if not path or histories.versions(place):
+        if not path or histories.versions(place, literal=literal):
             return path or None
         if volume.filesystem not in fileplaces.FOLDING:
             return None
@@ -210,12 +218,18 @@ def _place(found: caches.FileCache, client: str, histories: filehistories.Histor
         wanted = (volume.disk, volume.number, path.casefold())
         entries = (one.entry for one in found.search(query))
         same = {one.path for one in entries if (one.disk, one.volume, one.path.casefold()) == wanted}
-        return same.pop() if len(same) == 1 else None
+        spelled = fileplaces.Place(volume, same.pop()) if len(same) == 1 else None
+        return spelled.path if spelled is not None and histories.versions(spelled, literal=literal) else None
 
-    place = fileplaces.places(histories.volumes, text, exists)
+    literal = False
+    try:
+        place = fileplaces.places(histories.volumes, text, functools.partial(exists, literal=False))
+    except errors.NotFound:
+        literal = True
+        place = fileplaces.places(histories.volumes, text, functools.partial(exists, literal=True))
     if place is None:
         raise errors.UsageError(f"{text} has no history", hint="name a file or a folder in it")
-    return place
+    return place, literal
 
 
 def _asked(id: str, moment: dt.datetime, images: list[str] | None, bounds: list[dt.datetime | None]) -> bool:
