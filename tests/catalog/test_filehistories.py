@@ -38,3 +38,6 @@ def test_a_history_goes_with_the_volume(tmp_path: Path) -> None:
     # What has no label, or had another one that went nowhere, is the same volume by its place alone.
     assert told("win") == [(5, "2"), (9, "3"), (7, "4")]
     assert told("d0/v2") == [(9, "2")]
+    place = fileplaces.Place(next(one for one in histories.volumes if one.name == "win"), "x")
+    sizes = [(one.entry.size, "".join(one.images)) for one in histories.versions(place, literal=True)]
+    assert sizes == [(1, "01"), (5, "2"), (9, "3"), (7, "4")]
