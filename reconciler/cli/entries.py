@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-from typing import Any
 
 
 def main() -> None:
@@ -32,5 +31,5 @@ def interrupts_raise() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _end(*_: Any) -> None:
+def _end(*_: object) -> None:
     os._exit(130)

@@ -48,7 +48,12 @@ def run(arguments: Sequence[str]) -> int:
         complain("interrupted")
         return 130
     except typer.TyperException as error:
-        complain(f"{error.format_message()} (holdfast --help lists the commands and options)")
+        message = error.format_message()
+        if message.startswith("Usage:"):
+            # Nothing but a group's name was given: this is the help, and needs no hint where the help is.
+            complain(message, label="")
+        else:
+            complain(f"{message} (holdfast --help lists the commands and options)")
         return 64
     except BrokenPipeError:
         return 1

@@ -112,6 +112,11 @@ def test_64_wrong_words(converged: Estate, arguments: list[str]) -> None:
     silent(converged, *arguments, code=64)
 
 
+def test_64_a_group_alone_prints_its_help(converged: Estate) -> None:
+    said = converged.command.run("files", code=64).stderr
+    assert said.startswith("Usage: holdfast files") and said.rstrip().endswith("130 interrupted.")
+
+
 def test_64_changes_to_apply_and_nobody_to_ask(empty: Estate) -> None:
     assert "--yes" in silent(empty, "apply", code=64)
     assert not empty.state.exists()
