@@ -80,6 +80,8 @@ class Desk:
         self._best: dict[str, _Candidate] = {}
         #: By restore: the newest image that could be taken, were it not that a drill of it failed.
         self._failed: dict[str, _Candidate] = {}
+        #: By restore: why the newest image that is meant cannot be read, where its unit is the reason.
+        self._refused: dict[str, str] = {}
 
     def look(self, history: histories.History) -> dict[tuple[str, int], str]:
         """Consider the images of one series: copies that restores would read, as (image id, number) -> address."""
@@ -115,6 +117,7 @@ class Desk:
                 begun=image.id == begun,
             )
             if one is None:
+                self._refuse(name, image)
                 continue
             rank = one.rank
             if name not in self._best or one.order > self._best[name].order:
@@ -125,6 +128,13 @@ class Desk:
             if one.begun or (rank.trusted and rank.sound and begun is None):
                 break
         return found
+
+    def _refuse(self, name: str, image: observed.Image) -> None:
+        for copy in image.copies if name not in self._refused else ():
+            why = self._rules.units.refuses_read(copy.unit) if copy.state in observed.READABLE else None
+            if why is not None:
+                self._refused[name] = f"; image {image.id}: {why.message}"
+                return
 
     def _candidate(
         self,
@@ -225,7 +235,8 @@ class Desk:
                 words = f"{len(several)} clients are named {item.spec.client}: say which: {', '.join(sorted(several))}"
             return actions.State.BLOCKED, None, actions.Reason(code="ClientUnknown", message=words)
         if doubts is None:
-            return actions.State.BLOCKED, None, actions.Reason(code="NoImage", message=_missing(item.spec))
+            words = _missing(item.spec) + self._refused.get(item.name, "")
+            return actions.State.BLOCKED, None, actions.Reason(code="NoImage", message=words)
         resting = retries.resting(attempts, self._now)
         if resting is not None:
             return actions.State.WAITING, *resting

@@ -67,6 +67,15 @@ def test_what_cannot_be_found_is_blocked_with_the_reason(spec: dict[str, Any], c
     assert found.reason.code == code and said in found.reason.message
 
 
+def test_a_unit_that_is_away_is_the_reason() -> None:
+    away = {
+        name: observed.Unit(name=name, state="Offline", message=f"{name} is unplugged") for name in ("fast", "deep")
+    }
+    _, found = plan(restore(), units=away)
+    assert found is not None and found.state is actions.State.BLOCKED
+    assert "image img-3: unit fast is offline: fast is unplugged" in found.reason.message
+
+
 def test_what_a_clock_that_was_ahead_made_is_not_the_newest() -> None:
     copies = (samples.copy(), samples.copy(2, "dedupe", "deep"))
     times = (ago(days=3), ago(days=-365), ago(days=1))
