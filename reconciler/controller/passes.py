@@ -87,6 +87,8 @@ class Controller:
         self._jumps = jumps.JumpWatch(site.clock, site.db)
         #: By unit: the mark of the dump that this process wrote onto it.
         self._dumped: dict[str, int] = {}
+        #: Whether one of these shows jobs that were at work.
+        self._dumped_at_work = False
         self._checked: set[str] = set()
         #: Holding areas that were freed of what dead jobs left.
         self._cleared: set[Path] = set()
@@ -288,7 +290,13 @@ class Controller:
         """A compact copy of the catalog onto every unit that is online and has not the present one."""
         tree = self._tree or self.reload()
         wanted = effective_now(tree.wanted, self.site.db, self.site.clock.now())
-        safekeeping.write_dumps(self.site.db, wanted, self._dumped)
+        idle, before = self.idle(), dict(self._dumped)
+        # How a job ends is no change worth a dump by itself, but it shall not stand there as Running for ever.
+        safekeeping.write_dumps(self.site.db, wanted, self._dumped, anew=idle and self._dumped_at_work)
+        if idle:
+            self._dumped_at_work = False
+        elif self._dumped != before:
+            self._dumped_at_work = True
 
     def _dump_at_work(self, changed: bool) -> None:
         """A dump between the jobs of a pass; a large catalog's takes long, and work goes on four fifths of the time."""

@@ -17,16 +17,19 @@ from reconciler.storage import opening
 _log = logging.getLogger(__name__)
 
 
-def write_dumps(db: database.Database, wanted: desired.Desired, written: dict[str, int]) -> tuple[str, ...]:
+def write_dumps(
+    db: database.Database, wanted: desired.Desired, written: dict[str, int], *, anew: bool = False
+) -> tuple[str, ...]:
     """A dump onto every unit that is online and has not the present one; the units that could not be written.
 
     ``written`` remembers, by unit, the mark of the dump that this process wrote there, and is brought up to date.
+    ``anew``: write it also where it seems to be there.
     """
     mark = dumps.mark(db)
     behind = {
         name: declared
         for name, declared in _writable(db, wanted).items()
-        if written.get(name) != mark and not dumps.is_current(declared.path, db.id, mark)
+        if anew or (written.get(name) != mark and not dumps.is_current(declared.path, db.id, mark))
     }
     data = dumps.dump(db) if behind else b""
     failed = []

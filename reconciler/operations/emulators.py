@@ -27,6 +27,7 @@ from reconciler.base import errors, guards, meters
 from reconciler.operations import bootorders, firmwares, qmp, screenshots
 
 PROGRAM: Final = "qemu-system-x86_64"
+_SHELL: Final = guards.GATE + 'exec "$@" </dev/null'
 #: Seconds that QEMU may take to start, all of its disks opened, and to answer a question.
 PATIENCE: Final = 60.0
 #: Bytes of a dumped screen: the most that the machine's graphics memory can show.
@@ -103,7 +104,7 @@ class Emulator:
             failing.callback(self._process.wait)
             failing.callback(self._process.kill)
             try:
-                failing.callback(guards.guard(self._process.pid).communicate)
+                failing.callback(guards.admit(self._process).communicate)
             except OSError as error:
                 raise errors.EmulatorFailed(f"nothing can look after {program}: {error.strerror or error}") from error
             # Under want of memory this one goes first, not the backup beside it.
@@ -183,8 +184,8 @@ def _started(command: Sequence[str], lent: Sequence[int], said: int) -> subproce
     """QEMU with the descriptors it is lent; ``said``: where its own words go."""
     try:
         return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            ["/bin/sh", "-c", _SHELL, "sh", *command],
+            stdin=subprocess.PIPE,
             stdout=said,
             stderr=said,
             pass_fds=lent,

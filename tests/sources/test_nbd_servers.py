@@ -119,6 +119,20 @@ def test_a_server_dies_with_us_even_if_it_hangs(command: list[str], kind: signal
     assert gone(server) and gone(watching[0])
 
 
+UNGUARDED = """
+import os, signal, subprocess
+from reconciler.base import guards
+child = subprocess.Popen(["/bin/sh", "-c", guards.GATE + "exec sleep 600"], stdin=subprocess.PIPE)
+print(child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_server_does_not_begin_where_nobody_looks_after_it_yet() -> None:
+    killed = subprocess.run([sys.executable, "-c", UNGUARDED], stdout=subprocess.PIPE, check=False, timeout=20)
+    assert killed.returncode == -signal.SIGKILL and gone(int(killed.stdout))
+
+
 def test_the_servers_last_words_are_the_error() -> None:
     command = ["sh", "-c", "echo 'nbdkit: error: locked by another' >&2; exit 1"]
     with pytest.raises(servers.ServerFailed, match="error: locked by another") as caught:

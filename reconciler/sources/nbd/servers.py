@@ -35,8 +35,8 @@ GRACE = 30.0
 _TAIL = 2000
 _SECRETS: Final = ("PASSWORD", "PASSPHRASE", "SECRET", "TOKEN", "_KEY")
 # The shell puts the listening socket where socket activation wants it: number 3, named by the server's own pid.
-_ACTIVATED: Final = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null >&2'
-_SINGLE: Final = 'exec "$@" >&0'
+_ACTIVATED: Final = guards.GATE + 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&1 </dev/null >&2'
+_SINGLE: Final = guards.GATE + 'exec "$@" <&1'
 
 
 class ServerFailed(Exception):
@@ -143,8 +143,8 @@ class NbdServer:
                     self._said = failing.enter_context(tempfile.TemporaryFile())
                     self._process = subprocess.Popen(
                         ["/bin/sh", "-c", _SINGLE if single else _ACTIVATED, "sh", *command],
-                        stdin=theirs.fileno(),
-                        stdout=self._said,
+                        stdin=subprocess.PIPE,
+                        stdout=theirs.fileno(),
                         stderr=self._said,
                         pass_fds=tuple(lend),
                         env=_environment(),
@@ -154,7 +154,7 @@ class NbdServer:
                 failing.callback(self._process.wait)
                 failing.callback(self._process.kill)
                 # One that ends with its last connection waits for ever if we die before it has met its first.
-                self._guard = guards.guard(self._process.pid)
+                self._guard = guards.admit(self._process)
             except OSError as error:
                 raise ServerFailed(f"{self._program} cannot be started: {error.strerror or error}") from error
             failing.pop_all()
