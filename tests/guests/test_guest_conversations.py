@@ -94,5 +94,5 @@ def test_a_cancelled_job_ends_the_child(data: bytes) -> None:
 def test_a_listing_that_is_left_early_ends_its_child(data: bytes) -> None:
     with listings.list_files(disks.MemoryDisk("left", data)) as listing:
         next(listing)
-        assert children()
+    # It may have been done by then, with all of it on its way.
     assert not children()
