@@ -13,7 +13,7 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Final
 
-from reconciler.planning import actions, desired, histories, nevers, observed, retries, verifications
+from reconciler.planning import actions, histories, nevers, observed, retries, verifications
 
 _WORDS: Final = {
     verifications.CONTENT: "every digest is read again",
@@ -27,32 +27,24 @@ class Desk:
 
     def __init__(
         self,
-        wanted: desired.Desired,
         seen: observed.Observed,
         rules: nevers.Rules,
         now: dt.datetime,
         horizon: dt.datetime,
     ) -> None:
-        self._wanted = wanted
         self._seen = seen
+        self._asked = rules.asked
         self._units = rules.units
         #: Ids of images that somebody declared wrong.
         self._wrong = rules.register.orders()
         self._now = now
         self._horizon = horizon
         self._live = {job.address for job in seen.jobs}
-        self._asked: dict[str, tuple[verifications.Asked, ...]] = {}
-
-    def asked(self, policy: str) -> tuple[verifications.Asked, ...]:
-        """What is asked of every series of a policy."""
-        if policy not in self._asked:
-            self._asked[policy] = verifications.asked(self._wanted, policy)
-        return self._asked[policy]
 
     def answer(self, history: histories.History, slug: str) -> Iterator[actions.Action]:
         """What is to be verified of one series."""
         made: dict[str, actions.Action] = {}
-        for asked in self.asked(history.series.policy):
+        for asked in self._asked(history.series.policy):
             found = self._content if asked.kind == verifications.CONTENT else self._drill
             for action in found(history, slug, asked):
                 known = made.get(action.address)

@@ -47,6 +47,7 @@ class Rules:
         self.book = lifecycles.Book(wanted, seen.owed, self.register.waived, self.register.orders())
         self.units = placements.Units(wanted, seen)
         self._objectives: dict[str, dt.timedelta] = {}
+        self._asked: dict[str, tuple[verifications.Asked, ...]] = {}
         self._seen = seen
         self._unordered: Rules | None = None
 
@@ -58,6 +59,12 @@ class Rules:
             self._unordered = Rules(self.wanted, dataclasses.replace(self._seen, rulings=rest), self.now)
         return self._unordered
 
+    def asked(self, policy: str) -> tuple[verifications.Asked, ...]:
+        """What is to be verified of every series of a policy."""
+        if policy not in self._asked:
+            self._asked[policy] = verifications.asked(self.wanted, policy)
+        return self._asked[policy]
+
     def failure(self, history: histories.History, image: str) -> observed.Verification | None:
         """The last drill of an image of a series, if the last one of some kind failed."""
         return verifications.failure(history, self._seen, image)
@@ -67,7 +74,7 @@ class Rules:
 
         A failure of an image that is gone counts while another drill is to come.
         """
-        asked = verifications.asked(self.wanted, history.series.policy)
+        asked = self.asked(history.series.policy)
         found = []
         for kind in verifications.DRILLS:
             coming = [one for one in asked if one.kind == kind]

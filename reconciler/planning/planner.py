@@ -119,7 +119,7 @@ class _Pass:
         self.judge = expiry.Judge(self.wanted, seen, now)
         self.ledger = expirations.Ledger(self.wanted, seen, self.judge.units, now)
         self.copier = duplications.Desk(self.judge, self.wanted, seen, now, promised=self.judge.promised)
-        self.drills = drills.Desk(self.wanted, seen, self.judge, now, self.horizon)
+        self.drills = drills.Desk(seen, self.judge, now, self.horizon)
         self.restores = restorations.Desk(self.judge, self.wanted, seen, now)
         self.problems: list[diagnostics.Diagnostic] = []
         self.questions: list[actions.Question] = []
@@ -256,7 +256,7 @@ class _Pass:
         self.actions.extend(one for one in proofs if (one.image, one.copy) not in leaving)
         if not self.judge.register.retired(series.client):
             self._promises(history, slug)
-        self.drift.extend(drifts.unproven(history, self.drills.asked(series.policy), self.seen, slug))
+        self.drift.extend(drifts.unproven(history, self.judge.asked(series.policy), self.seen, slug))
         self._count(series, history)
 
     def _promises(self, history: histories.History, slug: str) -> None:
@@ -264,7 +264,7 @@ class _Pass:
         missed: dict[str, list[str]] = {}
         for level, reason in servicelevels.shortfalls(self.wanted, self.judge.units, history, self.now):
             missed.setdefault(level, []).append(reason.message)
-        asked = self.drills.asked(history.series.policy)
+        asked = self.judge.asked(history.series.policy)
         for level, lacking in verifications.shortfalls(asked, self.seen, history, self.now):
             missed.setdefault(level, []).append(lacking)
         for level, words in missed.items():
