@@ -17,7 +17,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from reconciler.base import times
+from reconciler.base import errors, times
 from reconciler.planning import (
     actions,
     calendars,
@@ -30,10 +30,11 @@ from reconciler.planning import (
     observed,
     placements,
     retries,
+    sightings,
 )
 
 #: The code of an attempt that found bytes which are on no copy, and how long it rests then.
-MISSING: Final = "BlocksMissing"
+MISSING: Final = errors.BlocksMissing.__name__
 REST: Final = dt.timedelta(days=7)
 
 
@@ -61,15 +62,13 @@ class Desk:
         """Every copy that the images of a series still owe, oldest image first; then those that have to move."""
         made: dict[tuple[str, str], actions.Action] = {}
         for image in debts.open():
-            unpaid = debts.unpaid(image)
-            root = debts.damaged_root(image)
-            missing = {one.name for one in unpaid}
-            whole = (*((root,) if root is not None else ()), *unpaid)
+            wanted = debts.to_make(image)
+            missing = {one.name for one in debts.unpaid(image)}
             first, sound = None, bool(history.good(image))
-            reading = None if sound else self._reading(image)
-            for one in whole:
+            reading, lost = (None, None) if sound else (self._reading(image), self._lost(image, wanted))
+            for one in wanted:
                 follows = one.source if one.source in missing else first
-                action = self._action(history, debts, image, one, follows, slug, lost=self._lost(image, whole))
+                action = self._action(history, debts, image, one, follows, slug, lost=lost)
                 if reading is not None and action.address not in self._live:
                     words = f"its copies are being read together for operation {reading}"
                     reason = actions.Reason(code="Busy", message=words)
@@ -254,8 +253,7 @@ class Desk:
             found = self._attempts.get(address(image.id, one.name))
             if found is None or found.code != MISSING:
                 continue
-            # One from a clock that was ahead holds nothing up.
-            if self._now - REST < found.last_finished <= self._now + histories.AHEAD:
+            if sightings.believed(found.last_finished, self._now) > self._now - REST:
                 return found
         return None
 

@@ -262,6 +262,11 @@ class Debts:
         missing = any(c.state in _MISSING and name(image.lifecycle, c.operation) == root.name for c in image.copies)
         return root if missing else None
 
+    def to_make(self, image: observed.Image) -> tuple[Owed, ...]:
+        """The copies that are to be made of an image, or made anew, parents first."""
+        root = self.damaged_root(image)
+        return (*(() if root is None else (root,)), *self.unpaid(image))
+
     def broken_chains(self, image: observed.Image, operation: str) -> tuple[str, ...]:
         """Units on which the operation's copy is damaged or lost while copies there still need it as base."""
         return tuple(
@@ -286,8 +291,7 @@ class Debts:
             return ()
         if (image.id, copy.number) in self._book.waived:
             return ()
-        root = self.damaged_root(image)
-        return tuple(one.name for one in (*(() if root is None else (root,)), *self.unpaid(image)))
+        return tuple(one.name for one in self.to_make(image))
 
     def settled(self, image: observed.Image) -> set[str]:
         """The operations whose copy is, or was, complete."""
