@@ -59,9 +59,7 @@ def standing(attempts: observed.Attempts | None, limit: int | None, now: dt.date
         return Standing("Exhausted", None, failures)
     until = attempts.last_finished + backoff(failures)
     at_once = attempts.last_state == "Overrun" or (attempts.last_state == "Lost" and deaths < PATIENCE)
-    # Seen from a clock that was set back the last attempt lies ahead; it must not hold the next one up for so long.
-    ahead = attempts.last_finished > now + _FIRST
-    if at_once or ahead or until <= now:
+    if at_once or _lies_ahead(attempts, now) or until <= now:
         return Standing("Ready", None, failures)
     return Standing("Waiting", until, failures)
 
@@ -71,13 +69,17 @@ def resting(attempts: observed.Attempts | None, now: dt.datetime) -> tuple[dt.da
     found = standing(attempts, None, now)
     if attempts is None:
         return None
-    ahead = attempts.last_finished > now + _FIRST
-    if found.state == "Cancelled" and not ahead and attempts.last_finished + REST > now:
+    if found.state == "Cancelled" and not _lies_ahead(attempts, now) and attempts.last_finished + REST > now:
         words = actions.Reason(code="Cancelled", message="it was cancelled, and rests for a day")
         return attempts.last_finished + REST, words
     if found.state == "Waiting":
         return found.until, actions.Reason(code="Retry", message=f"the last attempt failed: {attempts.message}")
     return None
+
+
+def _lies_ahead(attempts: observed.Attempts, now: dt.datetime) -> bool:
+    """Whether the last attempt is seen from a clock that was set back: it must not hold the next one up for so long."""
+    return attempts.last_finished > now + _FIRST
 
 
 def number(attempts: observed.Attempts | None) -> int:
