@@ -14,7 +14,7 @@ from reconciler.api.documents import shapes
 from reconciler.base import errors
 from reconciler.catalog import histories, images, inventories
 from reconciler.cli import options, outputs, settings, views
-from reconciler.planning import evictions, explanations, sieves
+from reconciler.planning import evictions, explanations
 from reconciler.reports import tables
 
 
@@ -72,7 +72,7 @@ def _image(view: views.View, name: str) -> tuple[explanations.Sentence, ...]:
     if not rows:
         raise errors.NotFound(f"there is no image {name}", hint="holdfast get images lists them")
     series = histories.one_series(view.db, rows[0].client_id, rows[0].policy)
-    broken = any(copy.state in sieves.MISSING for one in series.images if one.id == name for copy in one.copies)
+    broken = any(explanations.broken(one) for one in series.images if one.id == name)
     plan = view.plan() if broken or evictions.managed(view.wanted, view.seen) else None
     return explanations.image(view.wanted, view.seen, series, name, view.now, plan)
 

@@ -91,9 +91,13 @@ def image(
     told = tuple(
         _making_room(foresight.copy(found, copy), leaving.get((image_id, copy.number)), now) for copy in found.copies
     )
-    broken = plan is not None and any(copy.state in sieves.MISSING for copy in found.copies)
-    made = (one for one in plan.actions if _makes(one, image_id)) if plan is not None and broken else ()
+    made = (one for one in plan.actions if _makes(one, image_id)) if plan is not None and broken(found) else ()
     return (*told, *(_made(one) for one in made))
+
+
+def broken(image: observed.Image) -> bool:
+    """Whether a copy of an image is damaged or lost, so that it takes a plan to say what becomes of it."""
+    return any(copy.state in sieves.MISSING for copy in image.copies)
 
 
 def _makes(action: actions.Action, image_id: str) -> bool:
