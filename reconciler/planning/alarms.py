@@ -106,67 +106,41 @@ def _overdue(plan: actions.Plan, seen: observed.Observed) -> Iterator[Alarm]:
 
 def _drift(plan: actions.Plan) -> Iterator[Alarm]:
     for one in plan.drift:
+        about = one.object.partition("/")[2]
         if one.code == "Failing":
-            policy, _, client = one.object.removeprefix("BackupPolicy/").partition("/")
-            yield Alarm(
-                key=f"Failing/{policy}/{client}",
-                severity=WARNING,
-                title=f"backups of {client} under {policy} fail",
-                message=f"{one.message}. Next: holdfast get jobs --client {client} --job-state Failed.",
-            )
+            policy, _, client = about.partition("/")
+            title = f"backups of {client} under {policy} fail"
+            yield _told(one, about, WARNING, title, f"Next: holdfast get jobs --client {client} --job-state Failed.")
         elif one.code == "SelectionShrunk":
-            policy = one.object.removeprefix("BackupPolicy/")
-            yield Alarm(
-                key=f"SelectionShrunk/{policy}",
-                severity=WARNING,
-                title=f"policy {policy} lost many of its clients at once",
-                message=f"{one.message}. Next: bring them back, or approve it; holdfast plan says how.",
-            )
+            title = f"policy {about} lost many of its clients at once"
+            yield _told(one, about, WARNING, title, "Next: bring them back, or approve it; holdfast plan says how.")
         elif one.code == "SnapshotOld":
-            client = one.object.removeprefix("Client/")
-            yield Alarm(
-                key=f"SnapshotOld/{client}",
-                severity=WARNING,
-                title=f"a snapshot of {client} stands for too long",
-                message=f"{one.message}. It grows with what the machine writes until its datastore is full."
-                f" Next: holdfast explain client {client}.",
-            )
+            title = f"a snapshot of {about} stands for too long"
+            rest = "It grows with what the machine writes until its datastore is full."
+            yield _told(one, about, WARNING, title, f"{rest} Next: holdfast explain client {about}.")
         elif one.code == "ServiceLevelMissed":
-            level = one.object.removeprefix("ServiceLevel/")
             series = one.message.partition(":")[0]
-            yield Alarm(
-                key=f"ServiceLevelMissed/{level}/{series}",
-                severity=WARNING,
-                title=f"{series} falls short of ServiceLevel {level}",
-                message=f"{one.message}. Next: holdfast explain policy {series.partition('/')[0]}, and of what is to be"
-                " proven holdfast get verifications.",
-            )
+            title = f"{series} falls short of ServiceLevel {about}"
+            policy = series.partition("/")[0]
+            rest = f"Next: holdfast explain policy {policy}, and of what is to be proven holdfast get verifications."
+            yield _told(one, f"{about}/{series}", WARNING, title, rest)
         elif one.code == "VerificationFailed":
-            client = one.object.removeprefix("Client/")
             kind = one.message.partition(" ")[0]
-            yield Alarm(
-                key=f"VerificationFailed/{client}/{kind}",
-                severity=CRITICAL,
-                title=f"the last backup of {client} that was tried cannot be relied on ({kind.lower()})",
-                message=f"{one.message}. The newest image that did not fail is kept beside it."
-                f" Next: holdfast get verifications --client {client}.",
-            )
+            title = f"the last backup of {about} that was tried cannot be relied on ({kind.lower()})"
+            rest = "The newest image that did not fail is kept beside it."
+            next = f"Next: holdfast get verifications --client {about}."
+            yield _told(one, f"{about}/{kind}", CRITICAL, title, f"{rest} {next}")
         elif one.code == "RestoreFailing":
-            name = one.object.removeprefix("Restore/")
-            yield Alarm(
-                key=f"RestoreFailing/{name}",
-                severity=WARNING,
-                title=f"the restore {name} fails",
-                message=f"{one.message}. Next: holdfast describe restore {name}.",
-            )
+            title = f"the restore {about} fails"
+            yield _told(one, about, WARNING, title, f"Next: holdfast describe restore {about}.")
         elif one.code in ("LostCopies", "DamagedCopies"):
-            unit = one.object.removeprefix("StorageUnit/")
-            yield Alarm(
-                key=f"{one.code}/{unit}",
-                severity=CRITICAL,
-                title=f"copies on {unit} are {'lost' if one.code == 'LostCopies' else 'damaged'}",
-                message=f"{one.message}. Next: holdfast get copies --unit {unit}.",
-            )
+            title = f"copies on {about} are {'lost' if one.code == 'LostCopies' else 'damaged'}"
+            yield _told(one, about, CRITICAL, title, f"Next: holdfast get copies --unit {about}.")
+
+
+def _told(drift: actions.Drift, about: str, severity: str, title: str, rest: str) -> Alarm:
+    """The alarm that a drift is: its own words, and what to do."""
+    return Alarm(key=f"{drift.code}/{about}", severity=severity, title=title, message=f"{drift.message}. {rest}")
 
 
 def _late(plan: actions.Plan) -> Iterator[Alarm]:
