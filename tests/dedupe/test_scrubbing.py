@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import time
@@ -185,14 +186,24 @@ def losing(path: Path, offset: int, folder: Path) -> Iterator[None]:
     good = f"[ $(($3 + $4)) -le {begin} ] || [ $4 -ge {begin + 4096} ] || {{ echo EIO >&2; exit 1; }}"
     read = f"dd if={kept} iflag=skip_bytes,count_bytes bs=64k skip=$4 count=$3 status=none"
     server = ["nbdkit", "--exit-with-parent", "eval", f"get_size=stat -c %s {kept}", f"pread={good}; {read}"]
-    with subprocess.Popen(["nbdfuse", "-r", mounted / "file", "[", *server, "]"]) as process:
+    with subprocess.Popen(["nbdfuse", "-r", mounted / "file", "[", *server, "]"]):
         deadline = time.monotonic() + 10
         while not (mounted / "file").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         path.symlink_to(mounted / "file")
-        yield
-        subprocess.run(["fusermount3", "-u", mounted], check=True)
-        process.wait()
+        try:
+            yield
+        finally:
+            subprocess.run(["fusermount3", "-u", mounted], check=True)
+
+
+def test_a_container_of_a_time_to_come_is_proven_too(stored: pools.DedupePool) -> None:
+    path, record = samples.locate(stored, A[2 * MIB : 2 * MIB + SEGMENT])
+    samples.flip(path, record)
+    ahead = time.time() + 1e7
+    os.utime(path, (ahead, ahead))
+    report = scrub(stored)
+    assert (report.complete, report.false, report.lost) == (True, 1, 1)
 
 
 def test_a_record_on_a_sector_that_cannot_be_read_is_false_and_the_others_are_not(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ class Position:
 
     #: When the round began, on the catalog's clock.
     started: dt.datetime
-    #: The same, as nanoseconds of the file system's clock.
+    #: The same, as nanoseconds of the file system's clock; no earlier than when any container of then came into place.
     began: int
     #: Nanoseconds and id of the last container proven; all that come after it in this order are left.
     proven: tuple[int, int] = (-1, -1)
@@ -117,19 +118,25 @@ def begin(store: stores.Store, now: dt.datetime) -> Position:
         probe.touch()
         began = probe.stat().st_mtime_ns
         probe.unlink()
-    position = Position(started=now, began=began)
+    # A clock that was ahead once, or a copy of the pool made since, leaves containers of a time to come.
+    position = Position(started=now, began=max([began, *(one.since for one in _candidates(store))]))
     write(store, position)
     return position
 
 
 def left(store: stores.Store, position: Position) -> list[Candidate]:
     """The containers that this round has not proven yet, in its order. Raises ``OSError``."""
-    found = []
+    return sorted(
+        one
+        for one in _candidates(store)
+        if one.since <= position.began and (one.since, one.container) > position.proven
+    )
+
+
+def _candidates(store: stores.Store) -> Iterator[Candidate]:
     for container, kind in store.files():
         try:
             seen = containers.path(store.folder, container, kind).stat()
         except FileNotFoundError:
             continue
-        if seen.st_mtime_ns <= position.began and (seen.st_mtime_ns, container) > position.proven:
-            found.append(Candidate(since=seen.st_mtime_ns, container=container, kind=kind, size=seen.st_size))
-    return sorted(found)
+        yield Candidate(since=seen.st_mtime_ns, container=container, kind=kind, size=seen.st_size)
