@@ -6,6 +6,7 @@ import datetime as dt
 
 import catalog_samples as samples
 import pytest
+from moved_clocks import MovedClock
 
 from reconciler.base import clocks, times
 from reconciler.catalog import audits, database
@@ -77,23 +78,6 @@ def test_what_a_process_makes_at_a_doubtful_time_is_no_proof_of_it(db: database.
     assert jumps.JumpWatch(clock, db).message(clock.now()) is None
     clock.moment += dt.timedelta(days=1, minutes=1)
     assert watch.message(clock.now()) is None
-
-
-class MovedClock:
-    """A clock that a test moves, the boot clock with it."""
-
-    steps_are_time = True
-
-    def __init__(self, moment: dt.datetime) -> None:
-        self.moment = moment
-
-    def now(self) -> dt.datetime:
-        """What was set."""
-        return self.moment
-
-    def boot(self) -> float:
-        """Moved along."""
-        return self.moment.timestamp()
 
 
 class FixedClock:

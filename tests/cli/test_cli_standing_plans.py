@@ -9,26 +9,12 @@ from pathlib import Path
 
 import estate_samples
 import pytest
+from moved_clocks import MovedClock
 
-from reconciler.base import clocks, times
+from reconciler.base import times
 from reconciler.catalog import database, requests
 from reconciler.cli import seats, settings
 from reconciler.controller import passes
-
-
-class Clock(clocks.Clock):
-    """A clock that a test sets; the boot clock moves along."""
-
-    steps_are_time = True
-
-    def __init__(self, moment: dt.datetime) -> None:
-        self.moment = moment
-
-    def now(self) -> dt.datetime:
-        return self.moment
-
-    def boot(self) -> float:
-        return self.moment.timestamp()
 
 
 @pytest.fixture
@@ -40,10 +26,10 @@ def estate(tmp_path: Path) -> estate_samples.Estate:
 
 
 @contextlib.contextmanager
-def seat(estate: estate_samples.Estate) -> Iterator[tuple[passes.Controller, Clock]]:
+def seat(estate: estate_samples.Estate) -> Iterator[tuple[passes.Controller, MovedClock]]:
     """The controller of an estate a minute after its first pass, after two turns."""
     chosen = settings.of_estate(estate.folder, state=None, catalog=None)
-    clock = Clock(times.parse(estate_samples.START) + dt.timedelta(minutes=1))
+    clock = MovedClock(times.parse(estate_samples.START) + dt.timedelta(minutes=1))
     with (
         contextlib.closing(database.open_writing(chosen.catalog)) as db,
         seats.controlling(chosen, db, clock) as controller,
