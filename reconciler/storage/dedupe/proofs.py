@@ -12,8 +12,6 @@ from reconciler.base import errors, meters
 from reconciler.storage import attachments, blocks, units
 from reconciler.storage.dedupe import containers, images, recipes, scrubs, stores
 
-_META = (containers.META_A, containers.META_B)
-
 
 def prove(image: images.StoredPoolImage, meter: meters.Meter) -> tuple[units.Damage, ...]:
     """What of an image does not prove true. Raises ``Cancelled`` and ``UnitError`` kinds that are no damage."""
@@ -42,14 +40,14 @@ def withdraw(
         recipe = image.recipe(damage.disk)
         first, last = damage.offset // recipes.PAGE, (damage.offset + damage.length - 1) // recipes.PAGE
         spans = {recipe.disk.spans[page * recipes.PAGE // recipes.SPAN] for page in range(first, last + 1)}
-        scrubs.withdraw_false(store, _META, sorted(spans - {recipes.NOTHING}))
+        scrubs.withdraw_false(store, containers.META, sorted(spans - {recipes.NOTHING}))
         for page in range(first, last + 1):
             meter.check()
             try:
                 fingerprint = recipe.page_fingerprint(page)
                 if fingerprint == recipes.NOTHING:
                     continue
-                scrubs.withdraw_false(store, _META, [fingerprint])
+                scrubs.withdraw_false(store, containers.META, [fingerprint])
                 start = max(damage.offset - page * recipes.PAGE, 0) + page * recipes.PAGE
                 end = min(damage.offset + damage.length, (page + 1) * recipes.PAGE)
                 pieces = recipes.within(recipe.page(page), start, end - start)
