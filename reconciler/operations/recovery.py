@@ -119,23 +119,30 @@ def import_unit(site: sites.Site, name: str, overwriting: Sequence[restores.Over
     """
     unit = site.units.get(name)
     held = sorted(unit.list(), key=lambda one: one.label.sequence)
-    have = {image.client_id for image in listings.list_images(site.db)}
-    news = [one.label for one in held if one.label.client_id not in have]
-    words = {word for one in news for word in (one.client_id, one.client_slug, one.client_name)}
-    with site.db.writing() as connection:
-        made = restores.take_as_made(
-            connection,
-            [one for one in overwriting if one.client in words],
-            f"taken as made: its images came with {name}, and nobody knows whether it was",
-            site.clock.now(),
-            site.actor,
-        )
+    made = _taken_as_made(site, name, held, overwriting) if overwriting else []
     taken = 0
     for one in held:
         taken += images.import_image(
             site.db, described(one.label), name, one.stored_bytes, one.base, now=site.clock.now(), actor=site.actor
         )
     return Imported(taken=taken, known=len(held) - taken, made=tuple(made))
+
+
+def _taken_as_made(
+    site: sites.Site, name: str, held: Sequence[units.Held], overwriting: Sequence[restores.Overwriting]
+) -> list[str]:
+    """Restores of machines whose first images come with a unit; their names."""
+    have = {image.client_id for image in listings.list_images(site.db)}
+    news = [one.label for one in held if one.label.client_id not in have]
+    words = {word for one in news for word in (one.client_id, one.client_slug, one.client_name)}
+    with site.db.writing() as connection:
+        return restores.take_as_made(
+            connection,
+            [one for one in overwriting if one.client in words],
+            f"taken as made: its images came with {name}, and nobody knows whether it was",
+            site.clock.now(),
+            site.actor,
+        )
 
 
 def described(label: units.ImageLabel) -> images.ImportedImage:
