@@ -32,8 +32,9 @@ class JumpWatch:
         self._db = db
         self._boot = clock.boot()
         self._wall = clock.now()
-        #: Why the start is in doubt, and until when at least.
-        self._doubt: tuple[str, dt.datetime] | None = None
+        #: Why the start is in doubt, and until when at least; None where it never was.
+        self._doubt: str | None = None
+        self._until: dt.datetime | None = None
         self._believed = False
 
     def message(self, now: dt.datetime) -> str | None:
@@ -54,11 +55,9 @@ class JumpWatch:
             return None
         said = at_start(self._db, self._clock, now)
         if said is not None:
-            self._doubt = said, self._doubt[1] if self._doubt is not None else now + SETTLED
-        elif self._doubt is None or now >= self._doubt[1]:
-            self._believed = True
-            return None
-        return self._doubt[0] if self._doubt is not None else None
+            self._doubt, self._until = said, self._until or now + SETTLED
+        self._believed = said is None and (self._until is None or now >= self._until)
+        return None if self._believed else self._doubt
 
 
 class Vigil:
