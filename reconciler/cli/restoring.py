@@ -23,7 +23,7 @@ from reconciler.cli import (
 )
 from reconciler.controller import choices, restorerecords
 from reconciler.jobs import embedded, engines
-from reconciler.operations import failovers, restores, restoreworks, salvages
+from reconciler.operations import restores, restoreworks, salvages
 from reconciler.sources import machinetargets
 from reconciler.storage import opening, units
 
@@ -164,10 +164,6 @@ class _Asked:
         if self.staged and self.format != "raw":
             raise errors.UsageError("--staged makes VMDKs", hint="leave out --format")
 
-    def opened(self, stored: failovers.FailoverImage) -> failovers.FailoverImage | salvages.SalvagedImage:
-        """The image as it is read: with ``--salvage`` to its end, whatever is missing."""
-        return salvages.SalvagedImage(stored) if self.salvage else stored
-
     def came(self, work: restoreworks.Work, stored: units.StoredImage, meter: meters.Meter) -> restoreworks.Outcome:
         """What it came to, where something is missing by files, too."""
         outcome = work.outcome()
@@ -220,16 +216,20 @@ def _from_catalog(
         choice = choices.staying(db, choice)
         said = asked.said(choice.image)
         record = restorerecords.Record(db, clock, choice, said, context, sessions.unstopped)
-        with record, contextlib.closing(asked.opened(choice.open(chosen.caches, record.failed))) as stored:
+        with (
+            record,
+            contextlib.closing(
+                salvages.opened(choice.open(chosen.caches, record.failed), salvage=asked.salvage)
+            ) as stored,
+        ):
             notes = record.notes
             work.plan(stored)
             with progress.metered(context.meter, f"restore {choice.client.name}"):
                 work.run(stored, context.meter, context.log)
             outcome = asked.came(work, stored, context.meter.aside())
             record.done(outcome, stored.source)
-        if outcome.missing:
-            lost = engines.Failure(code=salvages.MISSING, message=f"no copy has {outcome.missing_words}")
-            ended = engines.Outcome(state=engines.State.PARTIAL, failure=lost)
+        if outcome.lacking is not None:
+            ended = engines.Outcome(state=engines.State.PARTIAL, failure=outcome.lacking)
         work.release()
         work.then()
     seconds = time.monotonic() - started
@@ -250,7 +250,7 @@ def _from_folder(folder: Path, asked: _Asked, work: restoreworks.Work) -> int:
         choice, stored = choices.of_folder(found.label, folder), found
         if asked.salvage:
             alone = choice.open(None, lambda failure: notes.append(str(failure)))
-            stored = stack.enter_context(contextlib.closing(asked.opened(alone)))
+            stored = stack.enter_context(contextlib.closing(salvages.SalvagedImage(alone)))
         work.plan(stored)
         if not asked.dry_run:
             with sessions.cancelling(meter), progress.metered(meter, f"restore {asked.client}"):

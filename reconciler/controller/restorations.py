@@ -21,7 +21,6 @@ from reconciler.catalog import restores as records
 from reconciler.controller import choices, restorerecords
 from reconciler.jobs import engines
 from reconciler.operations import (
-    failovers,
     missingfiles,
     restoremachines,
     restores,
@@ -53,7 +52,12 @@ def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engi
     work = _work(site, order)
     record = restorerecords.Record(site.db, site.clock, choice, _said(site, order), context)
     missing = None
-    with record, contextlib.closing(_opened(site, order, choice, record)) as stored:
+    with (
+        record,
+        contextlib.closing(
+            salvages.opened(choice.open(site.caches, record.failed), salvage=order.item.spec.salvage)
+        ) as stored,
+    ):
         crashes.passing("restore.begun")
         try:
             work.plan(stored)
@@ -71,18 +75,10 @@ def restore(site: sites.Site, order: Order, context: engines.JobContext) -> engi
         outcome = work.outcome()
         if isinstance(stored, salvages.SalvagedImage):
             outcome = missingfiles.told(outcome, stored, context.meter.aside())
-        if outcome.missing:
-            missing = engines.Failure(code=salvages.MISSING, message=f"no copy has {outcome.missing_words}")
+        missing = outcome.lacking or missing
         record.done(outcome, stored.source)
     work.release()
     return engines.Outcome() if missing is None else engines.Outcome(state=engines.State.PARTIAL, failure=missing)
-
-
-def _opened(
-    site: sites.Site, order: Order, choice: choices.Choice, record: restorerecords.Record
-) -> failovers.FailoverImage | salvages.SalvagedImage:
-    stored = choice.open(site.caches, record.failed)
-    return salvages.SalvagedImage(stored) if order.item.spec.salvage else stored
 
 
 def _chosen(site: sites.Site, order: Order) -> choices.Choice:

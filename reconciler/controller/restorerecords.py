@@ -98,23 +98,23 @@ class Record:
             details["target"] = self._outcome.target
         if self._outcome is not None and self._outcome.via is not None:
             details |= {"via": self._outcome.via, "identity": self._outcome.identity}
-        missing = "" if self._outcome is None or error is not None else self._outcome.missing_words
-        if missing and self._outcome is not None:
+        state, message = "Verified", ""
+        if error is not None:
+            state, message = "Failed", str(error) or type(error).__name__
+            details["code"] = getattr(error, "code", type(error).__name__)
+        elif self._outcome is not None and self._outcome.lacking is not None:
+            state, message = "Partial", self._outcome.lacking.message
             details["missingBytes"] = self._outcome.missing
             details["missingFiles"] = [one.path for one in self._outcome.missing_files[:_NAMED]]
-        if error is not None:
-            details["code"] = getattr(error, "code", type(error).__name__)
         source = self._source
         with self._guard("how the restore ended"):
             if self._number is not None:
                 restores.end(
                     self._db,
                     self._number,
-                    state="Failed" if error is not None else "Partial" if missing else "Verified",
+                    state=state,
                     now=self._clock.now(),
-                    message=(missing and f"no copy has {missing}")
-                    if error is None
-                    else str(error) or type(error).__name__,
+                    message=message,
                     copy=None if source is None else source.number,
                     unit=None if source is None else source.unit,
                     disks=[disk.to_json() for disk in self._outcome.disks] if self._outcome else (),

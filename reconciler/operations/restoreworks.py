@@ -13,7 +13,8 @@ from typing import Protocol, TypeVar
 
 from reconciler.api.documents import restores as documents
 from reconciler.base import errors, meters
-from reconciler.operations import restores, resumptions
+from reconciler.jobs import engines
+from reconciler.operations import restores, resumptions, salvages
 from reconciler.storage import units
 
 _P = TypeVar("_P")
@@ -47,14 +48,12 @@ class Outcome:
         return sum(one.length for disk in self.disks for one in disk.missing)
 
     @property
-    def missing_words(self) -> str:
-        """The same in words, by disk; empty where nothing is missing."""
-        lacking = ((disk.name, sum(one.length for one in disk.missing), len(disk.missing)) for disk in self.disks)
-        return ", ".join(
-            f"{size} bytes of disk {name} in {count} {'range' if count == 1 else 'ranges'}"
-            for name, size, count in lacking
-            if size
-        )
+    def lacking(self) -> engines.Failure | None:
+        """The same, by disk, as why a job was done in part; None where nothing is missing."""
+        found = [
+            (disk.name, tuple((one.offset, one.length) for one in disk.missing)) for disk in self.disks if disk.missing
+        ]
+        return engines.Failure(code=salvages.MISSING, message=salvages.worded(found)) if found else None
 
 
 class Work(Protocol):

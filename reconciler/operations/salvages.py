@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from reconciler.base import digests, disks, errors, extents
@@ -157,15 +157,26 @@ class SalvagedDisk(disks.Closing):
         self._disk.close()
 
 
+def opened(stored: failovers.FailoverImage, *, salvage: bool) -> failovers.FailoverImage | SalvagedImage:
+    """The image as a restore reads it: with ``salvage`` to its end, whatever is missing."""
+    return SalvagedImage(stored) if salvage else stored
+
+
+def worded(missing: Iterable[tuple[str, extents.Extents]]) -> str:
+    """What is missing, by disk, as half a sentence."""
+    found = (
+        f"{extents.total(ranges)} bytes of disk {name} in {len(ranges)} {'range' if len(ranges) == 1 else 'ranges'}"
+        for name, ranges in missing
+    )
+    return f"no copy has {', '.join(found)}"
+
+
 def require_whole(salvaged: SalvagedImage) -> None:
     """Raise ``BlocksMissing`` where some of what was read is on no copy."""
     missing = salvaged.missing
     if missing:
-        words = ", ".join(
-            f"{extents.total(found)} bytes of disk {name} in {len(found)} {'range' if len(found) == 1 else 'ranges'}"
-            for name, found in sorted(missing.items())
-        )
+        first = next(iter(missing.values()))[0][0]
         raise errors.BlocksMissing(
-            f"image {salvaged.label.id}: no copy has {words}, the first at {next(iter(missing.values()))[0][0]}",
+            f"image {salvaged.label.id}: {worded(sorted(missing.items()))}, the first at {first}",
             hint="all copies stay; holdfast restore --salvage writes the rest, or back the machine up anew",
         )
