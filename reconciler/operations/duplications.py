@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 from reconciler.base import crashes, errors
@@ -41,38 +42,30 @@ class DuplicateOrder:
 
 
 def duplicate(site: sites.Site, order: DuplicateOrder, context: engines.JobContext) -> engines.Outcome:
-    """Make the copy. Raises ``UnitError`` or ``Cancelled``; then nothing is left. A damaged source is recorded."""
-    if order.source_copy is None:
-        return _piece(site, order, context)
+    """Make the copy. Raises ``UnitError`` or ``Cancelled``; then nothing is left. A damaged source is recorded.
+
+    Raises ``BlocksMissing`` where all copies are read together and not all of the image is on them.
+    """
+    # What is to be written anew is no longer among them once that has begun.
+    pieces = _sources(site, order.image) if order.source_copy is None else []
     number = images.begin_copy(
         site.db, order.image, operation=order.operation, unit=order.unit, job=context.id, now=site.clock.now()
     )
     try:
-        with contextlib.closing(site.units.get(order.source_unit).open(order.image)) as source:
+        with contextlib.closing(_source(site, order, context, pieces)) as source:
             commit = _copy(site, order, context, source, number)
             indexed = entries.ATTACHMENT in source.attachments()
-    except errors.ImageDamaged as error:
+    except BaseException as error:
         images.discard_writing(site.db, order.image, number)
-        site.units.require(order.source_unit)
-        images.mark_state(
-            site.db,
-            order.image,
-            order.source_copy,
-            "Damaged",
-            now=site.clock.now(),
-            actor=site.actor,
-            message=error.message,
-        )
+        if isinstance(error, errors.ImageDamaged) and order.source_copy is not None:
+            site.units.require(order.source_unit)
+            now, said = site.clock.now(), error.message
+            images.mark_state(
+                site.db, order.image, order.source_copy, "Damaged", now=now, actor=site.actor, message=said
+            )
         raise
-    except BaseException:
-        images.discard_writing(site.db, order.image, number)
-        raise
-    return _record(site, order, number, commit, indexed=indexed)
-
-
-def _record(
-    site: sites.Site, order: DuplicateOrder, number: int, commit: units.Commit, *, indexed: bool
-) -> engines.Outcome:
+    if pieces:
+        context.log(f"no copy was good: made of what is whole of {', '.join(f'copy {one.number}' for one in pieces)}")
     crashes.passing("duplicate.after-commit")
     images.commit_copy(
         site.db,
@@ -88,30 +81,14 @@ def _record(
     return engines.Outcome()
 
 
-def _piece(site: sites.Site, order: DuplicateOrder, context: engines.JobContext) -> engines.Outcome:
-    """Make the copy of what is whole of all there are. Raises ``BlocksMissing`` where that is not all of it."""
-    # What is to be written anew is no longer among them once that has begun.
-    sources = _sources(site, order.image)
-    number = images.begin_copy(
-        site.db, order.image, operation=order.operation, unit=order.unit, job=context.id, now=site.clock.now()
-    )
+def _source(
+    site: sites.Site, order: DuplicateOrder, context: engines.JobContext, pieces: Sequence[failovers.Source]
+) -> units.StoredImage | salvages.SalvagedImage:
+    """What is read: one copy, or what is whole of all there are."""
+    if order.source_copy is not None:
+        return site.units.get(order.source_unit).open(order.image)
     failed = findings.recorder(site.db, site.clock, site.actor, context.log, [])
-    try:
-        opened = salvages.SalvagedImage(failovers.FailoverImage(order.image, sources, failed))
-        with contextlib.closing(opened) as source:
-            target = site.units.get(order.unit)
-            replaces = _learned(target, order.image, context)
-            label = dataclasses.replace(source.label, operation=order.operation, copy=number, disks=())
-            unit = site.units.get(order.source_unit)
-            commit = _written(site, context, unit, source, target, label, replaces=replaces)
-            if not replaces:
-                prove(target, commit.label, context)
-            indexed = entries.ATTACHMENT in source.attachments()
-    except BaseException:
-        images.discard_writing(site.db, order.image, number)
-        raise
-    context.log(f"no copy was good: made of what is whole of {', '.join(f'copy {one.number}' for one in sources)}")
-    return _record(site, order, number, commit, indexed=indexed)
+    return salvages.SalvagedImage(failovers.FailoverImage(order.image, pieces, failed))
 
 
 def _sources(site: sites.Site, image: str) -> list[failovers.Source]:
@@ -154,28 +131,21 @@ def _copy(
 ) -> units.Commit:
     target, unit = site.units.get(order.unit), site.units.get(order.source_unit)
     label = dataclasses.replace(source.label, operation=order.operation, copy=number, disks=())
-    _make_way(site, order, context, target)
-    commit = _written(site, context, unit, source, target, label)
-    prove(target, commit.label, context)
-    return commit
-
-
-def _written(
-    site: sites.Site,
-    context: engines.JobContext,
-    unit: units.StorageUnit,
-    source: units.StoredImage,
-    target: units.StorageUnit,
-    label: units.ImageLabel,
-    *,
-    replaces: bool = False,
-) -> units.Commit:
+    replaces = False
+    if order.source_copy is None:
+        # The damaged copy that lies where the new one goes is one of those that are read.
+        replaces = _learned(target, order.image, context)
+    else:
+        _make_way(site, order, context, target)
     parent = parents.find(site.db, target, label.client_id, source.label.parent)
     try:
-        return _write(context, unit, source, target, label, parent, replaces=replaces)
+        commit = _write(context, unit, source, target, label, parent, replaces=replaces)
     except errors.ParentDamaged as error:
         context.log(f"written as a whole: {error}")
-        return _write(context, unit, source, target, label, parents.NONE, replaces=replaces)
+        commit = _write(context, unit, source, target, label, parents.NONE, replaces=replaces)
+    if not replaces:
+        prove(target, commit.label, context)
+    return commit
 
 
 def _make_way(site: sites.Site, order: DuplicateOrder, context: engines.JobContext, target: units.StorageUnit) -> None:
