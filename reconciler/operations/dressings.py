@@ -111,12 +111,11 @@ class Dresser:
             for key, value in ntfstargets.facts(node):
                 self._attribute(where, key, value, f"{_WINDOWS[key]} were not kept", path)
             return
-        lost = {key for key, _ in node.xattrs if key in (ntfstargets.ACCESS, ntfstargets.EXTENDED, ntfstargets.TIMES)}
-        if node.mode is None:
-            lost.add(ntfstargets.TIMES)
-        if not node.created:
-            lost.discard(ntfstargets.TIMES)
-        for key in sorted(lost):
+        known = dict(node.xattrs)
+        lost: list[str] = [key for key in (ntfstargets.ACCESS, ntfstargets.EXTENDED) if key in known]
+        if node.created and (node.mode is None or ntfstargets.TIMES in known):
+            lost.append(ntfstargets.TIMES)
+        for key in lost:
             self._report.lose(f"{_WINDOWS[key]} were not kept, which only NTFS by NTFS-3G holds", path)
 
     def _attribute(self, where: int | str, key: str, value: bytes, what: str, path: str) -> None:

@@ -83,6 +83,11 @@ class Report:
         return tuple(lines)
 
 
+def beside(node: nodes.Node) -> nodes.Node:
+    """What an alternate data stream is as a file of its own, beside the one that it belongs to."""
+    return dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=(), created=0)
+
+
 class Content:
     """The bytes of one stream of a file."""
 

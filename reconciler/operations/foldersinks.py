@@ -189,8 +189,7 @@ class FolderSink:
     def _stream(self, name: str, stream: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
         if self._dresser.ntfs.stream(self._here, self._given_name(name), stream, content):
             return
-        beside = dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=(), created=0)
-        self.file(f"{name}:{stream}", beside, content, path)
+        self.file(f"{name}:{stream}", filecontents.beside(node), content, path)
         self._report.lose(_BESIDE[self._dresser.ntfs.held], path)
 
     def _given_name(self, name: str) -> str:
@@ -226,17 +225,8 @@ class FolderSink:
         """As ``filecontents.Sink`` says."""
         if node.target is None or node.problem:
             raise errors.GuestUnreadable(f"where the link leads cannot be read: {node.problem}")
-        target, here = node.target, self._here
-
-        def make(new: str) -> None:
-            if self._dresser.ntfs.link(here, new, node, lambda: self._dresser.dress_at(here, new, node, path)):
-                return
-            with _refusing(here, new):
-                os.symlink(target, new, dir_fd=here)
-            self._dresser.dress_at(here, new, node, path)
-
-        given = self._name(name, path, lambda given: self._over(given, make))
-        self._dresser.settle(here, given, node, path, last=True)
+        target = node.target
+        self._make(name, node, path, lambda new, here: os.symlink(target, new, dir_fd=here))
 
     def special(self, name: str, node: nodes.Node, path: str) -> bool:
         """As ``filecontents.Sink`` says."""
@@ -248,18 +238,24 @@ class FolderSink:
             self._report.lose("device nodes were left out, which only root may make", path)
             return False
 
+        self._make(
+            name, node, path, lambda new, here: os.mknod(new, node.format | 0o600, node.device or 0, dir_fd=here)
+        )
+        return True
+
+    def _make(self, name: str, node: nodes.Node, path: str, create: Callable[[str, int], None]) -> None:
+        """Make what is no file and no folder, by ``create`` under a name in an open folder, and dress it."""
         here = self._here
 
         def make(new: str) -> None:
             if self._dresser.ntfs.link(here, new, node, lambda: self._dresser.dress_at(here, new, node, path)):
                 return
             with _refusing(here, new):
-                os.mknod(new, node.format | 0o600, node.device or 0, dir_fd=here)
+                create(new, here)
             self._dresser.dress_at(here, new, node, path)
 
         given = self._name(name, path, lambda given: self._over(given, make))
         self._dresser.settle(here, given, node, path, last=True)
-        return True
 
     def finish(self) -> None:
         """As ``filecontents.Sink`` says."""

@@ -113,12 +113,11 @@ class TarSink:
 
     def stream(self, name: str, stream: str, node: nodes.Node, content: filecontents.Content, path: str) -> None:
         """As ``filecontents.Sink`` says: a file beside."""
-        beside = dataclasses.replace(node, format=stat.S_IFREG, mode=None, xattrs=(), flags=(), created=0)
         above = self._names
         try:
             if not name:
                 self._names, name = above[:-1], above[-1]
-            self.file(f"{name}:{stream}", beside, content, path)
+            self.file(f"{name}:{stream}", filecontents.beside(node), content, path)
         finally:
             self._names = above
         self._report.lose("alternate data streams are files of their own beside theirs, named NAME:STREAM", path)
