@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from reconciler.base import errors, meters
 from reconciler.catalog import audits, database, fences, servers, tables, workers
-from reconciler.planning import sightings, worktypes
+from reconciler.planning import restorations, sightings, worktypes
 
 #: Silence after which a worker on another host counts as dead.
 SILENCE: Final = dt.timedelta(seconds=60)
@@ -33,6 +33,10 @@ _GOING: Final = frozenset({"Expiring", "Expired"})
 
 class AddressTaken(errors.CatalogError):
     """A live job has the address already."""
+
+
+class MachineBusy(AddressTaken):
+    """A machine is written over while it is backed up, or the other way round."""
 
 
 class CopyLeaving(errors.CatalogError):
@@ -111,7 +115,8 @@ def enqueue(
 ) -> str:
     """Record a new Queued job; its id.
 
-    Raises ``AddressTaken`` while a live job has the address, ``CopyLeaving`` where the copy to be read, or the base to
+    Raises ``AddressTaken`` while a live job has the address, ``MachineBusy`` where the machine would be backed up while
+    a command restores it in place, or the other way round, ``CopyLeaving`` where the copy to be read, or the base to
     build on, is being expired, ``Superseded`` for a stale fence.
     """
     row = {
@@ -129,6 +134,8 @@ def enqueue(
         taken = connection.scalar(live)
         if taken is not None:
             raise AddressTaken(f"{address}: job {job_id(taken)} is at it already", hint="wait for it, or cancel it")
+        if client_id is not None:
+            _require_alone(connection, str(type), address, client_id)
         if type in _READERS and image is not None:
             one = None if copy is None or type in _PASSING else tables.COPIES.c.number == copy
             _require_staying(connection, image, one)
@@ -404,6 +411,29 @@ def _change(connection: sa.Connection, id: str, states: Iterable[str], **values:
         .values(**values)
     )
     return connection.execute(statement).rowcount > 0
+
+
+def _require_alone(connection: sa.Connection, type: str, address: str, client_id: str) -> None:
+    """What the loop starts itself it keeps apart; it does not know when a command begins."""
+    job = tables.JOBS.c
+    other: sa.ColumnElement[bool]
+    if type == worktypes.Type.BACKUP:
+        other = sa.and_(job.type == worktypes.Type.RESTORE, job.address.endswith(restorations.IN_PLACE))
+    elif type == worktypes.Type.RESTORE and address.endswith(restorations.IN_PLACE):
+        other = sa.or_(
+            job.type == worktypes.Type.BACKUP,
+            sa.and_(job.type == worktypes.Type.RESTORE, job.address.endswith(restorations.IN_PLACE)),
+        )
+    else:
+        return
+    row = connection.execute(
+        sa.select(job.number, job.address).where(job.client_id == client_id, job.state.in_(tables.LIVE), other)
+    ).first()
+    if row is not None:
+        raise MachineBusy(
+            f"{address}: job {job_id(row.number)} ({row.address}) is at the machine",
+            hint=f"wait for it, or: holdfast cancel {job_id(row.number)}",
+        )
 
 
 def _require_staying(connection: sa.Connection, image: str, which: sa.ColumnElement[bool] | None) -> None:

@@ -24,6 +24,7 @@ from reconciler.cli import (
 from reconciler.controller import choices, restorerecords
 from reconciler.jobs import embedded, engines
 from reconciler.operations import restores, restoreworks, salvages
+from reconciler.planning import restorations
 from reconciler.sources import machinetargets
 from reconciler.storage import opening, units
 
@@ -123,6 +124,13 @@ class _Asked:
     reason: str | None
     output: options.Output
 
+    def placed(self, order: engines.Order, choice: choices.Choice) -> engines.Order:
+        """The order as it is known by: what writes over the machine itself goes on beside no backup of it."""
+        here = self.machine.get("replace") or (
+            self.force and self.to is not None and restorations.lies_at(choice.client.id, str(self.to.resolve()))
+        )
+        return dataclasses.replace(order, address=f"{order.address}{restorations.IN_PLACE}") if here else order
+
     def said(self, image: str) -> restorerecords.Said:
         """What the records say was asked for, before anything is decided but the image."""
         target = f"vsphere:{self.vcenter}" if self.to is None else str(self.to.absolute())
@@ -205,7 +213,7 @@ def _from_catalog(
 ) -> int:
     """Under a job's row, so that the copy cannot expire meanwhile and ``get jobs`` shows the restore."""
     clock, started = clocks.from_environment(), time.monotonic()
-    order = choice.order("Restore", times.show(clock.now()))
+    order = asked.placed(choice.order("Restore", times.show(clock.now())), choice)
     notes: list[str] = []
     ended = engines.Outcome()
     with (

@@ -2,12 +2,12 @@
 
 Called by the controller's loop with the due actions of a plan and the jobs that are alive. Limits: a unit's jobs
 (source and target; restores have one slot more, and verifications, which nobody waits for, half at most), a policy's, a
-media server's, a VCenter's (``hypervisors``), one backup, drill or removal of a snapshot per machine over all policies,
-one machine that is started, and the room of a unit: each start reserves what it is expected to add, so that two large
-jobs do not both take the last space. Restores and removals of snapshots go first, then priority, then what has been due
-longest. An action that does not fit is passed over, not waited for, so that others with room go on. What small work is
-left over then joins a start of its kind as a batch, done one after another in that one slot: thousands of small images
-need no turn each. Deterministic: equal input, equal choice.
+media server's, a VCenter's (``hypervisors``), one backup, restore in place, drill or removal of a snapshot per machine
+over all policies, one machine that is started, and the room of a unit: each start reserves what it is expected to add,
+so that two large jobs do not both take the last space. Restores and removals of snapshots go first, then priority, then
+what has been due longest. An action that does not fit is passed over, not waited for, so that others with room go on.
+What small work is left over then joins a start of its kind as a batch, done one after another in that one slot:
+thousands of small images need no turn each. Deterministic: equal input, equal choice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from reconciler.base import times
-from reconciler.planning import actions, desired, hypervisors, observed, placements, verifications
+from reconciler.planning import actions, desired, hypervisors, observed, placements, restorations, verifications
 
 #: A duplication of fewer bytes is small; a batch holds so many jobs, and so many bytes, at most.
 SMALL: Final = 8 << 30
@@ -108,11 +108,6 @@ def _fitted(
     return floor, starts, left
 
 
-def _on_machine(work: observed.Job | actions.Action) -> bool:
-    """Whether a machine bears no other such work meanwhile."""
-    return work.type in _ON_MACHINE or (work.type == actions.Type.VERIFY and work.address.endswith(_DRILLS))
-
-
 def _boots(work: observed.Job | actions.Action) -> bool:
     """Whether it starts a machine."""
     return work.type == actions.Type.VERIFY and work.address.endswith(_BOOT)
@@ -193,7 +188,9 @@ class _Floor:
         self._proofs: collections.Counter[str] = collections.Counter()
         self._of_policy: collections.Counter[str] = collections.Counter()
         self._on_server: collections.Counter[str] = collections.Counter()
+        #: Client ids of machines that bear no other work now, and those of them that are written over.
         self._machines: set[str] = set()
+        self._restored: set[str] = set()
         self._hypervisors = hypervisors.Hypervisors(wanted, seen)
         #: By unit: bytes that the starts of this turn will add.
         self._reserved: collections.Counter[str] = collections.Counter()
@@ -231,15 +228,23 @@ class _Floor:
             self._proofs.update(units)
         if policy is not None and type in (actions.Type.BACKUP, actions.Type.DUPLICATE):
             self._of_policy[policy] += 1
-        if client is not None and _on_machine(work):
+        if client is not None and self._on_machine(work, client):
             self._machines.add(client)
+            if type == actions.Type.RESTORE:
+                self._restored.add(client)
         self._boots += _boots(work)
         self._hypervisors.take(work, client)
         self._on_server[server] += 1
 
+    def _on_machine(self, work: observed.Job | actions.Action, client: str | None) -> bool:
+        """Whether a machine bears no other such work meanwhile."""
+        if work.type == actions.Type.RESTORE:
+            return restorations.in_place(self._wanted, work.address, client)
+        return work.type in _ON_MACHINE or (work.type == actions.Type.VERIFY and work.address.endswith(_DRILLS))
+
     def fit(self, action: actions.Action) -> Start | None:
         """Start ``action`` if every limit allows it, and count it; None if it has to wait."""
-        if _on_machine(action) and action.client_id in self._machines:
+        if action.client_id in self._machines and self._on_machine(action, action.client_id):
             return None
         if _boots(action) and self._boots:
             return None
@@ -272,14 +277,19 @@ class _Floor:
         return None
 
     def held(self, action: actions.Action) -> actions.Reason | None:
-        """Why a backup or restore of a virtual machine that did not fit has to wait, as far as its hypervisor is the
-        reason."""
-        if self._hypervisors.vcenter(action) is None:
-            return None
-        if action.type is actions.Type.BACKUP and action.client_id in self._machines:
-            words = "another job is at the machine; one backup or removal of a snapshot goes on at a time"
+        """Why a backup or restore that did not fit has to wait, as far as its machine or hypervisor is the reason."""
+        virtual, restores = self._hypervisors.vcenter(action) is not None, action.type is actions.Type.RESTORE
+        busy = action.client_id in self._machines and (restores or action.type is actions.Type.BACKUP)
+        if (
+            busy
+            and (virtual or restores or action.client_id in self._restored)
+            and self._on_machine(action, action.client_id)
+        ):
+            words = (
+                "another job is at the machine; one backup, restore in place or removal of a snapshot goes on at a time"
+            )
             return actions.Reason(code="MachineBusy", message=words)
-        return self._hypervisors.refuses(action)
+        return self._hypervisors.refuses(action) if virtual else None
 
     def joins(self, action: actions.Action, unit: str | None) -> bool:
         """Whether an action may use the slot of another one that goes to ``unit``; it is counted then."""

@@ -357,8 +357,9 @@ class _Pass:
         self.drift.extend(drifts.drains(self.copier.drain.left))
 
     def _held(self) -> None:
-        """Due backups that a VCenter's limits hold back say so; everything else that is due just waits its turn."""
-        if not self.wanted.vcenters:
+        """What a VCenter's limits or a restore in place hold back says so; all else that is due just waits its turn."""
+        restores = any(one.type == actions.Type.RESTORE for one in self.seen.jobs) or any(self.wanted.restores)
+        if not self.wanted.vcenters and not restores:
             return
         held = dispatch.held(self.actions, self.seen.jobs, self.wanted, self.seen, self.now)
         for place, action in enumerate(self.actions):

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from reconciler.api import restores
 from reconciler.base import digests, times
 from reconciler.planning import actions, desired, doubts, histories, nevers, observed, preferences, retries
+
+#: The end of the address of a restore by command that writes over the machine itself.
+IN_PLACE: Final = "/in-place"
 
 
 def digest(item: restores.Restore) -> str:
@@ -39,6 +42,26 @@ def machine(wanted: desired.Desired, place: str) -> restores.MachineTarget | Non
     """The machine that the restore at an address makes in a vCenter; None for other restores, also those by command."""
     item = wanted.restores.get(named(place))
     return item.spec.target.vmware if item is not None and place == address(item.name, digest(item)) else None
+
+
+def in_place(wanted: desired.Desired, place: str, client: str | None) -> bool:
+    """Whether the restore at an address writes over the machine that its image is of: a backup of what is half written
+    would be no restore point."""
+    if place.endswith(IN_PLACE):
+        return True
+    item = wanted.restores.get(named(place))
+    if item is None or client is None or place != address(item.name, digest(item)):
+        return False
+    target = item.spec.target
+    if target.vmware is not None:
+        return target.vmware.replace
+    return item.spec.overwrite and target.folder is not None and lies_at(client, target.folder)
+
+
+def lies_at(client: str, folder: str) -> bool:
+    """Whether a machine is the one whose disks lie in a folder: those of disk images are known by where they are."""
+    kind, _, here = client.partition(":")
+    return kind == "diskimages" and here == folder
 
 
 class _Candidate(NamedTuple):

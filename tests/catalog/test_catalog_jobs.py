@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from reconciler.base import errors, meters
-from reconciler.catalog import database, jobs, tables, workers
-from reconciler.planning import observed
+from reconciler.catalog import database, jobs, machines, tables, workers
+from reconciler.planning import observed, restorations
 
 
 def test_a_job_lives_from_queued_to_its_end(db: database.Database) -> None:
@@ -70,6 +70,23 @@ def test_an_address_is_free_again_once_its_job_ended(db: database.Database) -> N
         samples.enqueue(db, "a")
     samples.end(db, first, "Lost")
     assert samples.enqueue(db, "a", attempt=2) == "j-000002"
+
+
+def test_a_command_restores_over_no_machine_that_is_backed_up_nor_the_other_way_round(db: database.Database) -> None:
+    samples.see(db, "alpha")
+    (machine,) = machines.clients(db)
+    over = f"restore/alpha@2026-11-23T10:00:00Z{restorations.IN_PLACE}"
+    backup = samples.enqueue(db, "a", client_id=machine)
+    with pytest.raises(jobs.MachineBusy, match=backup):
+        samples.enqueue(db, over, type="Restore", client_id=machine)
+    samples.enqueue(db, over.removesuffix(restorations.IN_PLACE), type="Restore", client_id=machine)
+    samples.end(db, backup, "Succeeded")
+    restore = samples.enqueue(db, over, type="Restore", client_id=machine)
+    with pytest.raises(jobs.MachineBusy, match=restore):
+        samples.enqueue(db, "b", client_id=machine)
+    samples.enqueue(db, "c", type="Duplicate", client_id=machine)
+    samples.end(db, restore, "Succeeded")
+    samples.enqueue(db, "b", client_id=machine)
 
 
 def test_a_cancel_reaches_the_worker_at_its_next_heartbeat(db: database.Database) -> None:

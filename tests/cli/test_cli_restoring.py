@@ -13,7 +13,7 @@ import pytest
 from estate_samples import START, Estate
 
 from reconciler.base import meters, times
-from reconciler.catalog import database
+from reconciler.catalog import database, jobs, machines, workers
 from reconciler.controller import choices
 from reconciler.storage import opening
 from reconciler.storage.dedupe import pools
@@ -107,6 +107,27 @@ def test_dry_run_writes_nothing_and_force_overwrites(aged: tuple[Estate, dict[st
     made = estate.command.json("restore", "alpha", "--to", to, "--force", "--read-back")["disks"]
     assert all(disk["readBackBytes"] == disk["sizeBytes"] for disk in made)
     assert (to / "system.img").read_bytes() == held["second"]
+
+
+def test_a_machine_is_not_written_over_while_it_is_backed_up(aged: tuple[Estate, dict[str, bytes]]) -> None:
+    estate, held = aged
+    words = ("restore", "alpha", "--to", estate.folder / "machines" / "alpha", "--force")
+    with contextlib.closing(database.open_writing(str(estate.state / "catalog.sqlite"))) as db:
+        (client,) = machines.clients(db)
+        job = jobs.enqueue(
+            db, address="backup/daily/alpha@x", type="Backup", attempt=1, worker=workers.this(),
+            now=times.parse(START), client_id=client,
+        )  # fmt: skip
+        said = estate.command.run(*words, code=1).stderr
+        assert f"job {job} (backup/daily/alpha@x) is at the machine" in said and f"holdfast cancel {job}" in said
+        jobs.finish(
+            db, job, state="Cancelled", error=None, reading=meters.Reading(), wall_seconds=1, now=times.parse(START)
+        )
+    estate.command.run(*words)
+    assert (estate.folder / "machines" / "alpha" / "system.img").read_bytes() == held["second"]
+    assert [row["address"].endswith("/in-place") for row in estate.get("jobs") if row["type"] == "Restore"][-1:] == [
+        True
+    ]
 
 
 def test_one_disk_that_is_in_the_way_leaves_nothing_of_the_others(

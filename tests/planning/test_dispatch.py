@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, desired, dispatch, observed
+from reconciler.planning import actions, desired, dispatch, observed, restorations
 
 BACKUP, DUPLICATE, RESTORE = actions.Type.BACKUP, actions.Type.DUPLICATE, actions.Type.RESTORE
 
@@ -90,6 +90,29 @@ def test_policies_and_machines_have_limits_of_their_own() -> None:
     # Expiry and duplication leave the machine alone.
     copying = action("d", DUPLICATE, "deep", client_id="vm", image="img-1")
     assert addresses(estate(), [copying], job("x", client="vm")) == ["d"]
+
+
+def test_a_machine_that_is_written_over_is_not_backed_up_meanwhile() -> None:
+    client = samples.CLIENT
+    there, aside = (
+        samples.make("Restore", name, {"client": "oblVM1", "target": {"folder": folder}, "overwrite": True})
+        for name, folder in (("there", client.partition(":")[2]), ("aside", "/srv/out"))
+    )
+    wanted = estate(there, aside)
+    over, beside = (
+        action(restorations.address(one.name, restorations.digest(one)), RESTORE, client_id=client)
+        for one in (there, aside)
+    )
+    backup = action("b", client_id=client)
+    assert addresses(wanted, [backup, over]) == [over.address]
+    assert addresses(wanted, [backup, beside]) == [beside.address, "b"]
+    assert addresses(wanted, [over], job("x", client=client)) == []
+    by_command = job(f"restore/oblvm1@2026-11-23T10:00:00Z{restorations.IN_PLACE}", RESTORE, client=client)
+    assert addresses(wanted, [backup, over, beside], by_command) == [beside.address]
+    state = samples.seen(wanted)
+    held = dispatch.held([backup, over], [by_command], wanted, state, samples.NOW)
+    assert {place: one.code for place, one in held.items()} == dict.fromkeys(("b", over.address), "MachineBusy")
+    assert dispatch.held([backup, beside], [job("x", client=client)], wanted, state, samples.NOW) == {}
 
 
 def test_restores_go_first_then_priority_then_what_is_due_longest() -> None:
