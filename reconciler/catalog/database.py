@@ -263,6 +263,8 @@ def _prepare(path: Path) -> None:
     with _explained(str(path)):
         deadline = time.monotonic() + _BUSY_SECONDS
         with contextlib.closing(_connect(_uri(path, "mode=rwc"))) as connection:
+            # Heeded by a file that is empty as yet: half as many reads where a plan walks over every image.
+            connection.execute("PRAGMA page_size=8192")
             while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
                 try:
                     connection.execute("PRAGMA journal_mode=WAL")

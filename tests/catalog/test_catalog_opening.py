@@ -48,6 +48,21 @@ def test_a_catalog_is_made_with_its_folder_and_keeps_its_id(tmp_path: Path) -> N
     again.close()
 
 
+def test_a_new_catalog_has_large_pages_and_an_older_one_keeps_its_own(tmp_path: Path) -> None:
+    new, old = tmp_path / "new.sqlite", tmp_path / "old.sqlite"
+    for path, size in ((new, 8192), (old, 4096)):
+        if path == old:
+            with contextlib.closing(sqlite3.connect(old)) as made:
+                made.execute("PRAGMA page_size=4096")
+                made.execute("PRAGMA journal_mode=WAL")
+                made.execute("CREATE TABLE early (one)")
+                made.execute("DROP TABLE early")
+        database.open_writing(str(path)).close()
+        with contextlib.closing(sqlite3.connect(path)) as read:
+            assert read.execute("PRAGMA page_size").fetchone() == (size,)
+            assert read.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
 def test_the_migrations_make_exactly_the_tables(db: database.Database) -> None:
     with db.reading() as connection:
         context = migration.MigrationContext.configure(connection, opts={"compare_type": True})
