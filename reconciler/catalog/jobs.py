@@ -16,15 +16,14 @@ import sqlalchemy as sa
 
 from reconciler.base import errors, meters
 from reconciler.catalog import audits, database, fences, servers, tables, workers
-from reconciler.planning import restorations, sightings, worktypes
+from reconciler.planning import sightings, worktypes
 
 #: Silence after which a worker on another host counts as dead.
 SILENCE: Final = dt.timedelta(seconds=60)
-#: Failures further back than this no longer matter to any decision.
-_MEMORY: Final = dt.timedelta(days=400)
 
-_FAILED: Final = ("Failed", "Partial", "Cancelled", "Lost")
-_FINISHED: Final = ("Succeeded", *_FAILED)
+#: States of attempts that did not succeed.
+FAILED: Final = ("Failed", "Partial", "Cancelled", "Lost")
+_FINISHED: Final = ("Succeeded", *FAILED)
 _READERS: Final = frozenset({worktypes.Type.DUPLICATE, worktypes.Type.VERIFY, worktypes.Type.RESTORE, worktypes.MOUNT})
 #: Of those, what goes on with another copy where the one it would begin with leaves.
 _PASSING: Final = frozenset({worktypes.Type.RESTORE, worktypes.MOUNT})
@@ -293,60 +292,6 @@ def live(db: database.Database) -> tuple[sightings.Job, ...]:
     )
 
 
-def attempts(db: database.Database) -> dict[str, sightings.Attempts]:
-    """By address, what failed since its last success; only addresses whose last finished attempt did not succeed.
-
-    Attempts that ended more than 400 days before the newest one are left out.
-    """
-    job, later = tables.JOBS, tables.JOBS.alias()
-    lost = job.c.state == "Lost"
-    overran = (job.c.state == "Cancelled") & (job.c.error_code == "WindowClosed")
-    with db.reading() as connection:
-        newest = connection.scalar(sa.select(sa.func.max(job.c.finished_at)).where(job.c.state.in_(_FAILED)))
-        if newest is None:
-            return {}
-        succeeded = sa.exists().where(
-            later.c.address == job.c.address, later.c.number > job.c.number, later.c.state == "Succeeded"
-        )
-        failed = (
-            sa.select(
-                job.c.address,
-                sa.func.count().label("failed"),
-                sa.func.sum(sa.case((lost, 1), else_=0)).label("lost"),
-                sa.func.sum(sa.case((lost & (job.c.error_code == "Stopped"), 1), else_=0)).label("stopped"),
-                sa.func.sum(sa.case((overran, 1), else_=0)).label("overran"),
-                sa.func.max(job.c.number).label("last"),
-            )
-            .where(job.c.state.in_(_FAILED), job.c.finished_at >= newest - _MEMORY, ~succeeded)
-            .group_by(job.c.address)
-            .subquery()
-        )
-        query = sa.select(
-            failed.c.address,
-            failed.c.failed,
-            failed.c.lost,
-            failed.c.stopped,
-            failed.c.overran,
-            job.c.finished_at,
-            job.c.state,
-            job.c.error_code,
-            job.c.error_message,
-        ).join_from(failed, job, job.c.number == failed.c.last)
-        return {
-            row.address: sightings.Attempts(
-                failed=int(row.failed),
-                lost=int(row.lost),
-                stopped=int(row.stopped),
-                overran=int(row.overran),
-                last_finished=row.finished_at,
-                last_state="Overrun" if row.error_code == "WindowClosed" else row.state,
-                message=row.error_message or "",
-                code=row.error_code or "",
-            )
-            for row in connection.execute(query)
-        }
-
-
 def lose_dead(
     db: database.Database, *, now: dt.datetime, alive: Callable[[str], bool] = workers.alive
 ) -> tuple[JobRow, ...]:
@@ -418,11 +363,11 @@ def _require_alone(connection: sa.Connection, type: str, address: str, client_id
     job = tables.JOBS.c
     other: sa.ColumnElement[bool]
     if type == worktypes.Type.BACKUP:
-        other = sa.and_(job.type == worktypes.Type.RESTORE, job.address.endswith(restorations.IN_PLACE))
-    elif type == worktypes.Type.RESTORE and address.endswith(restorations.IN_PLACE):
+        other = sa.and_(job.type == worktypes.Type.RESTORE, job.address.endswith(worktypes.IN_PLACE))
+    elif type == worktypes.Type.RESTORE and address.endswith(worktypes.IN_PLACE):
         other = sa.or_(
             job.type == worktypes.Type.BACKUP,
-            sa.and_(job.type == worktypes.Type.RESTORE, job.address.endswith(restorations.IN_PLACE)),
+            sa.and_(job.type == worktypes.Type.RESTORE, job.address.endswith(worktypes.IN_PLACE)),
         )
     else:
         return

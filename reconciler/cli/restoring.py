@@ -24,7 +24,7 @@ from reconciler.cli import (
 from reconciler.controller import choices, restorerecords
 from reconciler.jobs import embedded, engines
 from reconciler.operations import restores, restoreworks, salvages
-from reconciler.planning import restorations
+from reconciler.planning import sightings, worktypes
 from reconciler.sources import machinetargets
 from reconciler.storage import opening, units
 
@@ -127,9 +127,9 @@ class _Asked:
     def placed(self, order: engines.Order, choice: choices.Choice) -> engines.Order:
         """The order as it is known by: what writes over the machine itself goes on beside no backup of it."""
         here = self.machine.get("replace") or (
-            self.force and self.to is not None and restorations.lies_at(choice.client.id, str(self.to.resolve()))
+            self.force and self.to is not None and sightings.lies_at(choice.client.id, str(self.to.resolve()))
         )
-        return dataclasses.replace(order, address=f"{order.address}{restorations.IN_PLACE}") if here else order
+        return dataclasses.replace(order, address=f"{order.address}{worktypes.IN_PLACE}") if here else order
 
     def said(self, image: str) -> restorerecords.Said:
         """What the records say was asked for, before anything is decided but the image."""

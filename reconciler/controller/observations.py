@@ -13,6 +13,7 @@ from reconciler.api import policies, storage
 from reconciler.base import errors
 from reconciler.catalog import (
     approvals,
+    attempts,
     database,
     images,
     inventories,
@@ -165,7 +166,7 @@ def gather(
         requests=_requests(db),
         jobs=alive,
         snapshots=noted,
-        attempts=jobs.attempts(db),
+        attempts=attempts.failed(db),
         last_used=jobs.last_used(db) if _rotates(wanted) else {},
         clock_jump=clock_jump,
     )

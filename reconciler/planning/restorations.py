@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from reconciler.api import restores
 from reconciler.base import digests, times
-from reconciler.planning import actions, desired, doubts, histories, nevers, observed, preferences, retries
-
-#: The end of the address of a restore by command that writes over the machine itself.
-IN_PLACE: Final = "/in-place"
+from reconciler.planning import (
+    actions,
+    desired,
+    doubts,
+    histories,
+    nevers,
+    observed,
+    preferences,
+    retries,
+    sightings,
+    worktypes,
+)
 
 
 def digest(item: restores.Restore) -> str:
@@ -47,7 +55,7 @@ def machine(wanted: desired.Desired, place: str) -> restores.MachineTarget | Non
 def in_place(wanted: desired.Desired, place: str, client: str | None) -> bool:
     """Whether the restore at an address writes over the machine that its image is of: a backup of what is half written
     would be no restore point."""
-    if place.endswith(IN_PLACE):
+    if place.endswith(worktypes.IN_PLACE):
         return True
     item = wanted.restores.get(named(place))
     if item is None or client is None or place != address(item.name, digest(item)):
@@ -55,13 +63,7 @@ def in_place(wanted: desired.Desired, place: str, client: str | None) -> bool:
     target = item.spec.target
     if target.vmware is not None:
         return target.vmware.replace
-    return item.spec.overwrite and target.folder is not None and lies_at(client, target.folder)
-
-
-def lies_at(client: str, folder: str) -> bool:
-    """Whether a machine is the one whose disks lie in a folder: those of disk images are known by where they are."""
-    kind, _, here = client.partition(":")
-    return kind == "diskimages" and here == folder
+    return item.spec.overwrite and target.folder is not None and sightings.lies_at(client, target.folder)
 
 
 class _Candidate(NamedTuple):

@@ -109,6 +109,12 @@ class Client:
     first_seen: dt.datetime
 
 
+def lies_at(client: str, folder: str) -> bool:
+    """Whether the machine of this identity is the one whose disks lie in ``folder``, by the folder's real path."""
+    kind, _, here = client.partition(":")
+    return kind == "diskimages" and here == folder
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
     """A machine as a policy's source shows it."""

@@ -10,6 +10,8 @@ from typing import Final
 
 #: Type of a job that serves an image until it is told to end. No plan holds one, and it takes no slot of a unit.
 MOUNT: Final = "Mount"
+#: The end of the address of a restore by command that writes over the machine itself.
+IN_PLACE: Final = "/in-place"
 
 
 class Type(enum.StrEnum):

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from reconciler.base import errors, meters
-from reconciler.catalog import database, jobs, machines, tables, workers
-from reconciler.planning import observed, restorations
+from reconciler.catalog import attempts, database, jobs, machines, tables, workers
+from reconciler.planning import observed, worktypes
 
 
 def test_a_job_lives_from_queued_to_its_end(db: database.Database) -> None:
@@ -75,11 +75,11 @@ def test_an_address_is_free_again_once_its_job_ended(db: database.Database) -> N
 def test_a_command_restores_over_no_machine_that_is_backed_up_nor_the_other_way_round(db: database.Database) -> None:
     samples.see(db, "alpha")
     (machine,) = machines.clients(db)
-    over = f"restore/alpha@2026-11-23T10:00:00Z{restorations.IN_PLACE}"
+    over = f"restore/alpha@2026-11-23T10:00:00Z{worktypes.IN_PLACE}"
     backup = samples.enqueue(db, "a", client_id=machine)
     with pytest.raises(jobs.MachineBusy, match=backup):
         samples.enqueue(db, over, type="Restore", client_id=machine)
-    samples.enqueue(db, over.removesuffix(restorations.IN_PLACE), type="Restore", client_id=machine)
+    samples.enqueue(db, over.removesuffix(worktypes.IN_PLACE), type="Restore", client_id=machine)
     samples.end(db, backup, "Succeeded")
     restore = samples.enqueue(db, over, type="Restore", client_id=machine)
     with pytest.raises(jobs.MachineBusy, match=restore):
@@ -148,7 +148,7 @@ def test_attempts_count_what_failed_since_the_last_success(db: database.Database
     run("never", "Failed", "Partial", "Cancelled", "Lost")
     samples.enqueue(db, "never")
     samples.enqueue(db, "new")
-    found = jobs.attempts(db)
+    found = attempts.failed(db)
     assert set(found) == {"again", "never"}
     assert found["again"] == observed.Attempts(
         failed=2, lost=1, last_finished=samples.later(minutes=3), last_state="Failed", message="Failed 3",
@@ -165,15 +165,15 @@ def test_attempts_that_were_stopped_in_order_are_told_apart(db: database.Databas
         now = samples.later(minutes=number)
         id = samples.enqueue(db, "again")
         jobs.finish(db, id, state="Lost", error=(code, "ended"), reading=meters.Reading(), wall_seconds=1.0, now=now)
-    assert (jobs.attempts(db)["again"].lost, jobs.attempts(db)["again"].stopped) == (3, 2)
+    assert (attempts.failed(db)["again"].lost, attempts.failed(db)["again"].stopped) == (3, 2)
 
 
 def test_failures_of_long_ago_are_forgotten(db: database.Database) -> None:
-    assert jobs.attempts(db) == {}
+    assert attempts.failed(db) == {}
     samples.end(db, samples.enqueue(db, "old"), "Failed", now=samples.later(days=-401))
-    assert set(jobs.attempts(db)) == {"old"}
+    assert set(attempts.failed(db)) == {"old"}
     samples.end(db, samples.enqueue(db, "new"), "Failed")
-    assert set(jobs.attempts(db)) == {"new"}
+    assert set(attempts.failed(db)) == {"new"}
 
 
 def test_the_job_of_a_killed_process_is_lost_at_once_and_its_address_free(db: database.Database, location: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from job_samples import LONG, Gate, Work, all_finished, counting, raising, succeed, task, until
 
 from reconciler.base import errors, meters
-from reconciler.catalog import database, jobs, workers
+from reconciler.catalog import attempts, database, jobs, workers
 from reconciler.jobs import engines
 from reconciler.jobs.engines import State
 
@@ -102,7 +102,7 @@ def test_a_failed_job_is_not_tried_again_by_the_engine(engine: engines.Engine, d
     assert all_finished(engine, 1)["a"].state is State.FAILED
     assert not engine.wait(0.3)
     assert len(jobs.list_jobs(db)) == 1
-    assert jobs.attempts(db)["a"].failed == 1
+    assert attempts.failed(db)["a"].failed == 1
 
 
 def test_cancel_by_flag_in_the_row_stops_the_work(engine: engines.Engine, db: database.Database) -> None:
@@ -257,8 +257,8 @@ def test_a_stopped_job_is_lost_rather_than_cancelled(engine: engines.Engine, db:
     row = jobs.get(db, job_id)
     assert (row.state, row.error_code) == ("Lost", "Stopped")
     assert [finished.state for finished in engine.finished()] == [State.LOST]
-    attempts = jobs.attempts(db)["a"]
-    assert (attempts.failed, attempts.lost) == (1, 1)
+    ended = attempts.failed(db)["a"]
+    assert (ended.failed, ended.lost) == (1, 1)
 
 
 def test_a_cancel_that_somebody_asked_for_outranks_the_stop(engine: engines.Engine, db: database.Database) -> None:

@@ -15,7 +15,7 @@ import pytest
 from job_samples import LONG, all_finished, succeed, task, until
 
 from reconciler.base import clocks
-from reconciler.catalog import database, jobs
+from reconciler.catalog import attempts, database, jobs
 from reconciler.jobs import embedded, engines
 from reconciler.jobs.engines import State
 
@@ -84,12 +84,12 @@ def test_a_killed_process_leaves_a_job_that_is_lost_at_once_and_its_address_free
         assert (lost.id, lost.state, lost.address) == (job_id, "Lost", "a")
         assert lost.finished_at is not None and lost.reading.scanned > 0
         assert jobs.live(db) == ()
-        attempts = jobs.attempts(db)["a"]
-        assert (attempts.failed, attempts.lost, attempts.last_state) == (1, 1, "Lost")
+        ended = attempts.failed(db)["a"]
+        assert (ended.failed, ended.lost, ended.last_state) == (1, 1, "Lost")
 
         engine.start(task("a", succeed, attempt=2))
         assert all_finished(engine, 1)["a"].state is State.SUCCEEDED
-        assert jobs.attempts(db) == {}
+        assert attempts.failed(db) == {}
 
 
 def test_a_killed_process_that_nobody_waited_for_is_dead_too(db: database.Database) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconciler.planning import actions, desired, dispatch, observed, restorations
+from reconciler.planning import actions, desired, dispatch, observed, restorations, worktypes
 
 BACKUP, DUPLICATE, RESTORE = actions.Type.BACKUP, actions.Type.DUPLICATE, actions.Type.RESTORE
 
@@ -107,7 +107,7 @@ def test_a_machine_that_is_written_over_is_not_backed_up_meanwhile() -> None:
     assert addresses(wanted, [backup, over]) == [over.address]
     assert addresses(wanted, [backup, beside]) == [beside.address, "b"]
     assert addresses(wanted, [over], job("x", client=client)) == []
-    by_command = job(f"restore/oblvm1@2026-11-23T10:00:00Z{restorations.IN_PLACE}", RESTORE, client=client)
+    by_command = job(f"restore/oblvm1@2026-11-23T10:00:00Z{worktypes.IN_PLACE}", RESTORE, client=client)
     assert addresses(wanted, [backup, over, beside], by_command) == [beside.address]
     state = samples.seen(wanted)
     held = dispatch.held([backup, over], [by_command], wanted, state, samples.NOW)
