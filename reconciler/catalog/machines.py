@@ -49,13 +49,13 @@ def see_machines(
     changed. Nothing is written where nothing is new, but every ``_REMEMBERED`` the time. ``contested``: ids that
     several machines claim; what is known of those clients stays as it is."""
     seen = tuple(machines)
-    documents = [dataclasses.asdict(machine) for machine in seen]
+    documents = [_plain(machine) for machine in seen]
     inventory = tables.INVENTORIES
     query = sa.select(inventory.c.machines, inventory.c.seen).where(inventory.c.policy == policy)
     with db.reading() as connection:
         before = connection.execute(query).first()
     recent = before is not None and before.seen <= now < before.seen + _REMEMBERED
-    if before is not None and recent and before.machines == _plain(documents):
+    if before is not None and recent and before.machines == documents:
         return False
     with db.writing() as connection:
         first: dict[str, sightings.Machine] = {}
@@ -192,13 +192,16 @@ def learn_unit(db: database.Database, unit: KnownUnit, now: dt.datetime, actor: 
         audits.record(connection, now=now, actor=actor, event="UnitLearned", object=object, details=details)
 
 
-def _plain(documents: list[dict[str, object]]) -> list[dict[str, object]]:
-    """As JSON gives them back: lists for tuples."""
+_FIELDS: Final = tuple(field.name for field in dataclasses.fields(sightings.Machine))
+
+
+def _plain(machine: sightings.Machine) -> dict[str, object]:
+    """As JSON gives it back: lists for tuples."""
 
     def plain(value: object) -> object:
         return [plain(part) for part in value] if isinstance(value, tuple) else value
 
-    return [{key: plain(value) for key, value in one.items()} for one in documents]
+    return {name: plain(getattr(machine, name)) for name in _FIELDS}
 
 
 def _machine(

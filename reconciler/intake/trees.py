@@ -112,9 +112,10 @@ class _Walk:
             yield from self._folder(waiting.pop(), waiting)
 
     def _folder(self, folder: str, waiting: list[str]) -> Iterator[str]:
-        where = self._root / folder
+        # There may be thousands: texts take half the time of ``Path``.
+        where = os.path.join(self._root, folder)  # noqa: PTH118
         try:
-            found = where.stat()
+            found = os.stat(where)  # noqa: PTH116
             if (found.st_dev, found.st_ino) in self._entered:
                 return
             self._entered.add((found.st_dev, found.st_ino))

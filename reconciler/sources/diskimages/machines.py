@@ -22,9 +22,10 @@ _PREFIX = "diskimages:"
 _DISK_LIKE = frozenset({".img", ".raw", ".qcow", ".qcow2", ".vdi", ".vhd", ".vhdx", ".vmdk"})
 
 
-def machine_id(folder: Path) -> str:
-    """The identity of the machine in ``folder``: its real path."""
-    return f"{_PREFIX}{folder.resolve()}"
+def _identity(folder: Path, above: Path) -> str:
+    """The identity of the machine in ``folder``: its real path. ``above``: that of what it is in, so that a look at
+    thousands of machines need not follow every step to each of them."""
+    return f"{_PREFIX}{folder.resolve() if folder.is_symlink() else above / folder.name}"
 
 
 class DiskImages:
@@ -84,9 +85,10 @@ class DiskImages:
             return machines.Inventory(
                 machines=(), unreachable=machines.Found(code="SourceUnreachable", message=message)
             )
-        return machines.Inventory(machines=tuple(self._look(folder) for folder in folders))
+        above = self._path.resolve()
+        return machines.Inventory(machines=tuple(self._look(folder, above) for folder in folders))
 
-    def _look(self, folder: Path) -> machines.Machine:
+    def _look(self, folder: Path, above: Path) -> machines.Machine:
         names: tuple[str, ...] = ()
         problem: machines.Found | None = None
         left_out: tuple[str, ...] = ()
@@ -101,7 +103,7 @@ class DiskImages:
                 problem = machines.Found(code="MissingPackage", message=lacking) if lacking else None
         except OSError as error:
             problem = machines.Found(code="UnreadableFolder", message=f"{folder}: {error.strerror}")
-        identity = machine_id(folder)
+        identity = _identity(folder, above)
         return machines.Machine(
             id=identity, name=folder.name, source=identity, disks=names, problem=problem, left_out=left_out
         )
@@ -139,8 +141,9 @@ class DiskImages:
 
     def _find(self, wanted: str) -> Path:
         try:
+            above = self._path.resolve()
             for folder in self._folders():
-                if machine_id(folder) == wanted:
+                if _identity(folder, above) == wanted:
                     return folder
         except OSError as error:
             raise errors.SourceError(f"{self._path}: {error.strerror}", hint="check that it is mounted") from error
