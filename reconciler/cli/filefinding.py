@@ -169,7 +169,7 @@ def _item(names: _Names, slugs: dict[str, str], history: Sequence[answers.Versio
         client=slugs.get(newest.client, newest.client),
         path=names.show(newest),
         stream=fileplaces.readable(newest.entry.stream) or None,
-        type=newest.entry.kind,
+        type=documents.type_of(newest.entry.kind),
         size_bytes=newest.entry.size,
         modified=documents.moment(newest.entry.modified),
         versions=len(history),
@@ -185,7 +185,7 @@ def _version(
     if not held:
         return None
     return documents.FileVersion(
-        type=one.entry.kind,
+        type=documents.type_of(one.entry.kind),
         size_bytes=one.entry.size,
         modified=documents.moment(one.entry.modified),
         changed=documents.moment(one.entry.changed),

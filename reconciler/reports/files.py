@@ -8,7 +8,7 @@ from reconciler.api.documents import files
 from reconciler.base import quantities
 from reconciler.reports import tables
 
-_LETTERS = {"directory": "d", "symlink": "l", "file": "-", "other": "o"}
+_LETTERS = {"Directory": "d", "Symlink": "l", "File": "-", "Other": "o"}
 _TOLD = 20
 
 
@@ -30,12 +30,12 @@ def listing(document: files.FileList, *, long: bool, deep: bool) -> str:
 def _long(document: files.FileList, *, deep: bool) -> str:
     rows = [
         (
-            one.mode or _LETTERS.get(one.type, "o"),
+            one.mode or _LETTERS[one.type],
             f"{one.uid}:{one.gid}" if one.uid is not None else "-",
             str(one.links),
             _size(one),
             (one.modified or "-")[:19].replace("T", " "),
-            ",".join(one.flags),
+            ",".join(one.flags).lower(),
             _shown(one, deep=deep),
         )
         for one in document.items
@@ -65,13 +65,13 @@ def _with_streams(document: files.FileList, rows: Sequence[tuple[str, ...]]) -> 
 
 def _shown(one: files.FileItem, *, deep: bool) -> str:
     name = one.path if deep else one.name
-    if one.type == "directory":
+    if one.type == "Directory":
         return f"{name}/"
     return f"{name} -> {one.target}" if one.target is not None else name
 
 
 def _size(one: files.FileItem) -> str:
-    return quantities.show_size(one.size_bytes) if one.type == "file" else "-"
+    return quantities.show_size(one.size_bytes) if one.type == "File" else "-"
 
 
 def _minutes(moment: str | None) -> str:
@@ -85,9 +85,9 @@ def findings(document: files.FileFindings) -> str:
             one.client,
             str(one.versions),
             str(len(one.images)),
-            quantities.show_size(one.size_bytes) if one.type == "file" else "-",
+            quantities.show_size(one.size_bytes) if one.type == "File" else "-",
             _minutes(one.modified),
-            (f"{one.path}/" if one.type == "directory" else one.path) + (f":{one.stream}" if one.stream else ""),
+            (f"{one.path}/" if one.type == "Directory" else one.path) + (f":{one.stream}" if one.stream else ""),
         )
         for one in document.items
     ]
@@ -101,7 +101,7 @@ def versions(document: files.FileVersions) -> str:
     """``files versions``."""
     rows = [
         (
-            quantities.show_size(one.size_bytes) if one.type == "file" else one.type,
+            quantities.show_size(one.size_bytes) if one.type == "File" else one.type.lower(),
             _minutes(one.modified),
             str(len(one.images)),
             one.first_image,

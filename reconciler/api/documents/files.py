@@ -7,13 +7,31 @@ byte that is no text or would move a terminal's cursor; paths may be given back 
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import pydantic
 
 from reconciler.api.documents import shapes
 
+#: What a file is.
+FileType = Literal["File", "Directory", "Symlink", "Other"]
+#: How its bytes are kept.
+FileFlag = Literal["Sparse", "Compressed", "Encrypted"]
+
+_TYPES: dict[str, FileType] = {"file": "File", "directory": "Directory", "symlink": "Symlink"}
+_FLAGS: dict[str, FileFlag] = {"sparse": "Sparse", "compressed": "Compressed", "encrypted": "Encrypted"}
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def type_of(kind: str) -> FileType:
+    """What an index or a browser calls a file's kind, as documents do."""
+    return _TYPES.get(kind, "Other")
+
+
+def flags_of(flags: Iterable[str]) -> tuple[FileFlag, ...]:
+    """The same for its flags."""
+    return tuple(_FLAGS[flag] for flag in flags if flag in _FLAGS)
 
 
 def moment(nanoseconds: int) -> str | None:
@@ -40,14 +58,14 @@ class FileItem(shapes.Shape):
 
     name: str
     path: str
-    type: str
+    type: FileType
     size_bytes: int
     modified: str | None
     created: str | None
     changed: str | None
     links: int
     inode: int
-    flags: tuple[str, ...]
+    flags: tuple[FileFlag, ...]
     streams: tuple[FileStream, ...]
     mode: str | None
     uid: int | None
@@ -87,7 +105,7 @@ class FoundFile(shapes.Shape):
     client: str
     path: str
     stream: str | None
-    type: str
+    type: FileType
     size_bytes: int
     modified: str | None
     versions: int
@@ -110,7 +128,7 @@ class FileFindings(shapes.Document):
 class FileVersion(shapes.Shape):
     """One state of a file. ``good``: an image that holds it has a good copy."""
 
-    type: str
+    type: FileType
     size_bytes: int
     modified: str | None
     changed: str | None
