@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reconciler.catalog import counters, histories, imports, machines, readings, rows, tables, verifications
+from reconciler.catalog import counters, histories, imports, leases, machines, readings, rows, tables, verifications
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +65,8 @@ class Tally:
     requests_dropped: int = 0
     #: Names of restores that are taken as made.
     restores_kept: list[str] = dataclasses.field(default_factory=list)
+    #: The controller that the dump names, unless it is known to have ended.
+    led: leases.Holder | None = None
     #: Names of the units that were given.
     units: list[str] = dataclasses.field(default_factory=list)
 

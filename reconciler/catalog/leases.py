@@ -169,6 +169,15 @@ def holder(state: Path, db: database.Database | None = None) -> Holder | None:
     return None
 
 
+def left_behind(connection: sa.Connection) -> tuple[Holder, bool] | None:
+    """Whom the row of a catalog that was loaded from elsewhere names as its controller, and whether that lives for
+    certain; None where it is known to have ended. Of another host's nobody knows."""
+    row = _read(connection)
+    if row is None or not row.worker or (workers.local(row.worker) and not workers.alive(row.worker)):
+        return None
+    return _from_row(row), workers.local(row.worker)
+
+
 def _lock(state: Path) -> int:
     state.mkdir(parents=True, exist_ok=True)
     path = state / _FILE

@@ -26,6 +26,7 @@ from reconciler.catalog import (
     database,
     discoveries,
     histories,
+    leases,
     restores,
     servers,
     tables,
@@ -55,6 +56,8 @@ class Order:
     details: Mapping[str, Any]
     #: Restores that must not be made twice.
     restores: tuple[restores.Overwriting, ...] = ()
+    #: Whether this catalog's controller may live: what is made is thrown away.
+    rehearsal: bool = False
 
 
 def require_empty(db: database.Database) -> None:
@@ -66,14 +69,16 @@ def require_empty(db: database.Database) -> None:
 def rebuild(db: database.Database, order: Order, now: dt.datetime, actor: str) -> discoveries.Tally:
     """Fill an empty catalog, all of it or nothing. The units are only read.
 
-    Raises ``TargetExists`` for a catalog that holds anything, ``CatalogError`` for a damaged dump, ``NotFound`` for a
-    unit without a name, ``UsageError`` for one that has two.
+    Raises ``TargetExists`` for a catalog that holds anything, ``LeaseHeld`` where the controller that the dump names
+    lives, ``CatalogError`` for a damaged dump, ``NotFound`` for a unit without a name, ``UsageError`` for one that has
+    two.
     """
     tally = discoveries.Tally()
     with db.writing() as connection:
         _require_empty(connection, db.location)
         if order.lines is not None:
             tally.rows = contents.load(connection, order.lines)
+            _require_ended(connection, order, tally)
         else:
             configurations.set_fact(connection, "catalog", order.catalog)
         crashes.passing("rebuild.loaded")
@@ -106,6 +111,19 @@ def _require_empty(connection: sa.Connection, location: str) -> None:
                 f"{location}: there is a catalog here, with {what}; nothing was changed",
                 hint="move the state folder aside, or name an empty one with --state or --catalog",
             )
+
+
+def _require_ended(connection: sa.Connection, order: Order, tally: discoveries.Tally) -> None:
+    """Two controllers would delete on the same units, each by a half of what is known."""
+    found = leases.left_behind(connection)
+    if found is None:
+        return
+    tally.led, lives = found
+    if lives and not order.rehearsal:
+        raise errors.LeaseHeld(
+            f"the controller of catalog {order.catalog} lives: {tally.led.describe()}, and keeps {tally.led.estate}",
+            hint="its catalog is not lost; if it is, stop the controller first; --dry-run only looks",
+        )
 
 
 def _named(connection: sa.Connection, unit: discoveries.Unit, now: dt.datetime) -> str:

@@ -64,6 +64,7 @@ def catalog(
         image=image,
         reason=reason or "",
         restores=rebuilds.overwriting(wanted) if wanted is not None else (),
+        rehearsal=dry_run,
     )
     if not dry_run:
         # Before the units are read: that may take long.

@@ -49,6 +49,8 @@ class Wish:
     reason: str = ""
     #: Restores of the manifests that replace what lies at their targets.
     restores: tuple[restores.Overwriting, ...] = ()
+    #: Whether the catalog that is made is only looked at.
+    rehearsal: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,8 +154,8 @@ def find(wish: Wish, meter: meters.Meter) -> Found:
 def rebuild(
     db: database.Database, found: Found, wish: Wish, now: dt.datetime, actor: str, meter: meters.Meter
 ) -> Rebuilt:
-    """Fill an empty catalog. Raises ``TargetExists``, ``Cancelled``, and ``CatalogError`` where the backup that was
-    asked for cannot be read."""
+    """Fill an empty catalog. Raises ``TargetExists``, ``LeaseHeld`` where the lost one's controller lives,
+    ``Cancelled``, and ``CatalogError`` where the backup that was asked for cannot be read."""
     rebuilds.require_empty(db)
     warnings = list(found.warnings)
     mark = max((one.head.mark for one in found.candidates), default=0)
@@ -166,6 +168,7 @@ def rebuild(
             mark=mark,
             details={"reason": wish.reason, **used},
             restores=wish.restores,
+            rehearsal=wish.rehearsal,
         )
         try:
             tally = rebuilds.rebuild(db, order, now, actor)
@@ -216,6 +219,11 @@ def _told(used: Candidate | None, tally: rebuilds.Tally) -> Iterator[str]:
         yield (
             "no dump can be read: holds, waivers, retirements and what was approved are not known; copies on units that"
             " were not given come back when those are adopted"
+        )
+    if tally.led is not None:
+        yield (
+            f"its last controller may live: {tally.led.describe()}; see that it has ended, for two would delete on the"
+            " same units"
         )
     if tally.damaged:
         yield f"{tally.damaged} copies have labels that cannot be read: they count as damaged"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import catalog_samples as samples
@@ -22,6 +24,7 @@ from reconciler.catalog import (
     imports,
     inventories,
     jobs,
+    leases,
     pages,
     rebuilds,
     requests,
@@ -187,6 +190,21 @@ def test_nothing_is_overwritten_and_names_must_fit(at_work: database.Database, t
     rebuilds.rebuild(target, order(None), LATER, "me")
     with pytest.raises(errors.TargetExists, match="a history of its own"):
         rebuilds.require_empty(target)
+
+
+@samples.on_sqlite
+def test_nothing_is_made_beside_a_controller_that_lives(
+    at_work: database.Database, target: database.Database, tmp_path: Path
+) -> None:
+    lease = leases.acquire(tmp_path / "state", at_work, samples.NOW, "me", "/srv/estate")
+    with pytest.raises(errors.LeaseHeld, match=f"lives: pid {os.getpid()} on .*keeps /srv/estate"):
+        rebuilds.rebuild(target, order(at_work), LATER, "me")
+    rebuilds.require_empty(target)
+    with at_work.writing() as connection:
+        connection.execute(tables.LEASES.update().values(worker="other:7:then:1"))
+    far = rebuilds.rebuild(target, order(at_work), LATER, "me").led
+    assert far is not None and (far.host, far.pid) == ("other", 7)
+    lease.release()
 
 
 # -- pages ---------------------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def held(estate: Estate) -> set[tuple[str, str]]:
     """What lies on the units: unit and image."""
     fast, pool = estate.folder / "storage" / "fast", estate.folder / "storage" / "pool"
     return {("fast", path.parent.name) for path in fast.glob("*/*/image.json")} | {
-        ("pool", path.stem) for path in pool.glob("images/*")
+        ("pool", path.stem) for path in pool.glob("manifests/*.json")
     }
 
 
