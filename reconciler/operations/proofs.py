@@ -89,7 +89,8 @@ class _Sampled:
     def _sample(self, data: extents.Extents) -> extents.Extents:
         """The first and the last block, and one of every ``_EVERY``, others in other disks."""
         blocks = enumerate(extents.pieces(data, digests.BLOCK))
-        turn = self._digests[-1] % _EVERY
+        # A disk of no bytes has no blocks.
+        turn = self._digests[-1] % _EVERY if self._digests else 0
         ends = (0, sum(digests.block_count(length) for _, length in data) - 1)
         return tuple(block for number, block in blocks if number % _EVERY == turn or number in ends)
 

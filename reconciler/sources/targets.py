@@ -21,6 +21,8 @@ from reconciler.sources.diskfiles import devices, imagefiles, rawfiles, streamfi
 SUFFIXES: Final = {"raw": ".img", "qcow2": ".qcow2", "vmdk": ".vmdk"}
 #: Kinds of each format that has any, the default first.
 SUBFORMATS: Final = {"vmdk": ("sparse", "flat", "streamOptimized")}
+#: What a flat VMDK's descriptor cannot say of a name, by code point.
+_UNSAID: Final = {letter: f"%{letter:02X}" for letter in (*range(0x20), ord('"'), 0x7F)}
 
 
 class Target(Protocol):
@@ -87,11 +89,13 @@ def restored_names(names: Sequence[str], format: str, subformat: str | None = No
 
     Disks that would collide (``a.img`` and ``a.qcow2``) keep their whole name before the new suffix (``a.img.img`` and
     ``a.qcow2.img``), and a number where that collides too. What would leave the folder or hide the file is
-    percent-encoded: a slash, and a dot at the start. Of a flat VMDK this is the descriptor.
+    percent-encoded: a slash, and a dot at the start. Of a flat VMDK this is the descriptor, and what no descriptor can
+    say of its extent is encoded too: quotes and control characters.
     """
-    suffix = SUFFIXES[format]
-    short = {name: _safe(Path(name).stem if "/" not in name else name.rpartition(".")[0] or name) for name in names}
-    long = {name: _safe(name) for name in names}
+    suffix, unsaid = SUFFIXES[format], _UNSAID if subformat == "flat" else {}
+    stems = {name: Path(name).stem if "/" not in name else name.rpartition(".")[0] or name for name in names}
+    short = {name: _safe(stem).translate(unsaid) for name, stem in stems.items()}
+    long = {name: _safe(name).translate(unsaid) for name in names}
     chosen = dict(short)
     while colliding := [name for name in chosen if _collides(name, chosen, subformat) and chosen[name] != long[name]]:
         chosen |= {name: long[name] for name in colliding}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reconciler.base import digests, errors, meters
+from reconciler.base import digests, disks, errors, meters
 from reconciler.operations import proofs
 from reconciler.sources import targets
 from reconciler.sources.diskfiles import rawfiles
@@ -112,3 +112,20 @@ def test_a_writer_hears_that_an_earlier_stretch_cannot_be_read(tmp_path: Path) -
             proof.finish()
     target.abort()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("format", "subformat"),
+    [("raw", None), ("qcow2", None), ("vmdk", "sparse"), ("vmdk", "flat"), ("vmdk", "streamOptimized")],
+)
+def test_a_disk_of_no_bytes_is_one_too(tmp_path: Path, format: str, subformat: str | None) -> None:
+    target = targets.open_target(format, tmp_path / "disk.vmdk", 0, subformat=subformat)
+    with contextlib.closing(proofs.proof(target, 0, b"", meters.Meter(), whole=False)) as proof:
+        if isinstance(target, targets.Filled):
+            target.fill(disks.MemoryDisk("disk", b""), meters.Meter())
+        assert proof.finish() == digests.disk_digest(b"")
+    target.finish()
+    if subformat is not None:
+        # No VMDK has less than a sector.
+        with contextlib.closing(targets.read_back("vmdk", tmp_path / "disk.vmdk", 512)) as found:
+            assert found.pread(0, 512) == bytes(512)

@@ -131,10 +131,9 @@ def test_a_size_that_is_no_whole_sectors_is_rounded_up(tmp_path: Path) -> None:
     assert found == disk.pread(0, 1000) + bytes(24)
 
 
-def test_no_disk_is_as_small_or_as_large() -> None:
-    for size in (0, (62 << 40) + 512):
-        with pytest.raises(ValueError, match="no VMDK can have"):
-            packed(Sparse(size, []))
+def test_no_disk_is_as_large() -> None:
+    with pytest.raises(ValueError, match="no VMDK can have"):
+        packed(Sparse((62 << 40) + 512, []))
 
 
 def test_the_meter_counts_and_stops() -> None:

@@ -305,6 +305,13 @@ def test_the_longest_names_and_temporaries_of_other_names_are_fine(tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 6
 
 
+def test_a_flat_vmdk_has_a_name_that_its_descriptor_can_say() -> None:
+    names = ['a"b\n.img', "a%22b%0A.img"]
+    found = targets.restored_names(names, "vmdk", "flat")
+    assert found == {names[0]: "a%22b%0A.img~0.vmdk", names[1]: "a%22b%0A.img.vmdk"}
+    assert targets.restored_names(names[:1], "vmdk") == {names[0]: 'a"b\n.vmdk'}
+
+
 @pytest.mark.parametrize(
     ("names", "format", "expected"),
     [

@@ -35,7 +35,8 @@ class ImageFile(written.WrittenFile):
         ``SourceError``."""
         bindings.libnbd()
         super().__init__(format, path, size, force=force, identity=identity)
-        self._whole = -(-size // 512) * 512
+        # No VMDK has less than a sector.
+        self._whole = max(-(-size // 512), 1 if format == "vmdk" else 0) * 512
         self._server: servers.NbdServer | None = None
         self._unnoted = 0
         try:

@@ -95,7 +95,8 @@ class FlatVmdk(RawFile):
                 extent.unlink()  # it lies under its temporary name too, and is continued from there
         if not force and os.path.lexists(extent):
             raise temporaries.exists(extent)
-        sectors = -(-size // descriptions.SECTOR)
+        # No VMDK has less than a sector.
+        sectors = max(-(-size // descriptions.SECTOR), 1)
         self._whole = sectors * descriptions.SECTOR
         super().__init__(extent, size, force=force, identity=identity, whole=self._whole)
         self.path = path

@@ -59,8 +59,7 @@ class Readable(Protocol):
 def write(disk: disks.Disk, sink: Callable[[bytes], object], meter: meters.Meter) -> int:
     """Hand a disk to ``sink`` as a stream, piece by piece; returns the bytes that were handed over.
 
-    Raises what reading the disk or ``sink`` raises, ``Cancelled``, or ``ValueError`` for a disk of no or more than
-    62 TiB.
+    Raises what reading the disk or ``sink`` raises, ``Cancelled``, or ``ValueError`` for a disk of more than 62 TiB.
     """
     written = 0
     for piece in packs(disk, meter):
@@ -74,11 +73,12 @@ def packs(disk: disks.Disk, meter: meters.Meter) -> Iterator[bytes]:
 
     The meter counts bytes of the disk as ``scanned`` and packed bytes as ``sent``.
     """
-    capacity = -(-disk.size // SECTOR)
-    if not 0 < capacity * SECTOR <= _LARGEST:
+    # A disk of no bytes is one sector of zeros: none has less.
+    capacity = max(-(-disk.size // SECTOR), 1)
+    if capacity * SECTOR > _LARGEST:
         raise ValueError(f"{disk.name}: no VMDK can have {disk.size} bytes")
     opening = _header(capacity, _AT_END) + _descriptor(disk.name, capacity)
-    tables = _Tables(-(-disk.size // _COVERED))
+    tables = _Tables(-(-capacity * SECTOR // _COVERED))
     yield tables.placed(opening.ljust(_OVERHEAD * SECTOR, b"\0"))
     covered = 0
     for offset, packed in _packed_grains(disk, meter):
