@@ -330,7 +330,9 @@ def _explained(location: str) -> Iterator[None]:
         yield
     except (exc.SQLAlchemyError, sqlite3.Error) as error:
         said = str(getattr(error, "orig", None) or error)
-        if isinstance(error, exc.IntegrityError | sqlite3.IntegrityError):
+        # A statement error that the database did not raise is of a value that it never saw.
+        unsaid = isinstance(error, exc.StatementError) and not isinstance(error, exc.DBAPIError)
+        if unsaid or isinstance(error, exc.IntegrityError | sqlite3.IntegrityError):
             raise errors.CatalogError(f"{location}: the catalog refuses the change: {said}") from error
         if "locked" in said or "busy" in said:
             raise errors.CatalogError(

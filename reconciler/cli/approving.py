@@ -20,14 +20,18 @@ _ANY: Final = 1 << 62
 
 def approve(
     digest: Annotated[str, typer.Argument(metavar="DIGEST", help="What plan prints with what it holds back.")],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the audit log.")],
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", parser=options.words, help="Why; kept in the audit log.")
+    ],
     copies: Annotated[
         int | None, typer.Option("--copies", min=0, help="How many copies may go at most; as many as now by default.")
     ] = None,
     until: Annotated[
         str, typer.Option("--until", metavar="TIME|DURATION", help="Until when it may be made use of.")
     ] = "24h",
-    by: Annotated[str | None, typer.Option("--by", metavar="NAME", help="Who consents; you by default.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="NAME", parser=options.words, help="Who consents; you by default.")
+    ] = None,
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
     catalog: options.Catalog = None,

@@ -61,7 +61,9 @@ def get(
     copy: fileoptions.Copy = None,
     whole: Annotated[bool, typer.Option("--paths", help="Keep the folders above: DIR/etc/passwd.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there already.")] = False,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why, for the audit log.")] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", parser=options.words, help="Why, for the audit log.")
+    ] = None,
     unit: fileoptions.Unit = None,
     output: options.Format = options.Output.TEXT,
     state: options.State = None,

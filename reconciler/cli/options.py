@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Final
@@ -37,7 +38,16 @@ def path(text: str) -> Path:
     """The path that an option names. Nothing at all is a variable that was not set, and does not mean this folder."""
     if not text:
         raise typer.BadParameter("a path is needed, and this is empty; . is the current folder")
-    return Path(text)
+    found = Path(text)
+    whole = str(found.absolute())
+    if words(whole) != whole:
+        raise typer.BadParameter(f"{words(whole)} is not UTF-8, and no record could name it; choose another path")
+    return found
+
+
+def words(text: str) -> str:
+    """What an option says. Bytes that are no UTF-8, of a terminal that speaks otherwise, as ``\\xNN``."""
+    return os.fsencode(text).decode(errors="backslashreplace")
 
 
 State = Annotated[

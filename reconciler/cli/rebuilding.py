@@ -46,7 +46,9 @@ def catalog(
     ] = None,
     image: Annotated[str | None, typer.Option("--image", metavar="ID", help="A certain backup of the catalog.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would come to.")] = False,
-    reason: Annotated[str | None, typer.Option("--reason", help="Why; kept in the audit log.")] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="TEXT", parser=options.words, help="Why; kept in the audit log.")
+    ] = None,
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
     catalog: options.Catalog = None,

@@ -25,7 +25,9 @@ Unit = Annotated[
     typer.Option("--unit", metavar="PATH", parser=options.path, help="Restore from this unit's folder alone."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be restored; write nothing.")]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the audit log.")]
+Reason = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", parser=options.words, help="Why, for the audit log.")
+]
 
 To = Annotated[
     Path | None,

@@ -20,10 +20,16 @@ from reconciler.planning import configuration
 from reconciler.planning import rulings as register
 
 Reason = Annotated[
-    str | None, typer.Option("--reason", metavar="TEXT", help="Why; kept in the audit log and shown in every plan.")
+    str | None,
+    typer.Option(
+        "--reason", metavar="TEXT", parser=options.words, help="Why; kept in the audit log and shown in every plan."
+    ),
 ]
 By = Annotated[
-    str | None, typer.Option("--by", metavar="NAME", help="Who decided it; the user who runs this if left out.")
+    str | None,
+    typer.Option(
+        "--by", metavar="NAME", parser=options.words, help="Who decided it; the user who runs this if left out."
+    ),
 ]
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="An image's id, as get images shows it.")]
 Undo = Annotated[bool, typer.Option("--undo", help="Take it back.")]

@@ -74,6 +74,14 @@ def test_4_a_restore_target_exists(converged: Estate, tmp_path: Path) -> None:
     assert (tmp_path / "system.img").read_text() == "mine"
 
 
+def test_words_in_another_encoding_are_written_down_and_paths_refused(converged: Estate, tmp_path: Path) -> None:
+    restore = ("restore", "alpha", "--reason", "f\udcfcr den Test", "--to")
+    refused = converged.command.run(*restore, tmp_path / "\udcff", code=64)
+    assert "\\xff is not UTF-8" in refused.stderr
+    converged.command.run(*restore, tmp_path / "to")
+    assert "f\\xfcr den Test" in converged.command.run("get", "restores", "-o", "json").stdout.replace("\\\\", "\\")
+
+
 def test_5_a_stale_plan_says_what_moved(empty: Estate, tmp_path: Path) -> None:
     empty.command.run("plan", "--out", tmp_path / "plan.json")
     empty.write(retention="{type: Fixed, period: 9d}")

@@ -172,3 +172,18 @@ def test_without_the_binding_a_machine_with_containers_names_the_package(
 
 
 MIB = samples.MIB
+
+
+def test_names_that_are_no_text_are_said_and_reach_nobody(tmp_path: Path) -> None:
+    for name in (b"good/a.img", b"bad/a.img", b"bad/b\xff.img", b"good/c\xff.vdi", b"\xff/a.img"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"x")
+    found = samples.source(tmp_path).inventory()
+    bad, good = found.machines
+    assert bad.problem is not None and bad.problem.code == "NameNotText" and "b\\xff.img" in bad.problem.message
+    assert (bad.disks, good.problem, good.left_out) == (("a.img",), None, ("c\\xff.vdi",))
+    assert [(note.code, "\\xff" in note.message) for note in found.notes] == [("NameNotText", True)]
+    with pytest.raises(errors.SourceError, match="not UTF-8"):
+        samples.source(tmp_path).freeze(bad.id)

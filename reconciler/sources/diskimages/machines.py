@@ -8,6 +8,7 @@ looked at.
 from __future__ import annotations
 
 import fnmatch
+import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ class DiskImages:
         rest = [entry for entry in entries if entry.name not in known and _is_disk(entry) and _disk_like(entry)]
         # A vmdk descriptor is only words: where all that it names is taken, nothing is left out with it.
         left = [path.name for path in rest if not formats.pieces(path) or formats.pieces(path) - known]
-        return disks, tuple(sorted(left))
+        return disks, tuple(sorted(_shown(name) for name in left))
 
     def inventory(self) -> machines.Inventory:
         """The machines that match now; ``unreachable`` when the path cannot be listed."""
@@ -86,16 +87,25 @@ class DiskImages:
                 machines=(), unreachable=machines.Found(code="SourceUnreachable", message=message)
             )
         above = self._path.resolve()
-        return machines.Inventory(machines=tuple(self._look(folder, above) for folder in folders))
+        known = [(folder, _identity(folder, above)) for folder in folders]
+        nameless = tuple(_nameless(folder) for folder, identity in known if not _is_text(identity + folder.name))
+        return machines.Inventory(
+            machines=tuple(
+                self._look(folder, identity) for folder, identity in known if _is_text(identity + folder.name)
+            ),
+            notes=nameless,
+        )
 
-    def _look(self, folder: Path, above: Path) -> machines.Machine:
+    def _look(self, folder: Path, identity: str) -> machines.Machine:
         names: tuple[str, ...] = ()
         problem: machines.Found | None = None
         left_out: tuple[str, ...] = ()
         try:
             disks, left_out = self._sort(folder)
-            names = tuple(path.name for path in disks)
-            if not disks:
+            names = tuple(path.name for path in disks if _is_text(path.name))
+            if len(names) < len(disks):
+                problem = next(_nameless(path) for path in disks if not _is_text(path.name))
+            elif not disks:
                 wanted = ", ".join(self._globs)
                 problem = machines.Found(code="NoDisks", message=f"no file in {folder} matches {wanted}")
             elif any(_needs_tools(path) for path in disks):
@@ -103,7 +113,6 @@ class DiskImages:
                 problem = machines.Found(code="MissingPackage", message=lacking) if lacking else None
         except OSError as error:
             problem = machines.Found(code="UnreadableFolder", message=f"{folder}: {error.strerror}")
-        identity = _identity(folder, above)
         return machines.Machine(
             id=identity, name=folder.name, source=identity, disks=names, problem=problem, left_out=left_out
         )
@@ -159,7 +168,23 @@ class DiskImages:
             raise errors.SourceError(f"{folder}: {error.strerror}", hint="check the folder's permissions") from error
         if not disks:
             raise errors.SourceError(f"no file in {folder} matches {', '.join(self._globs)}")
+        for path in disks:
+            if not _is_text(path.name):
+                raise errors.SourceError(_nameless(path).message)
         return disks
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8, as the catalog and an image's label must have it."""
+    return _shown(name) == name
+
+
+def _shown(name: str) -> str:
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _nameless(path: Path) -> machines.Found:
+    return machines.Found(code="NameNotText", message=f"{_shown(str(path))}: its name is not UTF-8; rename it")
 
 
 def _visible(entry: Path, globs: Sequence[str]) -> bool:
