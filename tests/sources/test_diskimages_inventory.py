@@ -175,11 +175,9 @@ MIB = samples.MIB
 
 
 def test_names_that_are_no_text_are_said_and_reach_nobody(tmp_path: Path) -> None:
-    for name in (b"good/a.img", b"bad/a.img", b"bad/b\xff.img", b"good/c\xff.vdi", b"\xff/a.img"):
-        path = os.path.join(os.fsencode(tmp_path), name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(b"x")
+    for name in ("good/a.img", "bad/a.img", "bad/b\udcff.img", "good/c\udcff.vdi", "\udcff/a.img"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
     found = samples.source(tmp_path).inventory()
     bad, good = found.machines
     assert bad.problem is not None and bad.problem.code == "NameNotText" and "b\\xff.img" in bad.problem.message
