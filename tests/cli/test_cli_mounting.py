@@ -224,7 +224,7 @@ def _same(ours: Path, theirs: Path) -> None:
 
 
 def test_disks_and_files_as_a_folder(estate: Estate, tmp_path: Path) -> None:
-    at, machine = tmp_path / "at", estate.folder / "machines" / "alpha"
+    at, machine = tmp_path / "é, Ω", estate.folder / "machines" / "alpha"
     for copy in ("1", "2"):
         with _mounted(estate, "alpha", "--copy", copy, "--at", at) as (document, _):
             assert document["mountPoint"] == str(at)

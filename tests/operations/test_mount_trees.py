@@ -64,6 +64,14 @@ def test_paths_names_and_what_is_not_there(tmp_path: Path) -> None:
             tree.look(b"/files/labelled.img/root").read(0, 1)
 
 
+def test_what_a_folder_listed_is_not_looked_for_again_however_much_it_is(tmp_path: Path) -> None:
+    root = b"/files/d.img/v0"
+    with contextlib.closing(trees.Tree([disks.MemoryDisk("d.img", _ext(tmp_path))], SETTING, kept=1)) as tree:
+        listed = list(tree.list(root))
+        assert len(listed) > 1
+        assert all(tree.look(root + b"/" + name) is item for name, item in listed)
+
+
 def test_a_volume_that_does_not_open_is_there_and_says_why(tmp_path: Path) -> None:
     whole = _ext(tmp_path, "-L", "root", "-O", "^metadata_csum")
     described = subprocess.run(["dumpe2fs", tmp_path / "image"], capture_output=True, text=True, check=True).stdout

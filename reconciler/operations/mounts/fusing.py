@@ -166,7 +166,8 @@ class Mount:
         try:
             library.FUSE(
                 operations,
-                str(self.folder),
+                # The library encodes all that it is given alike.
+                os.fsencode(self.folder).decode("latin-1"),
                 encoding="latin-1",
                 foreground=True,
                 ro=True,

@@ -23,8 +23,9 @@ from reconciler.guests import browsing, nodes, scans
 from reconciler.operations import fileplaces
 from reconciler.sources import targets
 
-#: Paths whose items are remembered; a folder that is listed puts its entries here, for who asks for each of them next.
-_KEPT: Final = 50_000
+#: Paths whose items are remembered beside those of the largest folder that was listed: who lists one asks for each of
+#: its entries next, and to look for one by name in a large folder takes as long as reading it.
+KEPT: Final = 50_000
 #: Bytes of a named stream that is shown as an extended attribute: what the kernel takes.
 _XATTR: Final = 64 << 10
 #: Bits of an inode number that are the guest's own; above them stands the volume.
@@ -35,6 +36,8 @@ _FILE: Final = stat.S_IFREG | 0o444
 
 class Item(abc.ABC):
     """One file or folder. Thread-safe; what it says never changes."""
+
+    __slots__ = ()
 
     @abc.abstractmethod
     def stat(self) -> dict[str, int]:
@@ -192,6 +195,8 @@ class Unreadable(Item):
 class Guest(Item):
     """One file, folder or link of a guest."""
 
+    __slots__ = ("_base", "_browser", "_node", "_path", "_setting")
+
     def __init__(self, setting: Setting, browser: browsing.Browser, node: nodes.Node, path: str, base: int) -> None:
         """``path``: within the volume, as the browser spells it; ``base``: what its inode numbers are added to."""
         self._setting, self._browser, self._node, self._path, self._base = setting, browser, node, path, base
@@ -269,7 +274,7 @@ def _words(name: bytes) -> str:
 class Tree:
     """Everything of one image. Thread-safe. The disks are the caller's to close, after the tree."""
 
-    def __init__(self, chosen: Sequence[disks.Disk], setting: Setting) -> None:
+    def __init__(self, chosen: Sequence[disks.Disk], setting: Setting, *, kept: int = KEPT) -> None:
         names = targets.restored_names([disk.name for disk in chosen], "raw")
         self._volumes = {
             os.fsencode(disk.name.replace("/", "%2F")): Volumes(setting, 2000 + number, disk, number * 1000 + 1)
@@ -281,6 +286,7 @@ class Tree:
         top = {b"disks": Folder(setting, 2, raw), b"files": Folder(setting, 3, self._volumes)}
         self._root = Folder(setting, 1, top)
         self._known: collections.OrderedDict[bytes, Item] = collections.OrderedDict()
+        self._kept = self._most = kept
         self._lock = threading.Lock()
 
     def look(self, path: bytes) -> Item:
@@ -299,15 +305,16 @@ class Tree:
 
     def list(self, path: bytes) -> Iterator[tuple[bytes, Item]]:
         """Names and items of a folder."""
-        for name, item in self.look(path).children():
-            self._keep((path if path != b"/" else b"") + b"/" + name, item)
+        for number, (name, item) in enumerate(self.look(path).children(), start=1):
+            self._keep((path if path != b"/" else b"") + b"/" + name, item, number)
             yield name, item
 
-    def _keep(self, path: bytes, item: Item) -> None:
+    def _keep(self, path: bytes, item: Item, listed: int = 0) -> None:
         with self._lock:
             self._known[path] = item
             self._known.move_to_end(path)
-            if len(self._known) > _KEPT:
+            self._most = max(self._most, self._kept + listed)
+            if len(self._known) > self._most:
                 self._known.popitem(last=False)
 
     def close(self) -> None:
