@@ -14,6 +14,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -43,6 +44,10 @@ _TAIL: Final = 2000
 #: Whole pages are written without reading what lies around them: a dozen times as many small writes as with larger
 #: blocks, or with an overlay of QEMU's, and reads in order cost the same.
 _OVERLAY: Final = ("cow-block-size=4096",)
+#: Requests of one client that are answered at once, where nbdkit can. Up to 1.32 it ends, or sends the bytes to somebody
+#: else, where a client leaves while several of its requests are under way; clients are still served side by side.
+_THREADS: Final = 16
+_SOUND: Final = (1, 34)
 _SECRETS: Final = ("PASSWORD", "PASSPHRASE", "SECRET", "TOKEN", "_KEY")
 # The shell puts the listening socket where socket activation wants it: number 3, named by the server's own pid.
 _ACTIVATED: Final = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 </dev/null'
@@ -230,7 +235,7 @@ class Export(contextlib.AbstractContextManager["Export"]):
         filters = ["--filter=cow"] if self._order.writable else []
         readonly = [] if self._order.writable else ["--readonly"]
         own = [str(_PLUGIN), f"channel={channel}", *(_OVERLAY if self._order.writable else [])]
-        return ["nbdkit", "--foreground", "--threads=16", *readonly, *filters, "python", *own]
+        return ["nbdkit", "--foreground", f"--threads={_threads()}", *readonly, *filters, "python", *own]
 
     def _wire(self, run: Path) -> dict[str, Any]:
         order = self._order
@@ -288,6 +293,12 @@ class Export(contextlib.AbstractContextManager["Export"]):
 
 
 _INSTALL: Final = "install the Debian packages nbdkit and nbdkit-plugin-python"
+
+
+def _threads() -> int:
+    said = subprocess.run(["nbdkit", "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.match(r"nbdkit (\d+)\.(\d+)", said)
+    return _THREADS if found is not None and tuple(map(int, found.groups())) >= _SOUND else 1
 
 
 def missing() -> str | None:

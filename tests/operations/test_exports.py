@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -136,6 +138,27 @@ def test_what_one_copy_lost_the_next_one_gives(tmp_path: Path) -> None:
     with exports.serve(exports.Order(image="img-1", copies=copies), told=troubles.append) as export:
         _run("qemu-img", "compare", "-f", "raw", "-F", "raw", export.uri, tmp_path / "system.img")
     assert [(type(one.error), one.copy) for one in troubles] == [(errors.ImageDamaged, 0)]
+
+
+def test_clients_that_leave_in_the_middle_disturb_nobody(tmp_path: Path) -> None:
+    unit = samples.Unit.make(tmp_path / "unit", "Directory")
+    unit.store("img-1", {"system.img": samples.content(SIZE, 1)})
+    with exports.serve(_order(unit)) as export:
+        for _ in range(40):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(export.socket))
+                client.recv(18, socket.MSG_WAITALL)
+                client.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", 1, 0))  # no padding; the first export
+                client.recv(10, socket.MSG_WAITALL)
+                for number in range(16):
+                    client.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, number, 0, 4 * samples.MIB))
+                client.recv(1)
+        assert samples.content(SIZE, 1) == _copied(export.uri)
+        assert export.alive
+
+
+def _copied(uri: str) -> bytes:
+    return subprocess.run(["nbdcopy", uri, "-"], stdout=subprocess.PIPE, check=True, timeout=60).stdout
 
 
 def test_over_tcp_at_a_free_port(unit: samples.Unit) -> None:
