@@ -44,7 +44,7 @@ _TAIL: Final = 2000
 #: Whole pages are written without reading what lies around them: a dozen times as many small writes as with larger
 #: blocks, or with an overlay of QEMU's, and reads in order cost the same.
 _OVERLAY: Final = ("cow-block-size=4096",)
-#: Requests of one client that are answered at once, where nbdkit can. Up to 1.32 it ends, or sends the bytes to somebody
+#: Requests of one client that are answered at once, where nbdkit can. Up to 1.32 it ends, or sends bytes to somebody
 #: else, where a client leaves while several of its requests are under way; clients are still served side by side.
 _THREADS: Final = 16
 _SOUND: Final = (1, 34)
