@@ -4,7 +4,7 @@ Codes: ``UnreachableSource``, the source's own (such as ``NoDisks``), ``DiskRemo
 ``EmptySelection``, ``UnprotectedClient``, ``DoublyMatched``, ``DisksLeftOut``, ``NeverSucceeded``, ``SuspensionEnds``,
 ``SuspensionOver``, ``OrphanedImages``, ``LostCopies``, ``DamagedCopies``, ``UnitOffline``,
 ``UnitReadOnly``, ``Draining``, ``Drained``, ``Failing``, ``VCenterGone``, ``ServiceLevelMissed``,
-``VerificationFailed``, ``RestoreFailing``; those of snapshots are in ``snapshots``,
+``VerificationFailed``, ``RestoreFailing``, ``RestoreMade``; those of snapshots are in ``snapshots``,
 Approvals have theirs in ``approvals``, holds and rulings in ``rulings``, ``CannotMakeSpace`` is in ``evictions``.
 ``planner`` calls these functions with what it has gathered.
 """
@@ -266,6 +266,13 @@ def restoring(found: Iterable[tuple[str, str]]) -> Iterator[actions.Drift]:
     for name, message in found:
         words = f"it is not made, and is tried again: {message}"
         yield actions.Drift(code="RestoreFailing", object=f"Restore/{name}", message=words)
+
+
+def restored(found: Mapping[str, observed.Restoring]) -> Iterator[actions.Drift]:
+    """Changed manifests that ask for what was made already, by name."""
+    for name, record in found.items():
+        words = f"it asks for what was made on {times.show(record.at)}; another reason would have it made again"
+        yield actions.Drift(code="RestoreMade", object=f"Restore/{name}", message=words)
 
 
 def missed(level: str, policy: str, slug: str, reasons: Iterable[str]) -> actions.Drift:

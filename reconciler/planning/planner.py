@@ -354,6 +354,7 @@ class _Pass:
         self.drift.extend(drifts.losses(self.lost))
         self.drift.extend(drifts.units(self.wanted, self.seen))
         self.drift.extend(drifts.restoring(self.restores.failing()))
+        self.drift.extend(drifts.restored(self.restores.made))
         self.drift.extend(drifts.drains(self.copier.drain.left))
 
     def _held(self) -> None:

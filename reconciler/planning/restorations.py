@@ -92,11 +92,17 @@ class Desk:
         self._seen = seen
         self._now = now
         # What is on no copy is on none the next time either.
-        done = {(one.name, one.digest) for one in seen.restores if one.state in ("Verified", "Partial")}
+        done = {(one.name, one.digest): one for one in seen.restores if one.state in ("Verified", "Partial")}
         self._open = {
             name: (item, found)
             for name, item in sorted(wanted.restores.items())
             if not wanted.is_orphaned("Restore", name) and (name, found := digest(item)) not in done
+        }
+        #: By name: what a changed manifest asks for and was made when it said the same before.
+        self.made = {
+            name: done[name, found]
+            for name, item in sorted(wanted.restores.items())
+            if (name, found := digest(item)) in done and not _in_force(seen, name, found)
         }
         self._clients = {name: _client(seen, item.spec.client) for name, (item, _) in self._open.items()}
         #: What attempts that were killed have read.
@@ -267,6 +273,17 @@ class Desk:
             return actions.State.WAITING, *resting
         words = f"Restore/{item.name} asks for it, to {_where(item.spec)}{doubts}"
         return actions.State.DUE, self._now, actions.Reason(code="RestoreAsked", message=words)
+
+
+def _in_force(seen: observed.Observed, name: str, found: str) -> bool:
+    """Whether the manifest said the same when it was applied last."""
+    applied = seen.applied.get(("Restore", name))
+    return (
+        applied is not None
+        and not applied.orphaned
+        and isinstance(applied.object, restores.Restore)
+        and digest(applied.object) == found
+    )
 
 
 def _client(seen: observed.Observed, word: str) -> str | None:

@@ -9,6 +9,7 @@ import planning_samples as samples
 import pytest
 from hypothesis import strategies as st
 
+from reconciler.base import times
 from reconciler.planning import actions, alarms, desired, explanations, observed, planner, restorations
 
 NOW, ago = samples.NOW, samples.ago
@@ -105,6 +106,16 @@ def test_it_converges_once_per_digest(state: str, due: bool) -> None:
     assert made.changes is any(one.state is actions.State.DUE for one in made.actions)
     _, changed = plan(restore(format="qcow2"), restores=(record,))
     assert changed is not None and changed.state is actions.State.DUE
+
+
+def test_one_that_goes_back_to_what_was_made_says_when() -> None:
+    item = restore()
+    record = observed.Restoring(name="drill", digest=restorations.digest(item), state="Verified", at=ago(days=1))
+    for before, said in ((None, True), (restore(format="qcow2"), True), (item, False)):
+        applied = {} if before is None else {item.key: observed.Applied(object=before, since=ago(days=2))}
+        made, _ = plan(item, restores=(record,), applied=applied)
+        assert ("RestoreMade" in {one.code for one in made.drift}) == said
+        assert not said or times.show(record.at) in made.drift[0].message
 
 
 def test_one_that_was_killed_goes_on_from_the_image_that_it_read() -> None:
