@@ -59,8 +59,11 @@ def find(
         kinds=(_TYPES[type],) if type else None,
         streams=streams,
     )
-    with contextlib.closing(_search(found, query, frozenset(known))) as search:
-        rows = list(itertools.islice(search, limit + 1 if limit else None))
+    rows: list[list[answers.Version]] = []
+    for text in fileplaces.shown_as(pattern):
+        query = dataclasses.replace(query, text=text)
+        with contextlib.closing(_search(found, query, frozenset(known))) as search:
+            rows = rows or list(itertools.islice(search, limit + 1 if limit else None))
     truncated = bool(limit) and len(rows) > limit
     names = _Names(found)
     items = [_item(names, slugs, history) for history in (rows[:limit] if limit else rows)]

@@ -116,7 +116,7 @@ class _Asked:
         """Where it goes, in the words of the command line."""
         if self.to is not None:
             return str(self.to.absolute())
-        return "stdout" if self.tar == "-" else str(Path(self.tar or "").absolute())
+        return "stdout" if self.tar == "-" else options.words(str(Path(self.tar or "").absolute()))
 
     def require_outside(self, units: Sequence[Path]) -> None:
         """Raises ``UsageError`` for a place in one of these storage units."""
@@ -262,7 +262,7 @@ class _Record:
         asked, choice = self._asked, self._choice
         begun = restores.Begun(
             name=None,
-            digest=digests.json_digest([choice.image, asked.target, *asked.paths]),
+            digest=digests.json_digest([choice.image, asked.target, *map(options.words, asked.paths)]),
             client_id=choice.client.id,
             image=choice.image,
             copy=choice.copy,
@@ -286,7 +286,12 @@ class _Record:
         self._end(number, report, lost)
 
     def _end(self, number: int | None, report: filecontents.Report, message: str) -> None:
-        details = {"paths": self._asked.paths, "files": report.files, "bytes": report.bytes, "failed": report.failed}
+        details = {
+            "paths": [options.words(path) for path in self._asked.paths],
+            "files": report.files,
+            "bytes": report.bytes,
+            "failed": report.failed,
+        }
         if number is None:
             return
         with sessions.unstopped("how the restore ended"):

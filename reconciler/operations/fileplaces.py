@@ -169,8 +169,18 @@ def _spellings(text: str) -> list[str]:
     """What a text may mean, the likeliest first: itself, what ``readable`` made it from, a path of Windows."""
     if "\\" not in text:
         return [text]
+    return list(dict.fromkeys((text, _unescaped(text), text.replace("\\", "/"))))
+
+
+def _unescaped(text: str) -> str:
     plain = _ESCAPED.sub(lambda found: os.fsdecode(bytes([int(found[1], 16)])), text)
-    return list(dict.fromkeys((text, os.fsdecode(os.fsencode(plain)), text.replace("\\", "/"))))
+    return os.fsdecode(os.fsencode(plain))
+
+
+def shown_as(text: str) -> list[str]:
+    """What ``readable`` shows as this text, the text itself first."""
+    plain = _unescaped(text)
+    return [text, plain] if plain != text == readable(plain) and "\0" not in plain else [text]
 
 
 def readable(text: str) -> str:
@@ -250,7 +260,8 @@ def _link(tree: Tree, text: str) -> str | None:
 def expand(tree: Tree, text: str) -> list[Place]:
     """The places that a path or pattern means: ``*``, ``?`` and ``[...]`` within a name, ``**`` any number of folders.
 
-    A path that exists as it is written means itself. Raises ``NotFound`` and ``UsageError``.
+    A path that exists as it is written means itself; what lies in a folder that fits comes with it. Raises ``NotFound``
+    and ``UsageError``.
     """
     try:
         place = resolve(tree, text)
@@ -271,7 +282,15 @@ def expand(tree: Tree, text: str) -> list[Place]:
         found.update(dict.fromkeys(_matches(tree, one, parts[plain:], fold=fold)))
     if not found:
         raise errors.NotFound(f"nothing fits {text}", hint="holdfast files find searches all images")
-    return list(found)
+    return [place for place in found if not any(above in found for above in _above(place))]
+
+
+def _above(place: Place) -> Iterator[Place]:
+    """The folders that a place lies in, its volume's root among them."""
+    path = place.path
+    while path:
+        path = path.rpartition("/")[0]
+        yield Place(place.volume, path)
 
 
 def _matches(tree: Tree, place: Place, parts: Sequence[str], *, fold: bool) -> Iterator[Place]:

@@ -26,6 +26,8 @@ import guest_builders as builders
 pytestmark = builders.needs_root
 
 BIG = os.urandom(3 * MIB + 777)
+#: A word in Latin-1, as a program gets it.
+LATIN = os.fsdecode(b"caf\xe9")
 #: Moments at the ends of what ext4 and 64 bits of nanoseconds both hold.
 FAR = {"t1901": -(2**31) * 10**9, "t2262": 9_223_000_000_123_456_789}
 
@@ -51,6 +53,7 @@ def estate(tmp_path_factory: pytest.TempPathFactory) -> Estate:
         (root / "closed" / "file").write_bytes(b"of two folders that let nobody in")
         os.link(root / "closed" / "file", root / "shut" / "file")
         (root / "wipe\x1b[2J").write_bytes(b"a name for a terminal")
+        (root / LATIN).write_bytes(b"of a time before UTF-8")
         os.mknod(root / "null", 0o20666, os.makedev(1, 3))
         os.setxattr(root / "big", "user.note", b"kept")
         for name, moment in FAR.items():
@@ -160,6 +163,15 @@ def test_no_name_tells_a_terminal_what_to_do(estate: Estate, tmp_path: Path) -> 
     for words, code in ((("wipe*", "--to", tmp_path), 4), (("nothing\x1b[2J", "--to", tmp_path), 1)):
         said = estate.at(START).run("files", "get", "alpha", *words, code=code).stderr
         assert r"\x1b[2J" in said and "\x1b" not in said
+
+
+def test_names_that_are_no_text_are_taken_found_and_shown(estate: Estate, tmp_path: Path) -> None:
+    done = get(estate, LATIN, "--tar", tmp_path / LATIN)
+    assert tarfile.is_tarfile(tmp_path / LATIN) and done["target"] == rf"{tmp_path}/caf\xe9"
+    kept = estate.at(START).json("get", "restores")["items"][-1]
+    assert (kept["target"], kept["state"]) == (done["target"], "Verified")
+    for pattern in (LATIN, r"caf\xe9", r"/c*\xe9"):
+        assert [one["path"] for one in estate.at(START).json("files", "find", pattern)["items"]] == [r"/caf\xe9"]
 
 
 def test_nothing_is_written_outside_of_the_folder(estate: Estate, tmp_path: Path) -> None:
