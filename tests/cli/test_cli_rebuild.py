@@ -60,6 +60,8 @@ metadata: {name: again}
 spec: {client: alpha, target: {folder: out}, overwrite: true}
 """
 REBUILD = ("catalog", "rebuild", "--from", "fast", "pool", "--reason", "the disk died")
+#: When the schedules begin to count.
+FIRST = "2026-03-02T11:50:00Z"
 END = "2026-03-11T12:30:00Z"
 
 
@@ -99,7 +101,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Estate:
         duplicate="yes", type="Incremental", every="24h, fullEvery: 2d", machines="[abg]*",
     )  # fmt: skip
     (estate.folder / "more.yaml").write_text(MORE)
-    estate.apply(clock=day(2))
+    estate.apply(clock=FIRST)
     waived = next(one for one in estate.get("images") if one["client"] == "alpha")["id"]
     for number in (3, 4):
         (estate.folder / "machines" / "alpha" / "system.img").write_bytes(bytes([number]) * samples.MIB)
@@ -108,13 +110,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Estate:
         duplicate="yes", type="Incremental", every="24h, fullEvery: 2d", machines="[abg]*",
         policy="nocturnal, labels: {kept: x}", hooks="  previousNames: [nightly]",
     )  # fmt: skip
+    shutil.rmtree(estate.folder / "machines" / "gamma")
     at = estate.at(day(5))
     estate.apply(clock=day(5))
     kept = [one["id"] for one in estate.get("images") if one["client"] == "alpha"][1]
     at.run("hold", kept, "--reason", "an audit")
     at.run("waive", f"{waived}/1", "--reason", "not worth it")
-    shutil.rmtree(estate.folder / "machines" / "gamma")
-    at.run("retire", "gamma", "--reason", "sold", "--yes", code=None)
+    at.run("retire", "gamma", "--reason", "sold")
     # The label of a copy that has no other one.
     (image,) = [one["id"] for one in estate.get("images") if one["client"] == "delta"]
     label = next((estate.folder / "storage" / "pool").rglob(f"*{image}*"))
