@@ -27,7 +27,7 @@ def listing(
 ) -> files.FileList:
     """What a path of an image leads to: the volumes, what lies in a folder (with ``deep`` in those in it too), a file.
 
-    Raises ``NotFound`` and ``UsageError``.
+    Raises ``NotFound``, ``UsageError`` and ``GuestUnreadable``.
     """
     place = fileplaces.resolve(tree, text)
     items: list[files.FileItem] = []
@@ -35,10 +35,12 @@ def listing(
     notes: list[str] = list(tree.unread()) if top else []
     if place is None:
         places = [fileplaces.Place(volume, "") for volume in tree.volumes] if deep else []
-    elif tree.row(place).kind == "directory":
-        places = [place]
+    elif (row := tree.row(place)).kind != "directory":
+        places, items = [], [item(tree.volumes, place, row)]
+    elif row.problem:
+        raise errors.GuestUnreadable(_closed(tree, place, row))
     else:
-        places, items = [], [item(tree.volumes, place, tree.row(place))]
+        places = [place]
     for start in places:
         items += [item(tree.volumes, at, row) for at, row in _below(tree, start, notes, deep=deep)]
     return files.FileList(
@@ -79,7 +81,14 @@ def _below(
         found = [(fileplaces.Place(folder.volume, row.path), row) for row in rows]
         yield from found
         if deep:
-            waiting += [at for at, row in reversed(found) if row.kind == "directory"]
+            folders = [(at, row) for at, row in reversed(found) if row.kind == "directory"]
+            waiting += [at for at, row in folders if not row.problem]
+            notes += [_closed(tree, at, row) for at, row in folders if row.problem]
+
+
+def _closed(tree: fileplaces.Tree, place: fileplaces.Place, row: fileplaces.Row) -> str:
+    """Why what lies in a folder cannot be told."""
+    return f"{fileplaces.readable(fileplaces.show(tree.volumes, place))} cannot be listed: {row.problem}"
 
 
 def item(volumes: Sequence[fileplaces.Volume], place: fileplaces.Place, row: fileplaces.Row) -> files.FileItem:

@@ -71,4 +71,6 @@ def row_of(some: list[entries.Entry]) -> fileplaces.Row:
         inode=first.inode,
         flags=first.flags,
         streams=tuple((one.stream, one.size) for one in some if one.stream),
+        # An index lists nothing of what lies in such a folder.
+        problem="it is encrypted" if first.kind == "directory" and "encrypted" in first.flags else "",
     )

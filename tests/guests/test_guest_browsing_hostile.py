@@ -14,7 +14,7 @@ import guest_builders as builders
 import pytest
 
 from reconciler.base import disks, errors, meters
-from reconciler.guests import browsing, scans
+from reconciler.guests import browsing, listings, scans
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +224,10 @@ def test_what_ext_has_encrypted_is_refused_and_what_it_folds_is_read(image: Path
             with pytest.raises(errors.GuestUnreadable, match="fscrypt"):
                 ask()
         assert [name for name, _ in browser.children(browser.find(0, "below"))] == ["deeper"]
+    # Names that are encrypted tell nobody anything, and may hold any bytes.
+    with listings.list_files(disks.MemoryDisk("locked", changed)) as listing:
+        found = {file.path: file.flags for file in listing}
+    assert found["below/deeper"] == found["file-1"] == ("encrypted",) and "below/deeper/lies.bin" not in found
 
 
 def test_damaged_files_are_told_and_cost_no_others(image: Path) -> None:

@@ -48,13 +48,14 @@ class Names:
         entry.created, entry.modified, entry.changed, entry.accessed = ext_inodes.times(inode)
         entry.resident = ext_inodes.resident(inode)
         flags = ext_inodes.flags(inode)
+        encrypted = ("encrypted",) * bool(flags & ext_inodes.ENCRYPTED)
+        entry.flags = encrypted
         if kind in ("file", "symlink"):
             entry.size = ext_inodes.size(inode)
             entry.runs = self._runs(inode)
             covered = sum(length for _, _, length in entry.runs)
             sparse = not entry.resident and covered < entry.size
-            encrypted = bool(flags & ext_inodes.ENCRYPTED)
-            entry.flags = ("sparse",) * sparse + ("encrypted",) * encrypted
+            entry.flags = ("sparse",) * sparse + encrypted
         return entry
 
     def _runs(self, inode: bytes) -> list[tuple[int, int, int]]:
@@ -69,8 +70,10 @@ class Names:
         ]
 
     def children(self, number: int, inode: bytes) -> Iterator[tuple[int, str]]:
-        """Inode numbers and names in a directory. Raises ``Damaged`` and ``Truncated``."""
+        """Inode numbers and names in a directory, none of an encrypted one. Raises ``Damaged`` and ``Truncated``."""
         del number
+        if ext_inodes.flags(inode) & ext_inodes.ENCRYPTED:
+            return iter(())
         return trees.below(entry for block in self._blocks(inode) for entry in self._parse(block))
 
     def look(self, inode: bytes, name: str) -> int | None:
