@@ -102,7 +102,9 @@ class Desk:
         self.made = {
             name: done[name, found]
             for name, item in sorted(wanted.restores.items())
-            if (name, found := digest(item)) in done and not _in_force(seen, name, found)
+            if not wanted.is_orphaned("Restore", name)
+            and (name, found := digest(item)) in done
+            and not _in_force(seen, name, found)
         }
         self._clients = {name: _client(seen, item.spec.client) for name, (item, _) in self._open.items()}
         #: What attempts that were killed have read.

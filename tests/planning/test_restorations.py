@@ -206,6 +206,11 @@ def test_a_manifest_that_goes_undoes_and_asks_nothing() -> None:
     made = planner.plan(wanted, seen, NOW)
     assert not any(one.type is actions.Type.RESTORE for one in made.actions)
     assert [(one.change, one.kind) for one in made.configuration] == [("Orphan", "Restore")]
+    item = restore()
+    record = observed.Restoring(name="drill", digest=restorations.digest(item), state="Verified", at=ago(days=1))
+    gone = {item.key: observed.Applied(object=item, since=ago(days=2), orphaned=True)}
+    made = planner.plan(wanted, samples.seen(wanted, images(), restores=(record,), applied=gone), NOW)
+    assert "RestoreMade" not in {one.code for one in made.drift}
 
 
 # -- which image is the best --------------------------------------------------------------------------------------------
