@@ -163,3 +163,11 @@ def test_exfat_reads_zeros_where_nothing_was_written(tmp_path: Path) -> None:
         node = browser.find(0, "ahead.bin")
         assert browser.read(node, 0, 1 << 20) == b"\xff" * 9_000 + bytes(41_000)
         assert sum(extent.length for extent in browser.extents(node)) == 9_000
+
+
+def test_a_volume_that_nobody_named_has_no_name(tmp_path: Path) -> None:
+    image = builders.blank(tmp_path / "volume.raw", 4 * builders.MIB)
+    builders.run("mkfs.fat", "-F", "12", image)
+    with builders.opened(image) as disk, browsing.browse(disk) as browser, listings.list_files(disk) as listing:
+        assert list(listing) == []
+        assert [one.label for one in (*browser.volumes, *listing.volumes)] == ["", ""]

@@ -17,6 +17,8 @@ _FAT12, _FAT16 = 4085, 65525
 _MASK = 0x0FFFFFFF
 _LONG, _LABEL, _FOLDER = 0x0F, 0x08, 0x10
 _DELETED = 0xE5
+#: What stands there where nobody gave a name.
+_UNNAMED = "NO NAME"
 #: Why a volume is not clean.
 MOUNTED, ERRORS = "it was not unmounted", "it has recorded errors"
 
@@ -85,7 +87,7 @@ def shape(stretch: stretches.Stretch) -> Shape:
         root=root,
         root_length=root_length,
         root_cluster=struct.unpack_from("<I", boot, 44)[0] if bits == 32 else 0,
-        label=boot[extended + 7 : extended + 18].decode("cp437").strip() if boot[extended + 2] == 0x29 else "",
+        label=label(boot[extended + 7 :]) if boot[extended + 2] == 0x29 else "",
         dirty=bool(boot[extended + 1] & 1),
     )
 
@@ -167,8 +169,9 @@ def entry(raw: bytes, at: int, wide: bool, name: str = "") -> Found:
 
 
 def label(raw: bytes) -> str:
-    """The name that an entry gives to the volume."""
-    return raw[:11].decode("cp437").strip()
+    """The name that an entry, or the boot sector, gives to the volume."""
+    text = raw[:11].decode("cp437").strip()
+    return "" if text == _UNNAMED else text
 
 
 def free(raw: bytes) -> bool:
