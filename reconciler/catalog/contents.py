@@ -86,7 +86,7 @@ def head(line: Any) -> Head:
         return Head(
             catalog=str(line["catalog"]), mark=int(line["mark"]), at=times.to_moment(at) if at is not None else None
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise damaged(f"its head says too little: {error}") from error
 
 
@@ -169,13 +169,16 @@ def _load(connection: sa.Connection, lines: Iterator[Any]) -> int:
                 count += _insert(connection, statement, columns, batch)
             continue
         count += _insert(connection, statement, columns, batch)
+        if not isinstance(line, dict):
+            raise damaged(f"it holds {line!r} in place of a row")
         if "rows" in line:
             if line["rows"] != count or next(lines, None) is not None:
                 raise damaged(f"it holds {count} rows and says {line['rows']}")
             return count
-        if line.get("table") not in plain:
+        table, columns = plain.get(str(line.get("table"))), line.get("columns", [])
+        if table is None or not columns:
             raise damaged(f"it holds a table {line.get('table')}")
-        statement, columns = plain[line["table"]].insert(), line["columns"]
+        statement = table.insert()
     raise damaged("it has no foot")
 
 
@@ -184,7 +187,7 @@ def _insert(connection: sa.Connection, statement: sa.Insert | None, columns: lis
     if statement is not None and batch:
         try:
             connection.execute(statement, [dict(zip(columns, row, strict=True)) for row in batch])
-        except (exc.SQLAlchemyError, ValueError) as error:
+        except (exc.SQLAlchemyError, ValueError, TypeError) as error:
             # The checksum comes last: bytes that were turned may look like rows until then.
             raise damaged(f"its rows do not fit: {error}") from error
     elif batch:

@@ -183,9 +183,14 @@ def test_nothing_is_overwritten_and_names_must_fit(at_work: database.Database, t
         rebuilds.rebuild(target, order(None, unit(None, id="u-x")), LATER, "me")
     with pytest.raises(errors.UsageError, match="knew pool as unit u-pool"):
         rebuilds.rebuild(target, order(at_work, unit("pool", id="u-other")), LATER, "me")
-    torn = iter([*list(dumps.lines(dumps.dump(at_work)))[:-1]])
+    head, *rest = dumps.lines(dumps.dump(at_work))
     with pytest.raises(contents.Damaged, match="no foot"):
-        rebuilds.rebuild(target, order(at_work, lines=torn), LATER, "me")
+        rebuilds.rebuild(target, order(at_work, lines=iter([head, *rest[:-1]])), LATER, "me")
+    for turned in (7, {"table": "images", "columms": []}, {"table": ["images"]}, {"table": "images", "columns": 7}):
+        with pytest.raises(contents.Damaged):
+            rebuilds.rebuild(target, order(at_work, lines=iter([head, turned, ["img-1"], {"rows": 1}])), LATER, "me")
+    with pytest.raises(contents.Damaged, match="says too little"):
+        contents.head({**head, "at": 9 * 10**18})
     rebuilds.require_empty(target)
     rebuilds.rebuild(target, order(None), LATER, "me")
     with pytest.raises(errors.TargetExists, match="a history of its own"):
