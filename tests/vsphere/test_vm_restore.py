@@ -297,6 +297,25 @@ def test_a_naming_that_fails_brings_the_old_machine_back(world: World) -> None:
     assert (found["powerState"], found["instanceUuid"]) == ("poweredOn", f"{UUID}1")
 
 
+def test_what_became_of_the_old_machine_meanwhile_is_seen(world: World) -> None:
+    old = world.reference("vm1")
+
+    def renamed_and_off(phase: str) -> None:
+        if phase == "proving":
+            old.PowerOffVM_Task()
+            old.ReconfigVM_Task(vim.vm.ConfigSpec(name="vm1.other"))
+
+    with pytest.raises(errors.TargetExists, match="renamed to vm1.other"):
+        world.restore(renamed_and_off, replace=True, name="vm1")
+    assert world.names() == ["vm1.other", "vm2"]
+    assert world.lab.machine("vm1.other")["powerState"] == "poweredOff"
+
+    old.ReconfigVM_Task(vim.vm.ConfigSpec(name="vm1"))
+    old.PowerOnVM_Task()
+    world.restore(lambda phase: old.PowerOffVM_Task() if phase == "proving" else None, replace=True)
+    assert len(world.names()) == 3
+
+
 # -- bad endings -----------------------------------------------------------------------------------------------------
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from pyVmomi import vim
 
 from reconciler.base import crashes, errors
-from reconciler.sources.vsphere.connections import properties, sessions
+from reconciler.sources.vsphere.connections import faults, properties, sessions
 from reconciler.sources.vsphere.inventory import listings
 from reconciler.sources.vsphere.rebuilding import halfmade
 
-_PATHS = ("name", "config.instanceUuid", "runtime.powerState", "config.template")
+_PATHS = ("name", "config.instanceUuid", "config.template")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,6 @@ class Old:
     #: As the vCenter writes it.
     raw_name: str
     instance_uuid: str
-    running: bool
 
 
 def named(session: sessions.Session, folder: Any, name: str, doing: str) -> Old | None:
@@ -63,7 +62,6 @@ def _old(shown: properties.Shown) -> Old:
         name=listings.unescaped(str(shown.values.get("name", ""))),
         raw_name=str(shown.values.get("name", "")),
         instance_uuid=str(shown.values.get("config.instanceUuid") or ""),
-        running=shown.values.get("runtime.powerState", "poweredOff") != "poweredOff",
     )
 
 
@@ -91,9 +89,10 @@ class Succession:
     def step_aside(self, *, give_up_identity: bool) -> None:
         """Switch the old machine off and rename it. Raises ``SourceError``: ``take_back`` then."""
         old, machine = self._old, self._old.machine
-        if old.running:
-            self._undo.append(("switched on", machine.PowerOnVM_Task, lambda: self._is("poweredOn")))
-            self._task("switching it off", machine.PowerOffVM_Task, lambda: self._is("poweredOff"))
+        self._require_in_place()
+        if not self._is("poweredOff"):
+            self._switch_off()
+            self._require_in_place()
         taken = [one.name for one in _within(self._session, self._folder, self._doing)]
         self.name = replaced_name(old.name, taken, self._now)
         change = vim.vm.ConfigSpec(name=listings.escaped(self.name))
@@ -104,6 +103,29 @@ class Succession:
         self._undo.append(("renamed back", lambda: machine.ReconfigVM_Task(back), lambda: self._called(old.name)))
         self._task("renaming it", lambda: machine.ReconfigVM_Task(change), lambda: self._called(self.name))
         crashes.passing("machine.old-renamed")
+
+    def _require_in_place(self) -> None:
+        """Hours have passed since it was found. Raises ``TargetExists`` where somebody else took it out of the way."""
+        name = listings.unescaped(str(self._shown("name")))
+        if name != self._old.name:
+            raise errors.TargetExists(
+                f"{self._doing}: meanwhile it was renamed to {name}", hint="see what is there, and restore again"
+            )
+
+    def _switch_off(self) -> None:
+        machine = self._old.machine
+        self._undo.append(("switched on", machine.PowerOnVM_Task, self._need_not_run))
+        try:
+            self._task("switching it off", machine.PowerOffVM_Task, lambda: self._is("poweredOff"))
+        except faults.VSphereFault as error:
+            if error.fault != "InvalidPowerState":
+                raise
+            # Somebody else was quicker, and knows why.
+            self._undo.pop()
+
+    def _need_not_run(self) -> bool:
+        """Whether it runs, or has a name that another restore gave it, which took its place."""
+        return self._is("poweredOn") or not (self._called(self._old.name) or self._called(self.name))
 
     def _task(self, what: str, call: Callable[[], Any], done: Callable[[], bool]) -> None:
         properties.change(self._session, f"{self._doing}: {what}", call, done)
