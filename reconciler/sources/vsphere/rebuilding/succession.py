@@ -118,7 +118,7 @@ class Succession:
         try:
             self._task("switching it off", machine.PowerOffVM_Task, lambda: self._is("poweredOff"))
         except faults.VSphereFault as error:
-            if error.fault != "InvalidPowerState":
+            if error.fault != "InvalidPowerState" or not self._is("poweredOff"):
                 raise
             # Somebody else was quicker, and knows why.
             self._undo.pop()
