@@ -305,7 +305,7 @@ def test_what_became_of_the_old_machine_meanwhile_is_seen(world: World) -> None:
             old.PowerOffVM_Task()
             old.ReconfigVM_Task(vim.vm.ConfigSpec(name="vm1.other"))
 
-    with pytest.raises(errors.TargetExists, match="renamed to vm1.other"):
+    with pytest.raises(errors.TargetExists, match=r"renamed to vm1\.other"):
         world.restore(renamed_and_off, replace=True, name="vm1")
     assert world.names() == ["vm1.other", "vm2"]
     assert world.lab.machine("vm1.other")["powerState"] == "poweredOff"
