@@ -9,12 +9,13 @@ target are modules of ``diskfiles``.
 from __future__ import annotations
 
 import os
+import stat
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
-from reconciler.base import disks, extents, meters
+from reconciler.base import disks, errors, extents, meters
 from reconciler.sources.diskfiles import devices, imagefiles, rawfiles, streamfiles, temporaries, written
 
 #: Suffix of each format's files.
@@ -156,6 +157,8 @@ def open_target(
     blocking = None if force else taken(path, subformat, identity)
     if blocking is not None:
         raise temporaries.exists(blocking)
+    for file in files_of(path, subformat):
+        _require_nameable(file)
     if format == "raw":
         return rawfiles.RawFile(path, size, force=force, identity=identity)
     if subformat == "flat":
@@ -163,6 +166,17 @@ def open_target(
     if subformat == "streamOptimized":
         return streamfiles.StreamFile(path, size, force=force, identity=identity)
     return imagefiles.ImageFile(format, path, size, force=force, identity=identity)
+
+
+def _require_nameable(path: Path) -> None:
+    """Raises ``TargetError`` where no file can get this name: it would be known only when all is written."""
+    with temporaries.translated(path):
+        try:
+            there = path.lstat()
+        except FileNotFoundError:
+            return
+    if stat.S_ISDIR(there.st_mode):
+        raise errors.TargetError(f"{path} is a folder", hint="move it away, or restore to another folder")
 
 
 def open_device(path: Path, size: int) -> Target:

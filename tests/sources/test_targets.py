@@ -305,6 +305,17 @@ def test_the_longest_names_and_temporaries_of_other_names_are_fine(tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 6
 
 
+@pytest.mark.parametrize(("name", "subformat"), [("a.img", None), ("a.vmdk", "flat"), ("ä" * 127 + ".img", None)])
+def test_a_name_that_no_file_can_get_is_known_before_anything_is_written(
+    tmp_path: Path, name: str, subformat: str | None
+) -> None:
+    for folder in ("a.img", "a-flat.vmdk"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(errors.TargetError, match=r"is a folder|too long"):
+        targets.open_target("vmdk" if subformat else "raw", tmp_path / name, 10, subformat=subformat, force=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.img", "a-flat.vmdk"}
+
+
 def test_a_flat_vmdk_has_a_name_that_its_descriptor_can_say() -> None:
     names = ['a"b\n.img', "a%22b%0A.img"]
     found = targets.restored_names(names, "vmdk", "flat")
