@@ -26,9 +26,11 @@ from reconciler.storage import opening, units
 FORMATS: Final = ("raw", "qcow2", "vmdk")
 #: Disks of one restore that are written at once.
 _AT_ONCE: Final = 2
-#: What the tables of an image take beside its data, as a share of it, and at least.
+#: What the tables of an image take beside its data, as a share of it, and at least; those of a small disk, even if data
+#: lies all over it, take no more than an empty image's and such a share of the disk.
 _TABLES: Final = 4096
 _TABLES_LEAST: Final = 4 << 20
+_TABLES_EMPTY: Final = 512 << 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -215,7 +217,9 @@ def _roomy(plan: RestorePlan, data: dict[str, int]) -> RestorePlan:
     needed = 0
     for disk in plan.disks:
         size = data[disk.record.name]
-        needed += size if plan.format == "raw" else size + max(size // _TABLES, _TABLES_LEAST)
+        needed += size
+        if plan.format != "raw" and plan.subformat != "flat":
+            needed += max(size // _TABLES, min(_TABLES_LEAST, _TABLES_EMPTY + disk.record.size // _TABLES))
     needed = max(needed - sum(targets.reusable(disk.path, plan.subformat) for disk in plan.disks), 0)
     if needed > free:
         show = quantities.show_size

@@ -98,6 +98,12 @@ def test_a_killed_restore_goes_on_where_it_was(
         assert document["disks"][0]["writtenBytes"] <= SIZE - document["resumedBytes"]
 
 
+def test_tables_are_reckoned_by_the_size_of_the_disk(held: tuple[Path, str, str], tmp_path: Path) -> None:
+    for kind, tables in ((("vmdk", "flat"), 0), (("qcow2", None), (512 << 10) + SIZE // 4096)):
+        found = Command(folder=tmp_path).json(*words(held, tmp_path, *kind), "--dry-run")
+        assert found["neededBytes"] == found["dataBytes"] + tables
+
+
 def test_a_flat_vmdk_is_named_extent_first(held: tuple[Path, str, str], tmp_path: Path) -> None:
     command, to = Command(folder=tmp_path), tmp_path / "to"
     killed = command.crashing("restore.extent-named").run(*words(held, to, "vmdk", "flat"), code=None)
