@@ -69,7 +69,7 @@ def restore(
     }  # fmt: skip
     asked = _Asked(
         client=client, to=to, vcenter=vcenter, names=disk or [], format=format, subformat=subformat, staged=staged,
-        machine={key: value for key, value in given.items() if value},
+        machine={key: value for key, value in given.items() if value not in (None, False)},
         force=force, read_back=read_back, salvage=salvage, dry_run=dry_run, reason=reason, output=output,
     )  # fmt: skip
     asked.check()
@@ -153,6 +153,10 @@ class _Asked:
                 "exactly one of --to and --vcenter is needed",
                 hint="--to DIR writes disks into a folder, --vcenter NAME makes the machine again",
             )
+        for word, value in self.machine.items():
+            if value == "":
+                # A variable that was not set: what is so by default may be another machine.
+                raise errors.UsageError(f"--{word}: this is empty", hint="name one, or leave it out")
         for word, known in (("identity", machinetargets.IDENTITIES), ("via", machinetargets.VIAS)):
             if self.machine.get(word, known[0]) not in known:
                 raise errors.UsageError(f"--{word} {self.machine[word]}: choose one of {', '.join(known)}")

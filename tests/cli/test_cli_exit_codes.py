@@ -114,6 +114,7 @@ def test_6_another_controller_lives(empty: Estate, tmp_path: Path) -> None:
         ["files", "get", "alpha", "/", "--to", "/dev/no-such-disk"],
         ["apply", "storage.yaml"],
         ["pool", "stats", "fast"],
+        ["restore", "alpha", "--vcenter", "one", "--name", "", "--replace"],
     ],
 )
 def test_64_wrong_words(converged: Estate, arguments: list[str]) -> None:
