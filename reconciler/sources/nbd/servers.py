@@ -221,7 +221,11 @@ class NbdServer:
     def _failure(self, error: Any) -> ServerFailed:
         if self._hung:
             return ServerFailed(f"{self._program} did not answer for {self._patience:.0f} s", errno.ETIMEDOUT)
-        said = self._last_words()
+        with self._lock:
+            # Whoever closes it holds the lock until all is closed, what the server said with it.
+            if self._closed.is_set():
+                return ServerFailed("the disk is closed", errno.EBADF)
+            said = self._last_words()
         return ServerFailed(said or str(error.string), error.errnum or errno.EIO)
 
     def _last_words(self) -> str:
