@@ -172,14 +172,19 @@ def test_over_tcp_at_a_free_port(unit: samples.Unit) -> None:
             exports.serve(_order(unit, address="127.0.0.1", port=parts.port))
 
 
-def test_what_is_not_there_is_told_as_everywhere(unit: samples.Unit, tmp_path: Path) -> None:
+def test_what_is_not_there_is_told_as_everywhere(
+    unit: samples.Unit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unit.store("img-1", {"system.img": samples.content(SIZE, 1)})
-    before = {path.name for path in Path("/tmp").glob("holdfast-export-*")}
+    # Others serve at the same time, and their folders are no leftovers.
+    own = tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(own))
     with pytest.raises(errors.NotFound, match=r"has no disk other\.img"):
         exports.serve(_order(unit, disks=("other.img",)))
     with pytest.raises(errors.ImageMissing):
         exports.serve(_order(unit, "img-2"))
-    assert {path.name for path in Path("/tmp").glob("holdfast-export-*")} <= before
+    assert list(own.iterdir()) == []
 
 
 _STARTER = """
