@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from reconciler.base import errors, times
+from reconciler.base import encodings, errors, times
 
 
 class Output(enum.StrEnum):
@@ -47,7 +46,7 @@ def path(text: str) -> Path:
 
 def words(text: str) -> str:
     """What an option says. Bytes that are no UTF-8, of a terminal that speaks otherwise, as ``\\xNN``."""
-    return os.fsencode(text).decode(errors="backslashreplace")
+    return encodings.shown(text)
 
 
 State = Annotated[

@@ -8,12 +8,11 @@ looked at.
 from __future__ import annotations
 
 import fnmatch
-import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reconciler.base import errors
+from reconciler.base import encodings, errors
 from reconciler.sources import hooks, machines
 from reconciler.sources.diskimages import formats, readings
 from reconciler.sources.nbd import bindings
@@ -75,7 +74,7 @@ class DiskImages:
         rest = [entry for entry in entries if entry.name not in known and _is_disk(entry) and _disk_like(entry)]
         # A vmdk descriptor is only words: where all that it names is taken, nothing is left out with it.
         left = [path.name for path in rest if not formats.pieces(path) or formats.pieces(path) - known]
-        return disks, tuple(sorted(_shown(name) for name in left))
+        return disks, tuple(sorted(encodings.shown(name) for name in left))
 
     def inventory(self) -> machines.Inventory:
         """The machines that match now; ``unreachable`` when the path cannot be listed."""
@@ -87,14 +86,15 @@ class DiskImages:
                 machines=(), unreachable=machines.Found(code="SourceUnreachable", message=message)
             )
         above = self._path.resolve()
-        known = [(folder, _identity(folder, above)) for folder in folders]
-        nameless = tuple(_nameless(folder) for folder, identity in known if not _is_text(identity + folder.name))
-        return machines.Inventory(
-            machines=tuple(
-                self._look(folder, identity) for folder, identity in known if _is_text(identity + folder.name)
-            ),
-            notes=nameless,
-        )
+        found: list[machines.Machine] = []
+        nameless: list[machines.Found] = []
+        for folder in folders:
+            identity = _identity(folder, above)
+            if _is_text(identity + folder.name):
+                found.append(self._look(folder, identity))
+            else:
+                nameless.append(_nameless(folder))
+        return machines.Inventory(machines=tuple(found), notes=tuple(nameless))
 
     def _look(self, folder: Path, identity: str) -> machines.Machine:
         names: tuple[str, ...] = ()
@@ -176,15 +176,11 @@ class DiskImages:
 
 def _is_text(name: str) -> bool:
     """Whether a name is UTF-8, as the catalog and an image's label must have it."""
-    return _shown(name) == name
-
-
-def _shown(name: str) -> str:
-    return os.fsencode(name).decode(errors="backslashreplace")
+    return encodings.shown(name) == name
 
 
 def _nameless(path: Path) -> machines.Found:
-    return machines.Found(code="NameNotText", message=f"{_shown(str(path))}: its name is not UTF-8; rename it")
+    return machines.Found(code="NameNotText", message=f"{encodings.shown(str(path))}: its name is not UTF-8; rename it")
 
 
 def _visible(entry: Path, globs: Sequence[str]) -> bool:
