@@ -361,15 +361,10 @@ def _change(connection: sa.Connection, id: str, states: Iterable[str], **values:
 def _require_alone(connection: sa.Connection, type: str, address: str, client_id: str) -> None:
     """What the loop starts itself it keeps apart; it does not know when a command begins."""
     job = tables.JOBS.c
-    other: sa.ColumnElement[bool]
-    if type == worktypes.Type.BACKUP:
-        other = sa.and_(job.type == worktypes.Type.RESTORE, job.address.endswith(worktypes.IN_PLACE))
-    elif type == worktypes.Type.RESTORE and address.endswith(worktypes.IN_PLACE):
-        other = sa.or_(
-            job.type == worktypes.Type.BACKUP,
-            sa.and_(job.type == worktypes.Type.RESTORE, job.address.endswith(worktypes.IN_PLACE)),
-        )
-    else:
+    other = sa.and_(job.type == worktypes.Type.RESTORE, job.address.endswith(worktypes.IN_PLACE))
+    if type == worktypes.Type.RESTORE and address.endswith(worktypes.IN_PLACE):
+        other = sa.or_(job.type == worktypes.Type.BACKUP, other)
+    elif type != worktypes.Type.BACKUP:
         return
     row = connection.execute(
         sa.select(job.number, job.address).where(job.client_id == client_id, job.state.in_(tables.LIVE), other)
