@@ -22,7 +22,7 @@ import typer
 from reconciler.api.documents import files as documents
 from reconciler.base import clocks, digests, errors, files, meters, times
 from reconciler.catalog import database, machines, restores
-from reconciler.cli import commands, filelisting, fileoptions, options, outputs, sessions, settings
+from reconciler.cli import commands, filelisting, fileoptions, options, outputs, restoreoptions, sessions, settings
 from reconciler.controller import choices
 from reconciler.jobs import embedded
 from reconciler.operations import (
@@ -61,9 +61,7 @@ def get(
     copy: fileoptions.Copy = None,
     whole: Annotated[bool, typer.Option("--paths", help="Keep the folders above: DIR/etc/passwd.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over files that are there already.")] = False,
-    reason: Annotated[
-        str | None, typer.Option("--reason", metavar="TEXT", parser=options.words, help="Why, for the audit log.")
-    ] = None,
+    reason: restoreoptions.Reason = None,
     unit: fileoptions.Unit = None,
     output: options.Format = options.Output.TEXT,
     state: options.State = None,
